@@ -1,0 +1,64 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+
+
+import torch
+
+from .errors import DeviceError, UsageError
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+# What to try next when a result is not finite: DiTs overflow float16 (largest value 65504).
+SAFER = {"fp16": "bf16", "bf16": "fp32"}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(f"--device {name}: {count} CUDA devices here; use --device auto or cpu")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("--device mps: no Apple GPU here; use --device auto or cpu")
+    elif device.type != "cpu":
+        raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        found = capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto`, `fp16`, `bf16` or `fp32` -> one of the last three that `device` can run well."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and cpu_has_fast_bf16() else "fp32"
+    if name not in DTYPES:
+        raise UsageError(f"--precision {name}: use auto, fp16, bf16 or fp32")
+    return name
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
+    """Multiply in `precision`; parameters, norms and residual sums stay in float32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])

@@ -1,0 +1,1 @@
+"""Encoders: what is in a picture (semantic), and features to compare pictures by."""

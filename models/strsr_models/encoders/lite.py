@@ -1,0 +1,58 @@
+"""Lite's semantic encoder: the whole low-quality picture to a few tokens.
+
+Letters: b batch, h w pixels, e channels, m tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..networks.autoencoder import ResidualBlock
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Shape of the semantic encoder."""
+
+    short_side: int = 128  # px to which every picture is resized first
+    channels: tuple[int, int, int, int] = (24, 48, 96, 128)  # at 1/2, 1/4, 1/8 and 1/16 size
+    grid: int = 4  # tokens per side
+
+
+def resize_short_side(image: Tensor, short_side: int) -> Tensor:
+    """Resize (b, 3, h, w) so that the short side is `short_side` px and the long one at most 4x.
+
+    A panorama longer than that is squeezed: its tokens then stand for wider regions.
+    """
+    h, w = image.shape[-2:]
+    factor = short_side / min(h, w)
+    size = [min(round(side * factor), 4 * short_side) for side in (h, w)]
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+class SemanticEncoder(nn.Module):
+    """What the picture is: grid x grid tokens of the whole low-quality image."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        stages: list[nn.Module] = []
+        channels_in = 3
+        for channels in config.channels:
+            stages += [nn.Conv2d(channels_in, channels, 3, stride=2, padding=1), nn.SiLU()]
+            channels_in = channels
+        self.stages = nn.Sequential(*stages, ResidualBlock(channels_in))
+        self.norm = nn.LayerNorm(channels_in)
+        self.positions = nn.Parameter(0.02 * torch.randn(config.grid**2, channels_in))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (b, 3, h, w) in [-1, 1], any size -> tokens (b, m, e)."""
+        x = resize_short_side(image, self.config.short_side)
+        x = self.stages(x)  # (b, e, h/16, w/16)
+        x = F.adaptive_avg_pool2d(x, self.config.grid)  # (b, e, grid, grid)
+        x = x.flatten(2).transpose(1, 2)  # (b, m, e)
+        return self.norm(x) + self.positions  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Losses: functions of (pred, target), one idea a file."""

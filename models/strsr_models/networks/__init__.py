@@ -1,0 +1,1 @@
+"""Networks, a file each: modules hold parameters and map tensors to tensors."""

@@ -1,0 +1,177 @@
+"""The diffusion transformer: latents and semantic tokens in, velocity out.
+
+What is special about it: one modulation network for all blocks (adaLN-single, PixArt-alpha,
+arXiv 2310.00426, section 2.3), RMS-normalised queries and keys (arXiv 2302.05442), SwiGLU
+feed-forwards (arXiv 2002.05202), and 2-D rotary positions (arXiv 2104.09864) on half of each head,
+so that the network runs on any tile size and the other half of the head matches by content alone.
+
+Letters: b batch, c latent channels, h w latent pixels, p patch size, n image tokens,
+m semantic tokens, d width, k heads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of the transformer."""
+
+    latent_channels: int = 32
+    patch_size: int = 2  # latent pixels per token side
+    width: int = 256
+    depth: int = 8
+    heads: int = 4
+    hidden: int = 640  # of each SwiGLU feed-forward
+
+    def __post_init__(self) -> None:
+        if self.width % (8 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 8 x heads ({self.heads})")
+
+
+def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
+    """Sinusoidal features (b, channels) of timesteps (b,) in [0, 1000]."""
+    half = channels // 2
+    steps = torch.arange(half, device=timestep.device, dtype=torch.float32)
+    angles = timestep.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotary_angles(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:
+    """Angles (rows * columns, channels / 2): half of them turn with the row, half with the column.
+
+    Frequencies fall from 1 to 1/32 radian per token: positions a few hundred tokens apart stay
+    distinct, and no frequency is so slow that a larger tile than any seen in training is far
+    outside of what was learnt.
+    """
+    per_axis = channels // 4
+    exponent = torch.arange(per_axis, device=device, dtype=torch.float32) / max(per_axis - 1, 1)
+    frequency = 32.0**-exponent
+    row = torch.arange(rows, device=device, dtype=torch.float32)[:, None] * frequency
+    column = torch.arange(columns, device=device, dtype=torch.float32)[:, None] * frequency
+    grid = [row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)]
+    return torch.cat(grid, dim=-1).flatten(0, 1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate the first channels of x (b, k, n, d/k) by angles (n, a); 2a channels turn."""
+    turning = 2 * angles.shape[-1]
+    even, odd = x[..., :turning:2].float(), x[..., 1:turning:2].float()
+    cos, sin = angles.cos(), angles.sin()
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    return torch.cat([turned.to(x.dtype), x[..., turning:]], dim=-1)
+
+
+class Attention(nn.Module):
+    """Self-attention over image and semantic tokens together."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        head = config.width // config.heads
+        self.to_qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.q_norm = nn.RMSNorm(head, eps=1e-6)
+        self.k_norm = nn.RMSNorm(head, eps=1e-6)
+        self.to_out = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        """x (b, n+m, d), angles (n+m, a) -> (b, n+m, d)."""
+        b, n, d = x.shape
+        qkv = self.to_qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, k, n+m, d/k)
+        q = rotate(self.q_norm(q), angles).to(v.dtype)
+        k = rotate(self.k_norm(k), angles).to(v.dtype)
+        out = F.scaled_dot_product_attention(q, k, v)  # (b, k, n+m, d/k)
+        return self.to_out(out.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: two gates in, one product out."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.w_in = nn.Linear(config.width, 2 * config.hidden, bias=False)
+        self.w_out = nn.Linear(config.hidden, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, d) -> (b, n, d)."""
+        gate, value = self.w_in(x).chunk(2, dim=-1)
+        return self.w_out(F.silu(gate) * value)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each scaled, shifted and gated by the timestep."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.RMSNorm(config.width, eps=1e-6, elementwise_affine=False)
+        self.attention = Attention(config)
+        self.norm2 = nn.RMSNorm(config.width, eps=1e-6, elementwise_affine=False)
+        self.feed_forward = FeedForward(config)
+        # This block's own offset to the modulation that all blocks share (adaLN-single).
+        self.modulation = nn.Parameter(torch.randn(6, config.width) / config.width**0.5)
+
+    def forward(self, x: Tensor, shared: Tensor, angles: Tensor) -> Tensor:
+        """x (b, n+m, d) in float32, shared (b, 6, d) -> (b, n+m, d) in float32."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (shared + self.modulation).chunk(6, dim=1)
+        # The residual sum stays in float32 under autocast: float16 would overflow first here.
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, angles)
+        return x + gate2 * self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)  # type: ignore[no-any-return]
+
+
+class DiT(nn.Module):
+    """Predicts the velocity of latents at a timestep, given semantic tokens."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch_channels = config.latent_channels * config.patch_size**2
+        self.patch_in = nn.Linear(patch_channels, config.width)
+        self.time_in = nn.Sequential(nn.Linear(256, config.width), nn.SiLU())
+        self.time_out = nn.Linear(config.width, 6 * config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm_out = nn.RMSNorm(config.width, eps=1e-6)
+        self.patch_out = nn.Linear(config.width, patch_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier everywhere; a velocity that starts at zero; gates that start half open."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.time_out.weight)
+        with torch.no_grad():
+            self.time_out.bias.view(6, -1)[[2, 5]] = 0.5
+        nn.init.zeros_(self.patch_out.weight)
+
+    def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+        """Velocity (b, c, h, w) of latents (b, c, h, w) at timestep (b,) in [0, 1000].
+
+        tokens: semantic tokens (b, m, d). h and w are multiples of the patch size.
+        """
+        p = self.config.patch_size
+        h, w = latents.shape[-2:]
+        rows, columns = h // p, w // p
+        patches = F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)  # (b, n, c*p*p)
+        x = torch.cat([self.patch_in(patches), tokens], dim=1).float()  # (b, n+m, d)
+
+        head = self.config.width // self.config.heads
+        angles = rotary_angles(rows, columns, head // 2, latents.device)  # (n, head/4)
+        # Semantic tokens have no place in the tile: angle 0, and positions of their own inside.
+        angles = F.pad(angles, (0, 0, 0, tokens.shape[1]))  # (n+m, head/4)
+        time = self.time_in(timestep_embedding(timestep, 256))  # (b, d)
+        shared = self.time_out(time).float().unflatten(-1, (6, -1))  # (b, 6, d)
+        for block in self.blocks:
+            x = block(x, shared, angles)
+
+        velocity = self.patch_out(self.norm_out(x[:, : rows * columns]))  # (b, n, c*p*p)
+        velocity = velocity.float().transpose(1, 2).unflatten(2, (rows, columns))
+        return F.pixel_shuffle(velocity, p)  # (b, c, h, w)

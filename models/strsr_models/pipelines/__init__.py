@@ -1,0 +1,1 @@
+"""Pipelines: a family of models behind the same four verbs."""

@@ -1,0 +1,72 @@
+"""Lite: StrSR in small, with all its organs, made to run on a laptop.
+
+Its conventions: latents come unscaled from its own structural encoder; the decoder gives detail
+that is added to the bicubic enlargement, so that low frequencies cannot drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..encoders.lite import SemanticConfig, SemanticEncoder
+from ..errors import UsageError
+from ..networks.autoencoder import DOWNSCALE, AutoencoderConfig, Decoder, StructuralEncoder
+from ..networks.dit import DiT, DiTConfig
+from ..networks.projector import Projector
+from .base import OneStepPipeline
+
+
+@dataclass(frozen=True)
+class LiteConfig:
+    """Shape of the whole: the defaults are the full-budget model (8.5 M parameters at most)."""
+
+    sigma: float = 0.8  # where the one step starts; timestep = 1000 * sigma
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    dit: DiTConfig = field(default_factory=DiTConfig)
+
+    def __post_init__(self) -> None:
+        if self.autoencoder.latent_channels != self.dit.latent_channels:
+            raise UsageError(
+                f"latent_channels differ: autoencoder {self.autoencoder.latent_channels}, "
+                f"dit {self.dit.latent_channels}"
+            )
+
+
+class LitePipeline(OneStepPipeline):
+    """The embedded one-step diffusion transformer."""
+
+    largest_tile = 512
+    overlap = 32
+
+    def __init__(self, config: LiteConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.multiple_of = DOWNSCALE * config.dit.patch_size
+        self.structural_encoder = StructuralEncoder(config.autoencoder)
+        self.semantic_encoder = SemanticEncoder(config.semantic)
+        self.projector = Projector(config.semantic.channels[-1], config.dit.width)
+        self.dit = DiT(config.dit)
+        self.decoder = Decoder(config.autoencoder)
+
+    def encode_condition(self, image: Tensor) -> Tensor:
+        """Semantic tokens (b, m, d) of the whole image (b, 3, h, w) in [0, 1]."""
+        return self.projector(self.semantic_encoder(2 * image - 1))  # type: ignore[no-any-return]
+
+    def encode_latents(self, lq_up: Tensor) -> Tensor:
+        """Latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]."""
+        return self.structural_encoder(2 * lq_up - 1)  # type: ignore[no-any-return]
+
+    def denoise(self, latents: Tensor, cond: Tensor) -> Tensor:
+        """One Euler step from sigma to 0: latents - sigma * velocity."""
+        sigma = self.config.sigma
+        timestep = torch.full((latents.shape[0],), 1000 * sigma, device=latents.device)
+        return latents - sigma * self.dit(latents, timestep, cond)  # type: ignore[no-any-return]
+
+    def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
+        """The enlarged image plus the decoder's detail, (b, 3, H, W)."""
+        detail: Tensor = self.decoder(latents).float()
+        return lq_up + detail / 2  # half: from a range of 2 to one of 1

@@ -1,0 +1,207 @@
+"""The command line: signatures and help, and the one place where errors become exit codes.
+
+Imports nothing heavy, so that --help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsError
+
+from . import __version__
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOT_AVAILABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+def exit_code(error: StrsrError) -> int:
+    """The exit code that an error stands for."""
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    return EXIT_NOT_AVAILABLE if isinstance(error, WeightsError | DeviceError) else EXIT_SOME_FAILED
+
+
+class Commands(TyperGroup):
+    """Turns our errors into one line on stderr and an exit code, wherever they were raised."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except StrsrError as error:
+            typer.secho(f"strsr: {error}", err=True, fg="red")
+            raise typer.Exit(exit_code(error)) from error
+        except KeyboardInterrupt as error:
+            typer.secho("strsr: interrupted", err=True, fg="red")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def print_version(wanted: bool) -> None:
+    """--version: print and leave."""
+    if wanted:
+        typer.echo(f"strsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make old, small or damaged photos large and sharp, in one step of a diffusion transformer."""
+
+
+def parse_tile(text: str) -> Optional[int]:  # noqa: UP045  (typer reads annotations of 3.10)
+    """`auto` -> None, a number of at least 64 -> itself."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 64:
+        raise UsageError(f"--tile {text}: use auto or a number of output pixels, at least 64")
+    return int(text)
+
+
+MODEL, TILES, WHERE, OUTPUT, TALK = "Model", "Tiles", "Where and how precisely", "Output", "Messages"
+
+
+@app.command()
+def upscale(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="An image, a folder (with all below it), or - for standard input."
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="A folder; an image file, when INPUT is one image; or - for standard output.",
+        ),
+    ],
+    scale: Annotated[float, typer.Option("--scale", "-s", help="How many times larger, 1 to 16.")] = 4,
+    model: Annotated[str, typer.Option(help="Which model restores.", rich_help_panel=MODEL)] = "lite",
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of weights to use in place of the model's own.", rich_help_panel=MODEL),
+    ] = None,
+    tile: Annotated[
+        str, typer.Option(metavar="auto|N", help="Largest tile side in output pixels.", rich_help_panel=TILES)
+    ] = "auto",
+    overlap: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            metavar="N",
+            help="Overlap of tiles in output pixels; default: the model's.",
+            rich_help_panel=TILES,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.", rich_help_panel=WHERE)
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp16", "bf16", "fp32"],
+        typer.Option(help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32.", rich_help_panel=WHERE),
+    ] = "auto",
+    format: Annotated[
+        Literal["keep", "png", "jpg", "webp", "tif", "bmp"],
+        typer.Option(help="keep: the input's format; png on standard output.", rich_help_panel=OUTPUT),
+    ] = "keep",
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Of JPEG (always 4:4:4) and WebP.", rich_help_panel=OUTPUT)
+    ] = 95,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Make outputs that exist again, not skip them.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be made.", rich_help_panel=OUTPUT)
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON object per event on standard output.", rich_help_panel=TALK),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only failures.", rich_help_panel=TALK)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Every step.", rich_help_panel=TALK)
+    ] = False,
+) -> None:
+    """Enlarge and restore an image, a folder of images, or a stream.
+
+    Outputs that exist are skipped; one bad file does not stop the rest.
+
+    Exit code: 0 all done, 1 some failed, 2 wrong usage or nothing to do, 3 weights or device not
+    available, 130 interrupted.
+    """
+    from strsr_models.sizes import check_scale
+
+    from .plan import STREAM, plan_jobs, planned_sizes
+    from .report import describe_plan, make_reporter
+
+    check_scale(scale)
+    if json and target == STREAM:
+        raise UsageError("--json and OUTPUT - both want standard output; drop one of them")
+    if target == STREAM and sys.stdout.isatty() and not dry_run:
+        raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
+    tile_size = parse_tile(tile)
+    jobs = plan_jobs(source, target, format)
+    reporter = make_reporter(json, quiet, verbose)
+    try:
+        pending = []
+        for job, sizes in planned_sizes(jobs, scale):
+            skip = job.finished and not overwrite
+            reporter.planned(job.name, job.target_name, **sizes, **({"skip": True} if skip else {}))
+            if dry_run and not json and not verbose:
+                fields = {"input": job.name, "output": job.target_name, **sizes, "skip": skip}
+                typer.echo(describe_plan(fields))
+            if not skip:
+                pending.append(job)
+            elif not dry_run:
+                reporter.skipped(job.name, job.target_name)
+        if dry_run:
+            if not json:
+                typer.echo(f"{len(pending)} to make, {len(jobs) - len(pending)} skipped; nothing was written")
+            return
+        if pending:
+            from .upscale import UpscaleOptions, upscale_batch
+
+            options = UpscaleOptions(scale, model, weights, tile_size, overlap, device, precision, quality)
+            upscale_batch(pending, options, reporter)
+        reporter.summary()
+        if reporter.counts["failed"]:
+            raise typer.Exit(EXIT_SOME_FAILED)
+    finally:
+        reporter.close()
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Option(help="Folder of good photos; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes what is there.")],
+    config: Annotated[Optional[Path], typer.Option(help="TOML file with settings.")] = None,  # noqa: UP045
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting; may be repeated.")
+    ] = None,
+) -> None:
+    """Teach lite to restore photos in one step, from a folder of good ones."""
+    from .train import train as run_training
+
+    folder = run_training(data, out, config, set or [], typer.echo)
+    typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")

@@ -1,0 +1,182 @@
+"""What a person or a program is told while a batch runs.
+
+Three voices for the same events: rich bars on a terminal, plain lines elsewhere, JSON on request.
+All but JSON goes to stderr; stdout belongs to results.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Reporter(logging.Handler):
+    """Counts and events of one batch. Also a logging handler: warnings of any module join the rest."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        super().__init__(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+        self.quiet, self.verbose = quiet, verbose
+        self.counts = {"found": 0, "done": 0, "skipped": 0, "failed": 0}
+        self.megapixels = 0.0
+        self.began = time.monotonic()
+        for name in ("strsr_cli", "strsr_models"):
+            logger = logging.getLogger(name)
+            logger.setLevel(self.level)
+            logger.addHandler(self)
+
+    # --- events, in the order in which they come ---
+
+    def planned(self, source: str, target: str, **sizes: Any) -> None:
+        """One image found, and what is to become of it."""
+        self.counts["found"] += 1
+        self.say("planned", input=source, output=target, **sizes)
+
+    def skipped(self, source: str, target: str) -> None:
+        """The output is there already."""
+        self.counts["skipped"] += 1
+        self.say("skipped", input=source, output=target)
+
+    def start(self, pending: int) -> None:
+        """The work begins: `pending` images are left to do."""
+
+    def tile(self, done: int, total: int) -> None:
+        """`done` of `total` tiles of the current image."""
+
+    def done(self, source: str, target: str, width: int, height: int, seconds: float) -> None:
+        """One image written, width x height px."""
+        self.counts["done"] += 1
+        self.megapixels += width * height / 1e6
+        self.say("done", input=source, output=target, width=width, height=height, seconds=round(seconds, 3))
+
+    def failed(self, source: str, reason: str) -> None:
+        """One image could not be done; the batch goes on."""
+        self.counts["failed"] += 1
+        self.say("failed", input=source, reason=reason)
+
+    def summary(self) -> None:
+        """The last event."""
+        seconds = round(time.monotonic() - self.began, 3)
+        self.say("summary", **self.counts, megapixels=round(self.megapixels, 3), seconds=seconds)
+
+    def close(self) -> None:
+        """Give the terminal and the loggers back."""
+        for name in ("strsr_cli", "strsr_models"):
+            logging.getLogger(name).removeHandler(self)
+        super().close()
+
+    # --- voices ---
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Utter one event."""
+        text = as_text(event, fields, self.verbose)
+        if text and (not self.quiet or event == "failed"):
+            self.write_line(text)
+
+    def write_line(self, text: str) -> None:
+        """One line to stderr."""
+        print(text, file=sys.stderr, flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A message logged by any module of ours."""
+        self.write_line(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
+    """An event as a line for people; empty for those that only programs and --verbose need."""
+    if event == "planned":
+        return describe_plan(fields) if verbose else ""
+    if event == "skipped":
+        return f"skipped {fields['output']}: exists (--overwrite makes it again)"
+    if event == "done":
+        size = f"{fields['width']}x{fields['height']}"
+        return f"done {fields['output']} {size} in {fields['seconds']:.1f} s"
+    if event == "failed":
+        return f"failed {fields['reason']}"
+    counts = f"{fields['done']} done, {fields['skipped']} skipped, {fields['failed']} failed"
+    rate = f", {fields['megapixels'] / fields['seconds']:.2f} MP/s" if fields["megapixels"] else ""
+    return f"{counts} in {fields['seconds']:.1f} s{rate}"
+
+
+def describe_plan(fields: dict[str, Any]) -> str:
+    """One line of a plan: source, target and sizes, or why it will fail."""
+    line = f"{fields['input']} -> {fields['output']}"
+    if "error" in fields:
+        return f"{line}  will fail: {fields['error']}"
+    if "to_width" in fields:
+        line += f"  {fields['width']}x{fields['height']} -> {fields['to_width']}x{fields['to_height']}"
+    return line + ("  skipped: exists" if fields.get("skip") else "")
+
+
+class JsonReporter(Reporter):
+    """One JSON object per event on stdout, nothing else there."""
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Utter one event."""
+        print(json.dumps({"event": event, **fields}), flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A message logged by any module of ours."""
+        self.say("message", level=record.levelname.lower(), text=record.getMessage())
+
+
+class RichReporter(Reporter):
+    """Bars for files and tiles on a terminal, failures above them."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__(verbose=verbose)
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.files = self.progress.add_task("files", total=None, rate="", visible=False)
+        self.tiles = self.progress.add_task("tiles", total=None, rate="", visible=False)
+
+    def start(self, pending: int) -> None:
+        """Show the bars."""
+        self.progress.update(self.files, total=pending, visible=True)
+        self.progress.start()
+
+    def tile(self, done: int, total: int) -> None:
+        """Move the lower bar."""
+        self.progress.update(self.tiles, completed=done, total=total, visible=True)
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Utter one event: a move of the upper bar, and a line where a person needs one."""
+        if event in ("done", "failed"):
+            seconds = time.monotonic() - self.began
+            rate = f"{self.megapixels / seconds:.2f} MP/s" if self.megapixels else ""
+            self.progress.update(self.files, advance=1, rate=rate)
+        if event == "summary":
+            self.progress.stop()
+        if event != "done" or self.verbose:
+            super().say(event, **fields)
+
+    def write_line(self, text: str) -> None:
+        """One line above the bars."""
+        style = "red" if text.startswith("failed") else "yellow" if text.startswith("warning") else None
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self.progress.stop()
+        super().close()
+
+
+def make_reporter(json_events: bool, quiet: bool, verbose: bool) -> Reporter:
+    """The voice that suits the options and the terminal."""
+    if json_events:
+        return JsonReporter(quiet, verbose)
+    if sys.stderr.isatty() and not quiet:
+        return RichReporter(verbose)
+    return Reporter(quiet, verbose)
