@@ -75,19 +75,20 @@ def decode_image(data: bytes, name: str) -> Picture:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(BytesIO(data), formats=READ_FORMATS) as image:
+            orientation = _orientation(image)  # Pillow forgets a TIFF's when it loads one
             image.load()
-            return _to_picture(image, data, name)
+            return _to_picture(image, data, orientation, name)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a PNG, JPEG, WebP, TIFF or BMP image") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: cannot be decoded: {error}") from error
 
 
-def _to_picture(image: Image.Image, data: bytes, name: str) -> Picture:
+def _to_picture(image: Image.Image, data: bytes, orientation: int, name: str) -> Picture:
     icc, kind = image.info.get("icc_profile"), image.format or "PNG"
     deep = _read_deep(image, data)
     if deep is not None:
-        return Picture(*split_alpha(_orient(deep, image)), icc, kind)
+        return Picture(*split_alpha(_orient(deep, orientation)), icc, kind)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         raise ValueError(
             f"pixels of type {image.mode!r} are not supported; save it with 8 or 16 bits per channel"
@@ -113,7 +114,8 @@ def _read_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
         if pixels is None:
             raise ValueError("damaged 16-bit PNG")
         if pixels.ndim == 3:
-            order = [2, 1, 0, 3][: pixels.shape[2]]
+            # Gray with alpha (colour type 4) comes as three equal channels and alpha.
+            order = [0, 3] if data[25] == 4 else [2, 1, 0, 3][: pixels.shape[2]]
             pixels = pixels[..., order]
         return pixels
     if image.format == "TIFF" and 16 in image.tag_v2.get(258, ()):  # type: ignore[attr-defined]
@@ -125,14 +127,18 @@ def _read_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
     return None
 
 
-def _orient(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Apply the EXIF orientation (tag 274, values 1 to 8)."""
-    turn = image.getexif().get(274, 1)
-    if turn in (5, 6, 7, 8):
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, tag 274, 1 to 8."""
+    return int(image.getexif().get(274, 1))
+
+
+def _orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels upright."""
+    if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
-    if turn in (2, 3, 6, 7):
+    if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    if turn in (3, 4, 7, 8):
+    if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 
@@ -174,7 +180,8 @@ def read_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=READ_FORMATS) as image:
             width, height = image.size
-            turned = image.getexif().get(274, 1) in (5, 6, 7, 8)
+            # Pillow states the size of a TIFF upright already.
+            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         reason = "the file is empty" if empty else "not a PNG, JPEG, WebP, TIFF or BMP image"
@@ -199,6 +206,9 @@ def encode_image(picture: Picture, kind: str, quality: int) -> bytes:
     if picture.alpha is not None and not form.alpha:
         picture = replace(picture, color=_onto_white(picture.color, picture.alpha), alpha=None)
     if picture.color.dtype == np.uint16 and form.deep:
+        if picture.alpha is not None and picture.color.shape[2] == 1:
+            # No library here writes 16-bit gray with alpha; as colour it loses nothing.
+            picture = replace(picture, color=picture.color.repeat(3, axis=2))
         pixels = _join_alpha(picture.color, picture.alpha)
         return _encode_png16(pixels, picture.icc) if kind == "png" else _encode_tiff16(pixels, picture.icc)
     pixels = _join_alpha(to_8bit(picture.color), None if picture.alpha is None else to_8bit(picture.alpha))
@@ -231,11 +241,9 @@ def _onto_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _encode_png16(pixels: np.ndarray, icc: bytes | None) -> bytes:
-    """(h, w, 1 to 4) uint16 as PNG; Pillow writes no 16-bit colour."""
+    """(h, w, 1, 3 or 4) uint16 as PNG; Pillow writes no 16-bit colour."""
     import cv2
 
-    if pixels.shape[2] == 2:  # OpenCV has no gray with alpha
-        pixels = np.concatenate([pixels[..., [0, 0, 0]], pixels[..., 1:]], axis=2)
     if pixels.shape[2] >= 3:
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     pixels = np.ascontiguousarray(pixels)
@@ -250,16 +258,16 @@ def _encode_png16(pixels: np.ndarray, icc: bytes | None) -> bytes:
 
 
 def _encode_tiff16(pixels: np.ndarray, icc: bytes | None) -> bytes:
-    """(h, w, 1 to 4) uint16 as TIFF; Pillow writes no 16-bit colour."""
+    """(h, w, 1, 3 or 4) uint16 as TIFF; Pillow writes no 16-bit colour."""
     import tifffile
 
     buffer = BytesIO()
     tifffile.imwrite(
         buffer,
         pixels.squeeze(2) if pixels.shape[2] == 1 else pixels,
-        photometric="minisblack" if pixels.shape[2] < 3 else "rgb",
+        photometric="minisblack" if pixels.shape[2] == 1 else "rgb",
         planarconfig="contig" if pixels.shape[2] > 1 else None,
-        extrasamples=["unassalpha"] if pixels.shape[2] in (2, 4) else None,
+        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
         compression="zlib",
         iccprofile=icc,
         metadata=None,

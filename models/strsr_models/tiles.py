@@ -34,10 +34,10 @@ class Tile:
 
 def axis_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles begin on an axis: every tile - overlap pixels, the last one shifted inward."""
-    if not 0 <= overlap < tile:
-        raise UsageError(f"overlap {overlap} must be at least 0 and smaller than the tile, {tile}")
     if length <= tile:
         return [0]
+    if not 0 <= overlap < tile:
+        raise UsageError(f"overlap {overlap} must be at least 0 and smaller than the tile, {tile}")
     stride = tile - overlap
     return [*range(0, length - tile, stride), length - tile]
 

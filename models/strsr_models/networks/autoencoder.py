@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Detail is some hundredths of the image's range. Fixed outside of the last layer, the factor lets
+# that layer's weights be of the size that the optimiser's steps are made for.
+DETAIL_SCALE = 0.1
 DOWNSCALE = 8  # pixels per latent pixel and side: three shuffles by 2 in the decoder
 
 
@@ -26,7 +29,7 @@ class AutoencoderConfig:
 
     latent_channels: int = 32
     encoder_channels: int = 128
-    encoder_blocks: int = 2
+    encoder_blocks: int = 1
     decoder_channels: tuple[int, int, int] = (128, 64, 32)  # at 1/8, 1/4 and 1/2 size
     decoder_blocks: tuple[int, int, int] = (3, 2, 1)
     pixel_channels: int = 8  # at full size, before the smoothing convolution
@@ -97,7 +100,7 @@ def whitening_dct(channels: int) -> Tensor:
     rows = torch.zeros(channels, 3 * DOWNSCALE**2)
     for row, (_, color, u, v) in zip(rows, coefficients, strict=False):
         frequency = math.hypot(u, v)
-        gain = (2.0 if color else 1.0) * (min(4.0, frequency**1.5) if frequency else 0.25)
+        gain = (6.0 if color else 3.0) * (min(4.0, frequency**1.5) if frequency else 0.25)
         basis = opponent[color][:, None, None] * dct[u][:, None] * dct[v]  # (3, 8, 8)
         row.copy_(gain * basis.flatten())
     return rows
@@ -141,11 +144,11 @@ class Decoder(nn.Module):
         self.to_full = ShuffleUp(half, config.pixel_channels)
         self.conv_out = nn.Conv2d(config.pixel_channels, 3, 3, padding=1)
         keep_variance(self.conv_in)
-        keep_variance(self.conv_out, gain=0.1)  # start as the bicubic enlargement, nearly
+        keep_variance(self.conv_out, gain=0.3)  # start as the bicubic enlargement, nearly
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, c, H/8, W/8) -> detail (b, 3, H, W), to be added to an image in [-1, 1]."""
         x = self.at_eighth(self.conv_in(latents))  # (b, e8, H/8, W/8)
         x = self.at_quarter(self.to_quarter(x))  # (b, e4, H/4, W/4)
         x = self.at_half(self.to_half(x))  # (b, e2, H/2, W/2)
-        return self.conv_out(self.to_full(x))  # type: ignore[no-any-return]
+        return DETAIL_SCALE * self.conv_out(self.to_full(x))  # type: ignore[no-any-return]

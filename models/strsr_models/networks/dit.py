@@ -28,7 +28,7 @@ class DiTConfig:
     width: int = 256
     depth: int = 8
     heads: int = 4
-    hidden: int = 640  # of each SwiGLU feed-forward
+    hidden: int = 512  # of each SwiGLU feed-forward
 
     def __post_init__(self) -> None:
         if self.width % (8 * self.heads):
@@ -62,10 +62,10 @@ def rotary_angles(rows: int, columns: int, channels: int, device: torch.device) 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotate the first channels of x (b, k, n, d/k) by angles (n, a); 2a channels turn."""
     turning = 2 * angles.shape[-1]
-    even, odd = x[..., :turning:2].float(), x[..., 1:turning:2].float()
+    even, odd = x[..., :turning:2], x[..., 1:turning:2]
     cos, sin = angles.cos(), angles.sin()
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
-    return torch.cat([turned.to(x.dtype), x[..., turning:]], dim=-1)
+    return torch.cat([turned, x[..., turning:]], dim=-1)
 
 
 class Attention(nn.Module):
@@ -85,8 +85,8 @@ class Attention(nn.Module):
         b, n, d = x.shape
         qkv = self.to_qkv(x).view(b, n, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, k, n+m, d/k)
-        q = rotate(self.q_norm(q), angles).to(v.dtype)
-        k = rotate(self.k_norm(k), angles).to(v.dtype)
+        q = rotate(self.q_norm(q.float()), angles).to(v.dtype)
+        k = rotate(self.k_norm(k.float()), angles).to(v.dtype)
         out = F.scaled_dot_product_attention(q, k, v)  # (b, k, n+m, d/k)
         return self.to_out(out.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 

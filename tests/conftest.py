@@ -1,0 +1,75 @@
+"""Fixtures: seeds, a tiny real pipeline in place of the big one, and a small photo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from strsr_cli.app import app
+from strsr_models.encoders.lite import SemanticConfig
+from strsr_models.load import save_lite
+from strsr_models.networks.autoencoder import AutoencoderConfig
+from strsr_models.networks.dit import DiTConfig
+from strsr_models.pipelines.lite import LiteConfig, LitePipeline
+
+settings.register_profile("strsr", deadline=None)  # shared machines are slow at times
+settings.load_profile("strsr")
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+TINY = LiteConfig(
+    autoencoder=AutoencoderConfig(
+        latent_channels=8,
+        encoder_channels=16,
+        encoder_blocks=1,
+        decoder_channels=(16, 16, 8),
+        decoder_blocks=(1, 1, 1),
+        pixel_channels=4,
+    ),
+    semantic=SemanticConfig(short_side=32, channels=(8, 8, 16, 16), grid=2),
+    dit=DiTConfig(latent_channels=8, width=32, depth=2, heads=2, hidden=32),
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny() -> LitePipeline:
+    """A tiny lite whose every organ matters: nothing is left at zero."""
+    pipeline = LitePipeline(TINY).eval()
+    with torch.no_grad():
+        pipeline.dit.patch_out.weight.normal_(std=0.3)
+        pipeline.dit.time_out.weight.normal_(std=0.1)
+    return pipeline
+
+
+@pytest.fixture
+def tiny_weights(tiny: LitePipeline, tmp_path: Path) -> Path:
+    """The tiny pipeline's weights as a folder for --weights."""
+    folder = tmp_path / "tiny-weights"
+    folder.mkdir()
+    save_lite(tiny, folder, {})
+    return folder
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A real photo, (120, 160, 3) uint8."""
+    with Image.open(EXAMPLES / "cat.png") as image:
+        return np.asarray(image)
+
+
+@pytest.fixture
+def strsr() -> Callable[..., Result]:
+    """Run the command line in this process: strsr("upscale", "in", "out")."""
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
