@@ -47,7 +47,7 @@ def load_photos(folders: list[Path], smallest: int) -> list[np.ndarray]:
         except ImageError as error:
             log.warning("skipped: %s", error)
             continue
-        pixels = np.ascontiguousarray(image.rgb8())
+        pixels = np.array(image.rgb8())  # a copy that may be written to, as torch wants
         if min(pixels.shape[:2]) < smallest:
             log.warning("skipped: %s: %dx%d px is smaller than %d", path, *pixels.shape[1::-1], smallest)
             continue

@@ -66,7 +66,7 @@ def tiny_weights(tiny: LitePipeline, tmp_path: Path) -> Path:
 def photo() -> np.ndarray:
     """A real photo, (120, 160, 3) uint8."""
     with Image.open(EXAMPLES / "cat.png") as image:
-        return np.asarray(image)
+        return np.array(image)
 
 
 @pytest.fixture
