@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--features", help="name=FILE, such as squeezenet=squeezenet1_1.safetensors")
     parser.add_argument("--tile", type=int)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--limit", type=int, help="only the first N photos")
     args = parser.parse_args()
 
@@ -76,7 +77,8 @@ def main() -> None:
         features = FeatureNetwork(name, Path(file)).to(device)
     photos = load_photos([args.photos], 64)[: args.limit]
     print("| setting | method | PSNR-Y | feature distance |\n|---|---|---|---|")
-    for setting, config in SETTINGS.items():
+    for setting in args.settings:
+        config = SETTINGS[setting]
         scores: dict[str, list[tuple[float, float]]] = {"bicubic": [], "lite": []}
         for number, photo in enumerate(photos):
             hq = crop_to_multiple(photo, SCALE)

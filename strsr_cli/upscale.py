@@ -74,8 +74,10 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
             write_picture(job, restored, options.quality)
         except ImageError as error:
             reporter.failed(job.name, str(error))
-        except torch.OutOfMemoryError:
-            reporter.failed(job.name, f"{job.name}: out of memory on {device}; use a smaller --tile")
+        except (torch.OutOfMemoryError, MemoryError):
+            reporter.failed(job.name, f"{job.name}: out of memory on {device}; use a smaller --tile or --scale")
+        except RuntimeError as error:  # torch's word for anything from a full CPU to a lost device
+            reporter.failed(job.name, f"{job.name}: {str(error).splitlines()[0]}")
         else:
             height, width = restored.color.shape[:2]
             reporter.done(job.name, job.target_name, width, height, time.monotonic() - began)
