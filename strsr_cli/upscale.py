@@ -75,7 +75,9 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
         except ImageError as error:
             reporter.failed(job.name, str(error))
         except (torch.OutOfMemoryError, MemoryError):
-            reporter.failed(job.name, f"{job.name}: out of memory on {device}; use a smaller --tile or --scale")
+            reporter.failed(
+                job.name, f"{job.name}: out of memory on {device}; use a smaller --tile or --scale"
+            )
         except RuntimeError as error:  # torch's word for anything from a full CPU to a lost device
             reporter.failed(job.name, f"{job.name}: {str(error).splitlines()[0]}")
         else:

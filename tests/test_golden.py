@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from strsr_models import load_pipeline
 from strsr_models.devices import cpu_has_fast_bf16
 

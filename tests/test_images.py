@@ -33,7 +33,7 @@ def ramp(channels: int, dtype: type) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])
-@pytest.mark.parametrize("icc", [None, SRGB])
+@pytest.mark.parametrize("icc", [None, SRGB], ids=["plain", "icc"])
 def test_lossless_formats_keep_everything(
     kind: str, dtype: type, channels: int, alpha: bool, icc: bytes | None
 ) -> None:

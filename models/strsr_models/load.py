@@ -33,7 +33,9 @@ def load_pipeline(
         raise UsageError(f"--model {model}: unknown; {nearest(model, MODELS)}")
     target = resolve_device(device)
     pipeline = MODELS[model](Path(weights) if weights else None)
-    return pipeline.to(target).eval().requires_grad_(False)
+    # channels_last: a fifth faster on CPUs, and what tensor cores want.
+    pipeline.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return pipeline.eval().requires_grad_(False)
 
 
 def load_lite(folder: Path | None) -> LitePipeline:
@@ -51,12 +53,13 @@ MODELS: dict[str, Callable[[Path | None], OneStepPipeline]] = {"lite": load_lite
 
 def save_lite(pipeline: LitePipeline, folder: Path, metadata: dict[str, str]) -> None:
     """Write config.json and model.safetensors (float16) into an existing folder."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     config = {"family": "lite", **to_dict(pipeline.config)}
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in pipeline.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt", **metadata})
+    # Not save_file: its files can be read by their owner alone.
+    (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
 
 
 def read_config(path: Path) -> LiteConfig:

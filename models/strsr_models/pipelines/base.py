@@ -94,7 +94,7 @@ class OneStepPipeline(nn.Module, ABC):
         blender = tiles.Blender(lq_up, shape, overlap)
         redone = 0
         for done, rectangle in enumerate(plan, start=1):
-            tile_up = lq_up[(..., *rectangle.slices)].to(self.device)
+            tile_up = lq_up[(..., *rectangle.slices)].to(self.device, memory_format=torch.channels_last)
             restored, used = self._finite(self.restore, precision, tile_up, cond)
             redone += used != precision
             blender.add(rectangle, restored)

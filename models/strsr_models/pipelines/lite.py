@@ -39,7 +39,7 @@ class LiteConfig:
 class LitePipeline(OneStepPipeline):
     """The embedded one-step diffusion transformer."""
 
-    largest_tile = 512
+    largest_tile = 544  # 1024 px in two tiles
     overlap = 32
 
     def __init__(self, config: LiteConfig) -> None:
