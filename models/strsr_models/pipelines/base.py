@@ -108,14 +108,15 @@ class OneStepPipeline(nn.Module, ABC):
         self, height: int, width: int, tile: int | None, overlap: int | None
     ) -> tuple[tuple[int, int], int]:
         """The shape (height, width) of all tiles of a padded image, and their overlap."""
-        overlap = self.overlap if overlap is None else overlap
         if tile is not None:
             tile = -(-tile // self.multiple_of) * self.multiple_of
+            overlap = min(self.overlap, tile // 2) if overlap is None else overlap
             if not 0 <= overlap <= tile // 2:
                 raise UsageError(
                     f"--overlap {overlap}: must be between 0 and half of the tile, {tile // 2} px"
                 )
             return (min(tile, height), min(tile, width)), overlap
+        overlap = self.overlap if overlap is None else overlap
         if not 0 <= overlap <= self.largest_tile // 2:
             raise UsageError(f"--overlap {overlap}: must be between 0 and {self.largest_tile // 2} px")
         h, w = (
