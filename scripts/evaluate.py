@@ -1,6 +1,6 @@
 """Score weights on a folder of photos: what the model cards' tables are made by.
 
-    python scripts/evaluate.py PHOTOS [--weights FOLDER] [--features squeezenet=FILE] [--out table.md]
+    python scripts/evaluate.py PHOTOS [--weights FOLDER] [--features squeezenet=FILE]
 
 Each photo is reduced four times (clean), or degraded mildly or severely by strsr_cli.degrade with
 a fixed seed, then restored whole images through the code that `strsr upscale` runs.

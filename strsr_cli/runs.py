@@ -33,8 +33,8 @@ else:
 T = TypeVar("T")
 
 
-def read_config(cls: type[T], path: Path | None, settings: list[str], base: dict[str, Any]) -> T:
-    """The dataclass `cls` from defaults, then a TOML file, then `key=value` settings, then `base`."""
+def read_config(cls: type[T], path: Path | None, settings: list[str]) -> T:
+    """The dataclass `cls` from defaults, then a TOML file, then `key=value` settings."""
     data: dict[str, Any] = {}
     if path is not None:
         try:
@@ -50,7 +50,7 @@ def read_config(cls: type[T], path: Path | None, settings: list[str], base: dict
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = _parse_value(value.strip())
-    return from_dict(cls, {**data, **base}, str(path or "--set"))
+    return from_dict(cls, data, str(path or "--set"))
 
 
 def _parse_value(text: str) -> Any:

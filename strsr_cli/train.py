@@ -5,6 +5,7 @@ The loop runs the same four verbs that `strsr upscale` runs, with gradients on.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import signal
@@ -83,15 +84,14 @@ def train(
     report: Callable[[str], None],
 ) -> Path:
     """Run or resume the training in `out`; returns the folder of the exported weights."""
-    config = read_config(TrainConfig, config_file, settings, {})
+    config = read_config(TrainConfig, config_file, settings)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     run = Run(out)
     state = run.load()
     torch.manual_seed(config.seed)
     pipeline = build_pipeline(config).to(device)
-    ema = build_pipeline(config).to(device).requires_grad_(False)
-    ema.load_state_dict(pipeline.state_dict())
+    ema = copy.deepcopy(pipeline).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         pipeline.parameters(),
         lr=config.learning_rate,
@@ -129,7 +129,7 @@ def train(
         run.export(ema, {"steps": str(step), "config": config_hash(config)})
 
     totals: dict[str, float] = {}
-    failed, began = 0, time.monotonic()
+    failed, logged, began = 0, step, time.monotonic()
     for batch in batches(crops, step, config.steps, config.batch_size, config.workers):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -159,7 +159,7 @@ def train(
         for name, value in losses.items():
             totals[name] = totals.get(name, 0.0) + float(value.detach())
         if step % config.log_every == 0 or step == config.steps:
-            count = (step - 1) % config.log_every + 1
+            count = step - logged  # fewer than log_every after a resume
             means = {name: round(total / count, 6) for name, total in totals.items()}
             rate = count * config.batch_size / (time.monotonic() - began)
             run.log(
@@ -170,7 +170,7 @@ def train(
                 + "  ".join(f"{k} {v:.5f}" for k, v in means.items())
                 + f"  {rate:.1f} crops/s"
             )
-            totals, began = {}, time.monotonic()
+            totals, logged, began = {}, step, time.monotonic()
         if step % config.sample_every == 0:
             write_sheet(run.folder / "samples" / f"{step:07d}.png", ema, sheet, precision)
         if step % config.save_every == 0 or step == config.steps or stop_asked():

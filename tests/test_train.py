@@ -101,8 +101,8 @@ def test_the_resolved_config_makes_the_same_config_again(
     photos: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     run(photos, tmp_path / "run", tiny_config, "steps=1")
-    again = read_config(TrainConfig, tmp_path / "run" / "config.toml", [], {})
-    assert asdict(again) == asdict(read_config(TrainConfig, tiny_config, [*BASE, "steps=1"], {}))
+    again = read_config(TrainConfig, tmp_path / "run" / "config.toml", [])
+    assert asdict(again) == asdict(read_config(TrainConfig, tiny_config, [*BASE, "steps=1"]))
 
 
 @pytest.mark.parametrize(
