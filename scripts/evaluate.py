@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from strsr_cli.data import load_photos
-from strsr_cli.degrade import DegradeConfig, degrade, draw_recipe, to_tensor
+from strsr_cli.degrade import DegradeConfig, degrade, draw_recipe, draw_sizes
 from strsr_models import load_pipeline
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
@@ -51,7 +51,7 @@ def psnr_y(pred: Tensor, hq: Tensor, border: int = 4) -> float:
 def crop_to_multiple(photo: np.ndarray, multiple: int) -> Tensor:
     """uint8 (h, w, 3) -> float (1, 3, h', w'), cut at the right and below."""
     h, w = (side // multiple * multiple for side in photo.shape[:2])
-    return to_tensor(np.ascontiguousarray(photo[:h, :w])).float() / 255
+    return torch.from_numpy(photo[:h, :w]).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 def main() -> None:
@@ -75,15 +75,19 @@ def main() -> None:
     if args.features:
         name, _, file = args.features.partition("=")
         features = FeatureNetwork(name, Path(file)).to(device)
-    photos = load_photos([args.photos], 64)[: args.limit]
+    photos = load_photos([args.photos], 64, cache_gb=0)
+    count = min(len(photos), args.limit or len(photos))
     print("| setting | method | PSNR-Y | feature distance |\n|---|---|---|---|")
     for setting in args.settings:
         config = SETTINGS[setting]
         scores: dict[str, list[tuple[float, float]]] = {"bicubic": [], "lite": []}
-        for number, photo in enumerate(photos):
+        for number in range(count):
+            photo, lost = photos.read(number)
+            if lost:
+                raise SystemExit(lost[0])
             hq = crop_to_multiple(photo, SCALE)
             rng = torch.Generator().manual_seed(number)
-            lq = degrade(hq, draw_recipe(rng, config), rng)
+            lq = degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
             made = {
                 "bicubic": enlarge(lq, *hq.shape[-2:]),
                 "lite": pipeline.upscale(lq, SCALE, tile=args.tile, precision=precision),

@@ -101,6 +101,16 @@ def upscale(
     tile: Annotated[
         str, typer.Option(metavar="auto|N", help="Largest tile side in output pixels.", rich_help_panel=TILES)
     ] = "auto",
+    steps: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=100,
+            help="Euler steps of the network; more than 1 is for weights trained by stage flow.",
+            rich_help_panel=MODEL,
+        ),
+    ] = 1,
     overlap: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -182,7 +192,9 @@ def upscale(
         if pending:
             from .upscale import UpscaleOptions, upscale_batch
 
-            options = UpscaleOptions(scale, model, weights, tile_size, overlap, device, precision, quality)
+            options = UpscaleOptions(
+                scale, model, weights, tile_size, overlap, device, precision, quality, steps
+            )
             upscale_batch(pending, options, reporter)
         reporter.summary()
         if reporter.counts["failed"]:
@@ -191,17 +203,97 @@ def upscale(
         reporter.close()
 
 
+Data = Annotated[list[Path], typer.Option(help="Folder of good photos; may be given several times.")]
+RunFolder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Folder of the run; the same command resumes what is there."),
+]
+ConfigFile = Annotated[Optional[Path], typer.Option(help="TOML file with settings.")]  # noqa: UP045
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(metavar="KEY=VALUE", help="One setting; may be repeated; --dry-run lists them all."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print resolved settings, sizes and memory; write nothing.")
+]
+
+
 @app.command()
 def train(
-    data: Annotated[list[Path], typer.Option(help="Folder of good photos; may be given several times.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes what is there.")],
-    config: Annotated[Optional[Path], typer.Option(help="TOML file with settings.")] = None,  # noqa: UP045
-    set: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting; may be repeated.")
+    data: Data,
+    out: RunFolder = None,
+    config: ConfigFile = None,
+    set: Settings = None,
+    preview: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="SHEET.png", help="Only draw what the network would see: rows of hq | lq."),
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Teach lite to restore photos in one step, from a folder of good ones."""
-    from .train import train as run_training
+    """Teach lite to restore photos, from a folder of good ones.
 
-    folder = run_training(data, out, config, set or [], typer.echo)
+    --set stage=autoencoder, flow or pixel (the default) says what is learnt.
+    """
+    from . import train as loop
+
+    with_warnings()
+    if preview is not None:
+        loop.preview(data, config, set or [], preview)
+        typer.echo(f"look at {preview}")
+    elif dry_run:
+        loop.dry_run(data, config, set or [], typer.echo)
+    else:
+        tell_weights(loop.train(data, need_out(out), config, set or [], typer.echo))
+
+
+@app.command()
+def distill(
+    data: Data,
+    out: RunFolder = None,
+    student: Annotated[
+        str,
+        typer.Option(metavar="RUN|lite|zimage|flux2", help="What is taught: a run's weights, or a model."),
+    ] = "lite",
+    config: ConfigFile = None,
+    set: Settings = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Teach one-step restoration by a coach and, in a second stage, a frequency loss (StrSR)."""
+    from . import distill as loop
+
+    with_warnings()
+    if dry_run:
+        loop.dry_run(student, data, config, set or [], typer.echo)
+    else:
+        folder = loop.distill(student, data, need_out(out), config, set or [], typer.echo)
+        tell_weights(folder)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for its weights.")],
+) -> None:
+    """Make a run's averaged weights a folder for `strsr upscale --weights`."""
+    from .export import export as export_run
+
+    tell_weights(export_run(run, out))
+
+
+def need_out(out: Path | None) -> Path:
+    """--out, which only previews and dry runs do without."""
+    if out is None:
+        raise UsageError("--out is missing: the folder of the run")
+    return out
+
+
+def with_warnings() -> None:
+    """What modules log while they train, such as photos that are skipped, goes to stderr."""
+    import logging
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+
+def tell_weights(folder: Path) -> None:
+    """Where weights are, and what to do with them."""
     typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")

@@ -1,67 +1,221 @@
 """A folder of good photos -> batches to train on: hq, lq_up and the picture each crop is part of.
 
 A batch is a pure function of (seed, step): a run that is stopped and resumed sees the batches that
-it would have seen, whatever the number of workers.
+it would have seen, whatever the number of workers, and processes that share a batch see the parts
+of what one process would have seen. Worker processes decode, crop and turn (`Crops`, 8 bits per
+channel); `prepare` degrades on the device that trains.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import multiprocessing
+import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from strsr_models.errors import ImageError, UsageError
+from strsr_models.errors import ImageError, StrsrError, UsageError
 from strsr_models.pipelines.base import enlarge
 
-from .degrade import DegradeConfig, chance, degrade, draw_recipe, resize, to_tensor, uniform
-from .images import find_images, read_image
+from .degrade import (
+    KINDS,
+    DegradeConfig,
+    Recipe,
+    Sizes,
+    chance,
+    degrade,
+    draw_recipe,
+    draw_sizes,
+    seeded,
+    sharpen,
+    uniform,
+)
+from .images import READ_FORMATS, find_images, read_image
 
 log = logging.getLogger(__name__)
 
 PICTURE_SIZE = 128  # px: the low-quality picture, as the semantic encoder sees it
+CACHE_GB = 4.0  # of decoded photos, shared by the workers
+NAMED = 10  # skipped files that are named before the rest are only counted
+
+
+# --- photos ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """What is known of a photo without decoding it."""
+
+    path: Path
+    name: str  # below its folder, with `/`
+    pixels: int
+    bytes: int  # of the file
+
+
+class Photos:
+    """Photos on disk, listed by their headers, some of them decoded already.
+
+    files: all that can be trained on, folder by folder, sorted. The decoded ones are made here and
+    never change, so that processes forked later share their memory.
+    """
+
+    def __init__(self, files: list[PhotoFile], smallest: int, cache_gb: float) -> None:
+        self.files, self.smallest = files, smallest
+        self.decoded: dict[int, np.ndarray] = {}
+        chosen, room = [], cache_gb * 1e9
+        for index, file in enumerate(files):
+            if 3 * file.pixels <= room:
+                chosen.append(index)
+                room -= 3 * file.pixels
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for index, pixels in zip(chosen, pool.map(self._try, chosen), strict=True):
+                if pixels is not None:
+                    self.decoded[index] = pixels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pixels: a process that is not forked reads for itself rather than copy gigabytes."""
+        return {**self.__dict__, "decoded": {}}
+
+    def read(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """A photo as uint8 (h, w, 3), and the messages of those that it stands in for.
+
+        A file that cannot be read any more is replaced by the next that can, the same one whoever
+        asks. Raises StrsrError when there is none.
+        """
+        lost: list[str] = []
+        for offset in range(len(self)):
+            candidate = (index + offset) % len(self)
+            if candidate in self.decoded:
+                return self.decoded[candidate], tuple(lost)
+            try:
+                return self._decode(candidate), tuple(lost)
+            except ImageError as error:
+                lost.append(str(error))
+        raise StrsrError(f"none of the {len(self)} photos can be read any more: {lost[0]}")
+
+    def _decode(self, index: int) -> np.ndarray:
+        path = self.files[index].path
+        pixels = np.array(read_image(path).rgb8())  # a copy that may be written to, as torch wants
+        if min(pixels.shape[:2]) < self.smallest:
+            raise ImageError(f"{path}: has become smaller than {self.smallest} px")
+        return pixels
+
+    def _try(self, index: int) -> np.ndarray | None:
+        try:
+            return self._decode(index)
+        except ImageError:
+            return None  # `read` says so when the photo's turn comes
+
+
+def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB) -> Photos:
+    """All photos below the folders of at least `smallest` px on the short side.
+
+    Those whose header cannot be read and those too small are logged and skipped. cache_gb: decoded
+    here and kept, in order, as far as they fit into so many 10^9 bytes. Raises UsageError when nothing is left.
+    """
+    files: list[PhotoFile] = []
+    skipped: list[str] = []
+    for folder in folders:
+        for path in find_images(folder):
+            try:
+                width, height = stored_size(path)
+                size = path.stat().st_size
+            except (ImageError, OSError) as error:
+                skipped.append(str(error))
+                continue
+            if min(height, width) < smallest:
+                skipped.append(f"{path}: {width}x{height} px is smaller than {smallest}")
+                continue
+            files.append(PhotoFile(path, path.relative_to(folder).as_posix(), width * height, size))
+    for reason in skipped[:NAMED]:
+        log.warning("skipped: %s", reason)
+    if len(skipped) > NAMED:
+        log.warning("skipped: %d more, %d in all", len(skipped) - NAMED, len(skipped))
+    if not files:
+        where = ", ".join(map(str, folders))
+        raise UsageError(f"--data {where}: no photo of at least {smallest} px on its short side")
+    return Photos(files, smallest, cache_gb)
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) in px from a file's header, not turned upright; ImageError says why there is none.
+
+    images.read_size asks for the EXIF orientation too, for which Pillow decodes all of a PNG: an
+    hour for a large data set.
+    """
+    try:
+        with Image.open(path, formats=READ_FORMATS) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image, or empty") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: cannot be read: {error}") from error
+
+
+def data_hash(photos: Photos) -> str:
+    """SHA-256 over the sorted names and sizes in bytes of the photos, in hex: which data, wherever it lies."""
+    lines = sorted(f"{file.name}\t{file.bytes}\n" for file in photos.files)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+# --- crops -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Before degradation: hq (b, 3, s, s) and picture (b, 3, 128, 128), uint8, and the samples' numbers.
+
+    lost: messages of photos that others stand in for.
+    """
+
+    hq: Tensor
+    picture: Tensor
+    numbers: list[int]
+    lost: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """hq and lq_up (b, 3, s, s), picture (b, 3, 128, 128), all in [0, 1]."""
+    """hq and lq_up (b, 3, s, s), picture (b, 3, 128, 128), all float in [0, 1]."""
 
     hq: Tensor
     lq_up: Tensor
     picture: Tensor
 
 
-def load_photos(folders: list[Path], smallest: int) -> list[np.ndarray]:
-    """All photos as uint8 (h, w, 3); unreadable ones and those below `smallest` px are listed and skipped."""
-    photos: list[np.ndarray] = []
-    for path in [path for folder in folders for path in find_images(folder)]:
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-            continue
-        pixels = np.array(image.rgb8())  # a copy that may be written to, as torch wants
-        if min(pixels.shape[:2]) < smallest:
-            log.warning("skipped: %s: %dx%d px is smaller than %d", path, *pixels.shape[1::-1], smallest)
-            continue
-        photos.append(pixels)
-    if not photos:
-        where = ", ".join(map(str, folders))
-        raise UsageError(f"--data {where}: no photo of at least {smallest} px on its short side")
-    return photos
+class Crops(Dataset[RawBatch]):
+    """Item number i is sample i of the run: the same photo and crop whenever it is asked for."""
+
+    def __init__(self, photos: Photos, crop_size: int, seed: int) -> None:
+        self.photos, self.crop_size, self.seed = photos, crop_size, seed
+
+    def __getitem__(self, number: int) -> RawBatch:
+        rng = seeded("crop", self.seed, number)
+        photo, lost = self.photos.read(int(torch.randint(len(self.photos), (), generator=rng)))
+        hq, picture = draw_crop(photo, self.crop_size, rng)
+        return RawBatch(hq, picture, [number], lost)
 
 
-def draw_sample(photo: np.ndarray, crop_size: int, rng: torch.Generator, config: DegradeConfig) -> Batch:
-    """One training sample from a photo (h, w, 3) uint8: a Batch of one.
+def draw_crop(photo: np.ndarray, crop_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A crop (1, 3, s, s) of a photo (h, w, 3) and the square around it (1, 3, 128, 128), all uint8.
 
-    The square of the photo around the crop plays the picture; it and the crop go through one recipe.
+    The square, as large as the photo's short side, plays the picture; both are turned alike.
     """
     height, width = photo.shape[:2]
     side = min(height, width)
@@ -71,15 +225,16 @@ def draw_sample(photo: np.ndarray, crop_size: int, rng: torch.Generator, config:
     square_top = min(max(0, top - (side - source) // 2), height - side)
     square_left = min(max(0, left - (side - source) // 2), width - side)
     square = photo[square_top : square_top + side, square_left : square_left + side]
-    crop = to_tensor(photo[top : top + source, left : left + source]).float() / 255
     turn = draw_turn(rng)
-    hq = turn(resize(crop, (crop_size, crop_size), "bicubic"))
-    small = cv2.resize(square, (PICTURE_SIZE, PICTURE_SIZE), interpolation=cv2.INTER_AREA)
-    picture = turn(to_tensor(small).float() / 255)
+    crop = fit(photo[top : top + source, left : left + source], crop_size, "bicubic")
+    # Bilinear, as the semantic encoder reduces whole pictures.
+    return turn(crop), turn(fit(square, PICTURE_SIZE, "bilinear"))
 
-    recipe = draw_recipe(rng, config)
-    lq_up = enlarge(degrade(hq, recipe, rng), crop_size, crop_size)
-    return Batch(hq, lq_up, degrade(picture, recipe, rng, scale=1.0))
+
+def fit(pixels: np.ndarray, side: int, mode: str) -> Tensor:
+    """A square of pixels (h, h, 3) uint8 -> (1, 3, side, side) uint8, with antialias."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return F.interpolate(image, (side, side), mode=mode, align_corners=False, antialias=True)
 
 
 def draw_turn(rng: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -89,50 +244,124 @@ def draw_turn(rng: torch.Generator) -> Callable[[Tensor], Tensor]:
     return lambda image: (image.flip(dims).mT if swap else image.flip(dims)).contiguous()
 
 
-class Crops(Dataset[Batch]):
-    """Item number i is sample i of the run: the same photo, crop and noise whenever it is asked for."""
+def join(samples: list[RawBatch]) -> RawBatch:
+    """One batch of several."""
+    return RawBatch(
+        torch.cat([sample.hq for sample in samples]),
+        torch.cat([sample.picture for sample in samples]),
+        [number for sample in samples for number in sample.numbers],
+        tuple(message for sample in samples for message in sample.lost),
+    )
 
-    def __init__(self, photos: list[np.ndarray], crop_size: int, seed: int, config: DegradeConfig) -> None:
-        self.photos, self.crop_size, self.seed, self.config = photos, crop_size, seed, config
 
-    def __getitem__(self, number: int) -> Batch:
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        photo = self.photos[int(torch.randint(len(self.photos), (), generator=rng))]
-        return draw_sample(photo, self.crop_size, rng, self.config)
+# --- batches ---------------------------------------------------------------------------------------
 
 
 class FromStep(Sampler[list[int]]):
-    """Sample numbers of the batches start, start + 1, ... stop - 1."""
+    """Sample numbers of the batches of steps start, start + 1, ... stop - 1, or one process's part of each."""
 
-    def __init__(self, start: int, stop: int, batch_size: int) -> None:
+    def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size % world:
+            raise UsageError(
+                f"batch_size {batch_size}: must be divisible by the number of processes, {world}"
+            )
         self.start, self.stop, self.batch_size = start, stop, batch_size
+        self.part = range(rank * batch_size // world, (rank + 1) * batch_size // world)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return max(0, self.stop - self.start)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.stop):
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+            yield [step * self.batch_size + place for place in self.part]
 
 
-def join(samples: list[Batch]) -> Batch:
-    """Batches of one to one batch."""
-    return Batch(*(torch.cat([getattr(s, name) for s in samples]) for name in ("hq", "lq_up", "picture")))
+def batches(
+    crops: Crops,
+    config: DegradeConfig,
+    device: torch.device,
+    *,
+    start: int,
+    stop: int,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """The batches of steps start..stop-1 on the device, cropped by `workers` processes ahead of time.
 
-
-def batches(crops: Crops, start: int, stop: int, batch_size: int, workers: int) -> DataLoader[Batch]:
-    """The batches of steps start..stop-1, prepared by `workers` processes ahead of time."""
-    return DataLoader(
+    batch_size: of all `world` processes together; this one, number `rank`, gets its part of each
+    batch, in order. Raises UsageError at once when it cannot be divided.
+    """
+    sampler = FromStep(start, stop, batch_size, rank, world)
+    loader = DataLoader(
         crops,
-        batch_sampler=FromStep(start, stop, batch_size),
+        batch_sampler=sampler,
         collate_fn=join,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_parent,
+        # Forked workers share the decoded photos, whatever Python's default has become.
+        multiprocessing_context=multiprocessing.get_context("fork")
+        if workers and sys.platform == "linux"
+        else None,
     )
+
+    def prepared() -> Iterator[Batch]:
+        told: set[str] = set()
+        for step, raw in enumerate(loader, start):
+            for message in raw.lost:
+                if message not in told:
+                    log.warning("%s; another photo stands in for it", message)
+                    told.add(message)
+            yield prepare(raw, step, config, crops.seed, device)
+
+    return prepared()
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
     """A signal to the whole process group must not kill the workers under the last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def sample_recipe(number: int, config: DegradeConfig, seed: int) -> Recipe:
+    """The recipe of a sample of a run, by its number."""
+    return draw_recipe(seeded("recipe", seed, number), config)
+
+
+def sample_noise(number: int, seed: int, device: torch.device) -> torch.Generator:
+    """Where the noise of a sample comes from, first for its crop, then for its picture."""
+    return seeded("noise", seed, number, device=device)
+
+
+def step_sizes(step: int, kind: str, config: DegradeConfig, seed: int) -> Sizes:
+    """What the samples of a kind share in a step of a run."""
+    return draw_sizes(seeded("sizes", seed, step, kind), config, kind)
+
+
+def prepare(raw: RawBatch, step: int, config: DegradeConfig, seed: int, device: torch.device) -> Batch:
+    """Degrade the samples of a step, or some of them, on the device; the picture by the crop's recipe at scale 1.
+
+    Sizes come from (seed, step), all else from (seed, sample number): a sample does not depend on
+    those beside it, to the bit on a CPU; on a GPU as far as its FFT is the same for every batch size.
+    """
+    # The arithmetic of JPEG needs float64, which Apple's GPUs lack.
+    place = device if device.type == "cuda" else torch.device("cpu")
+    hq = raw.hq.to(place).float() / 255
+    picture = raw.picture.to(place).float() / 255
+    recipes = [sample_recipe(number, config, seed) for number in raw.numbers]
+    rngs = [sample_noise(number, seed, place) for number in raw.numbers]
+    # One image at a time stays in a CPU's cache: twice as fast as all together, and exact.
+    most = len(raw.numbers) if place.type == "cuda" else 1
+    lq_up = torch.empty_like(hq)
+    for kind in KINDS:
+        sizes = step_sizes(step, kind, config, seed)
+        rows = [row for row, recipe in enumerate(recipes) if recipe.kind == kind]
+        for part in (rows[first : first + most] for first in range(0, len(rows), most)):
+            if config.sharpen:
+                hq[part] = sharpen(hq[part], config.sharpen)
+            follow = ([recipes[row] for row in part], sizes, [rngs[row] for row in part])
+            lq_up[part] = enlarge(degrade(hq[part], *follow), *hq.shape[-2:])
+            picture[part] = degrade(picture[part], *follow, scale=1.0)
+    return Batch(hq.to(device), lq_up.to(device), picture.to(device))

@@ -1,22 +1,35 @@
-"""The second-order degradation of Real-ESRGAN (arXiv 2107.10833), as pure functions.
+"""The second-order degradation of Real-ESRGAN (arXiv 2107.10833) on batches, as pure functions.
 
-A recipe is drawn first (`draw_recipe`), then followed (`degrade`): two pictures degraded by one
-recipe look as if they came through the same camera and the same web site. Images are float
-(1, 3, h, w) in [0, 1]; every random number comes from the `rng` given.
+Numbers are drawn first, then followed by `degrade`. `draw_sizes` draws what the samples of one kind
+share in a step, since a batch has one size; `draw_recipe` draws what each sample has of its own. Two
+pictures degraded by one recipe and the same sizes look as if they came through the same camera and
+the same web site. Images are float (b, 3, h, w) in [0, 1] on any device with float64; no function
+here knows a global random state.
+
+Where this differs from the published code on purpose: resizing is antialiased, JPEG is libjpeg's
+arithmetic instead of a differentiable stand-in, and photon noise is that of 255 photons at white,
+where the published one counts the grey levels in use.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-KERNEL = 21  # px, side of the blur kernels
+from .jpeg import jpeg
+
+KINDS = ("clean", "mild", "severe")
+MODES = ("area", "bilinear", "bicubic")
+KERNEL = 21  # px, side of the blur kernels as tensors; what is drawn inside has an odd side from 7 to 21
+GAUSSIAN_PROB = 0.5  # of noise; the rest is photon noise
+GRAY_PROB = 0.4  # of noise: the same in the three channels
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class PassConfig:
 
     blur_prob: float
     blur_sigma: tuple[float, float]  # px
-    sinc_prob: float
+    sinc_prob: float  # of the blurs
     resize_prob: tuple[float, float, float]  # up, down, keep
     resize_range: tuple[float, float]
     noise_sigma: tuple[float, float]  # of 255
@@ -40,7 +53,7 @@ class DegradeConfig:
     clean_share: float = 0.34
     mild_share: float = 0.33
     scale: tuple[float, float] = (2.0, 4.0)
-    scale_four_share: float = 0.75  # of the pictures; the rest are uniform in `scale`
+    scale_four_share: float = 0.75  # of the steps; the rest are uniform in `scale`
     first: PassConfig = field(
         default_factory=lambda: PassConfig(
             1.0, (0.2, 3.0), 0.1, (0.2, 0.7, 0.1), (0.15, 1.5), (1.0, 30.0), (0.05, 3.0), (30.0, 95.0)
@@ -58,29 +71,54 @@ class DegradeConfig:
             0.7, (0.2, 1.2), 0.0, (0.0, 0.0, 1.0), (1.0, 1.0), (0.0, 8.0), (0.02, 0.4), (60.0, 98.0)
         )
     )
+    sharpen: float = 0.0  # weight of an unsharp mask on the target; Real-ESRGAN trains with 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.clean_share, self.mild_share) < 0 or self.clean_share + self.mild_share > 1 + 1e-9:
+            raise ValueError("clean_share and mild_share must not be negative and sum to at most 1")
+        if not 1 <= self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)}: must be two numbers from 1 on, in order")
+        if self.sharpen < 0:
+            raise ValueError(f"sharpen {self.sharpen}: must not be negative")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What all samples of a kind share in a step."""
+
+    scale: float  # of the crop to the low-quality image
+    resizes: tuple[tuple[float, str], ...]  # factor and mode of each pass
+    final_mode: str  # of the resize to the target size
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass, all numbers drawn."""
+    """One pass of one sample, all numbers drawn."""
 
     kernel: Tensor | None  # (21, 21)
-    factor: float
-    mode: str
     gaussian: bool
-    strength: float  # sigma / 255, or the Poisson scale
+    strength: float  # sigma / 255, or the scale of photon noise
     gray: bool
     quality: int
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All numbers of one degradation."""
+    """All that one sample has of its own, but for the noise itself. kind: one of KINDS."""
 
-    scale: float
+    kind: str
     passes: tuple[Pass, ...]
     sinc: Tensor | None = None  # final, (21, 21)
-    jpeg_last: bool = True
+    jpeg_last: bool = True  # or before the last resize and sinc filter
+
+
+# --- drawing ---------------------------------------------------------------------------------------
+
+
+def seeded(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose state depends on the key alone, unrelated to that of any other key."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def uniform(rng: torch.Generator, low: float, high: float) -> float:
@@ -93,150 +131,251 @@ def chance(rng: torch.Generator, probability: float) -> bool:
     return float(torch.rand((), generator=rng)) < probability
 
 
-def draw_recipe(rng: torch.Generator, config: DegradeConfig) -> Recipe:
-    """Draw everything that is random about a degradation but the noise itself."""
+def draw_sizes(rng: torch.Generator, config: DegradeConfig, kind: str) -> Sizes:
+    """Draw what the samples of a kind share."""
     four = chance(rng, config.scale_four_share)
     scale = 4.0 if four else uniform(rng, *config.scale)
+    passes = {"clean": (), "mild": (config.mild,), "severe": (config.first, config.second)}[kind]
+    resizes = tuple((draw_factor(rng, step), draw_mode(rng)) for step in passes)
+    return Sizes(scale, resizes, draw_mode(rng))
+
+
+def draw_factor(rng: torch.Generator, config: PassConfig) -> float:
+    """Draw by how much a pass resizes."""
+    up, down, _ = config.resize_prob
+    kind = uniform(rng, 0.0, 1.0)
+    if kind < up:
+        return uniform(rng, 1.0, max(1.0, config.resize_range[1]))
+    if kind < up + down:
+        return uniform(rng, config.resize_range[0], 1.0)
+    return 1.0
+
+
+def draw_mode(rng: torch.Generator) -> str:
+    """Draw one of MODES."""
+    return MODES[int(uniform(rng, 0, len(MODES)))]
+
+
+def draw_recipe(rng: torch.Generator, config: DegradeConfig) -> Recipe:
+    """Draw what a sample has of its own, its kind first."""
     kind = uniform(rng, 0.0, 1.0)
     if kind < config.clean_share:
-        return Recipe(scale, ())
+        return Recipe("clean", ())
     if kind < config.clean_share + config.mild_share:
-        return Recipe(scale, (draw_pass(rng, config.mild),))
+        return Recipe("mild", (draw_pass(rng, config.mild),))
     passes = (draw_pass(rng, config.first), draw_pass(rng, config.second))
-    sinc = sinc_kernel(rng) if chance(rng, config.final_sinc_prob) else None
-    return Recipe(scale, passes, sinc, jpeg_last=chance(rng, 0.5))
+    sinc = sinc_kernel(rng, draw_side(rng)) if chance(rng, config.final_sinc_prob) else None
+    return Recipe("severe", passes, sinc, jpeg_last=chance(rng, 0.5))
 
 
 def draw_pass(rng: torch.Generator, config: PassConfig) -> Pass:
     """Draw the numbers of one pass."""
-    kernel = None
-    if chance(rng, config.blur_prob):
-        sinc = chance(rng, config.sinc_prob)
-        kernel = sinc_kernel(rng) if sinc else blur_kernel(rng, config.blur_sigma)
-    up, down, _ = config.resize_prob
-    kind, factor = uniform(rng, 0.0, 1.0), 1.0
-    if kind < up:
-        factor = uniform(rng, 1.0, max(1.0, config.resize_range[1]))
-    elif kind < up + down:
-        factor = uniform(rng, config.resize_range[0], 1.0)
-    mode = ("area", "bilinear", "bicubic")[int(uniform(rng, 0, 3))]
-    gaussian = chance(rng, 0.5)
+    kernel = draw_kernel(rng, config) if chance(rng, config.blur_prob) else None
+    gaussian = chance(rng, GAUSSIAN_PROB)
     span = config.noise_sigma if gaussian else config.poisson_scale
     strength = uniform(rng, *span) / (255 if gaussian else 1)
-    quality = round(uniform(rng, *config.jpeg_quality))
-    return Pass(kernel, factor, mode, gaussian, strength, chance(rng, 0.4), quality)
+    gray = chance(rng, GRAY_PROB)
+    return Pass(kernel, gaussian, strength, gray, round(uniform(rng, *config.jpeg_quality)))
 
 
-def degrade(image: Tensor, recipe: Recipe, rng: torch.Generator, scale: float | None = None) -> Tensor:
-    """Follow a recipe: (1, 3, H, W) in [0, 1] -> (1, 3, round(H / scale), round(W / scale)), 8-bit steps.
-
-    scale: in place of the recipe's.
-    """
-    scale = recipe.scale if scale is None else scale
-    h, w = (max(1, round(side / scale)) for side in image.shape[-2:])
-    if not recipe.passes:
-        return quantise(resize(image, (h, w), "bicubic"))
-    x = image
-    for number, step in enumerate(recipe.passes):
-        last = number == len(recipe.passes) - 1
-        if step.kernel is not None:
-            x = blur(x, step.kernel)
-        # The last pass resizes straight to the target, as a web site would.
-        factor = step.factor if not last else step.factor * math.sqrt(h * w / (x.shape[-2] * x.shape[-1]))
-        size = (max(1, round(x.shape[-2] * factor)), max(1, round(x.shape[-1] * factor)))
-        x = resize(x, (h, w) if last and len(recipe.passes) == 1 else size, step.mode)
-        x = add_noise(x, step, rng)
-        if not last:
-            x = jpeg(x, step.quality)
-    final = recipe.passes[-1].quality
-    if recipe.jpeg_last:
-        x = resize(x, (h, w), "bicubic")
-        return jpeg(x if recipe.sinc is None else blur(x, recipe.sinc), final)
-    x = resize(jpeg(x, final), (h, w), "bicubic")
-    return quantise(x if recipe.sinc is None else blur(x, recipe.sinc))
+def draw_kernel(rng: torch.Generator, config: PassConfig) -> Tensor:
+    """Draw the blur kernel of a pass."""
+    side = draw_side(rng)
+    if chance(rng, config.sinc_prob):
+        # A low cut-off rings farther than a small kernel reaches.
+        return sinc_kernel(rng, side, math.pi / 3 if side < 13 else math.pi / 5)
+    return blur_kernel(rng, side, config.blur_sigma)
 
 
-def quantise(image: Tensor) -> Tensor:
-    """Round to 8-bit steps, clamped to [0, 1]."""
-    return (image.clamp(0, 1) * 255).round() / 255
+def draw_side(rng: torch.Generator) -> int:
+    """Draw an odd side from 7 to 21 px."""
+    return 7 + 2 * int(uniform(rng, 0, 8))
 
 
-def resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """To (h, w) px by area, bilinear or bicubic, with antialias; clamped to [0, 1]."""
-    if tuple(image.shape[-2:]) == size:
-        return image
-    if mode == "area":
-        return F.interpolate(image, size, mode="area")
-    return F.interpolate(image, size, mode=mode, align_corners=False, antialias=True).clamp(0, 1)
-
-
-def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """Filter each channel of (1, 3, h, w) with a (k, k) kernel, borders reflected; clamped to [0, 1]."""
-    pixels = cv2.filter2D(to_array(image), -1, kernel.numpy(), borderType=cv2.BORDER_REFLECT)
-    return to_tensor(pixels).clamp(0, 1)
-
-
-def add_noise(image: Tensor, step: Pass, rng: torch.Generator) -> Tensor:
-    """Gaussian noise of sigma `strength`, or Poisson noise of `strength` times 8-bit photon noise."""
-    shape = list(image.shape)
-    if step.gray:
-        shape[1] = 1
-    if step.gaussian:
-        noise = step.strength * torch.randn(shape, generator=rng)
-    else:
-        light = image.mean(1, keepdim=True) if step.gray else image
-        counts = (light.clamp(0, 1) * 255).round()
-        noise = step.strength * (torch.poisson(counts, generator=rng) - counts) / 255
-    return (image + noise).clamp(0, 1)
-
-
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """Through libjpeg and back at `quality` (1 to 100), 4:2:0."""
-    pixels = np.rint(to_array(image) * 255).astype(np.uint8)[..., ::-1]
-    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None  # it was encoded a line above
-    return to_tensor(np.ascontiguousarray(decoded[..., ::-1], dtype=np.float32) / 255)
-
-
-def to_array(image: Tensor) -> np.ndarray:
-    """(1, 3, h, w) -> (h, w, 3)."""
-    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(h, w, 3) -> (1, 3, h, w)."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
-
-
-def blur_kernel(rng: torch.Generator, sigma: tuple[float, float]) -> Tensor:
-    """Gaussian, generalised Gaussian or plateau kernel (21, 21), isotropic or not, sum 1."""
+def blur_kernel(rng: torch.Generator, side: int, sigma: tuple[float, float]) -> Tensor:
+    """Gaussian, generalised Gaussian or plateau kernel, isotropic or not: (21, 21), sum 1, 0 beyond `side`."""
     kind = uniform(rng, 0.0, 1.0)
     # Published shares: iso .45, aniso .25, generalised .12/.03, plateau .12/.03.
     isotropic = kind < 0.45 or 0.70 <= kind < 0.82 or 0.85 <= kind < 0.97
     first = uniform(rng, *sigma)
     second = first if isotropic else uniform(rng, *sigma)
     angle = 0.0 if isotropic else uniform(rng, -math.pi, math.pi)
-    axis = torch.arange(KERNEL, dtype=torch.float32) - KERNEL // 2
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    axis = torch.arange(side, dtype=torch.float32) - side // 2
+    y, x = axis[:, None], axis
     u = (x * math.cos(angle) + y * math.sin(angle)) / first
     v = (y * math.cos(angle) - x * math.sin(angle)) / second
     distance = u * u + v * v
     if kind < 0.70:
-        kernel = torch.exp(-distance / 2)
-    elif kind < 0.85:
-        kernel = torch.exp(-((distance + 1e-12) ** uniform(rng, 0.5, 4.0)) / 2)
-    else:
-        kernel = 1 / (1 + (distance + 1e-12) ** uniform(rng, 1.0, 2.0))
-    return kernel / kernel.sum()
+        return framed(torch.exp(-distance / 2))
+    if kind < 0.85:
+        return framed(torch.exp(-(distance ** draw_shape(rng, 0.5, 4.0)) / 2))
+    return framed(1 / (1 + distance ** draw_shape(rng, 1.0, 2.0)))
 
 
-def sinc_kernel(rng: torch.Generator) -> Tensor:
-    """Circular low-pass (21, 21) with a cut-off in [pi/3, pi): the source of ringing; sum 1."""
-    cutoff = uniform(rng, math.pi / 3, math.pi)
-    axis = torch.arange(KERNEL, dtype=torch.float64) - KERNEL // 2
-    radius = torch.sqrt(axis[:, None] ** 2 + axis[None] ** 2)
+def draw_shape(rng: torch.Generator, low: float, high: float) -> float:
+    """An exponent below 1 as often as above it; `low` may be 1."""
+    return uniform(rng, low, 1.0) if chance(rng, 0.5) else uniform(rng, 1.0, high)
+
+
+def sinc_kernel(rng: torch.Generator, side: int, lowest: float = math.pi / 3) -> Tensor:
+    """Circular low-pass with a cut-off in [lowest, pi): the source of ringing. (21, 21), sum 1, 0 beyond `side`."""
+    cutoff = uniform(rng, lowest, math.pi)
+    axis = torch.arange(side, dtype=torch.float64) - side // 2
+    radius = torch.sqrt(axis[:, None] ** 2 + axis**2)
     kernel = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
-    kernel[KERNEL // 2, KERNEL // 2] = cutoff**2 / (4 * math.pi)
-    normalised: Tensor = kernel / kernel.sum()
-    return normalised.float()
+    kernel[side // 2, side // 2] = cutoff**2 / (4 * math.pi)
+    return framed(kernel).float()
+
+
+def framed(kernel: Tensor) -> Tensor:
+    """Sum 1, and zeros around it up to (21, 21)."""
+    return F.pad(kernel / kernel.sum(), ((KERNEL - len(kernel)) // 2,) * 4)
+
+
+# --- degrading -------------------------------------------------------------------------------------
+
+
+def degrade(
+    images: Tensor,
+    recipes: Sequence[Recipe],
+    sizes: Sizes,
+    rngs: Sequence[torch.Generator],
+    scale: float | None = None,
+) -> Tensor:
+    """Follow recipes of one kind: (b, 3, H, W) -> (b, 3, round(H / scale), round(W / scale)), 8-bit steps.
+
+    recipes, rngs: one for each image; the generators make the noise and live on the images' device.
+    scale: in place of that of `sizes`.
+    """
+    scale = sizes.scale if scale is None else scale
+    target = scaled(images.shape[-2:], 1 / scale)
+    if not sizes.resizes:
+        return quantise(resize(images, target, "bicubic"))
+    x, last = images, len(sizes.resizes) - 1
+    for number, (factor, mode) in enumerate(sizes.resizes):
+        steps = [recipe.passes[number] for recipe in recipes]
+        x = blur_some(x, [step.kernel for step in steps])
+        # The last pass goes to the neighbourhood of the target, the first to that of its input.
+        x = resize(x, scaled(target if number == last else x.shape[-2:], factor), mode)
+        x = add_noise(x, steps, rngs)
+        if number < last:
+            x = jpeg(x, [step.quality for step in steps])
+    x = jpeg_some(x, [None if recipe.jpeg_last else recipe.passes[-1].quality for recipe in recipes])
+    x = resize(x, target, sizes.final_mode)
+    x = blur_some(x, [recipe.sinc for recipe in recipes])
+    x = jpeg_some(x, [recipe.passes[-1].quality if recipe.jpeg_last else None for recipe in recipes])
+    return quantise(x)
+
+
+def scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
+    """(h, w) times a factor, rounded, at least 1."""
+    h, w = (max(1, round(side * factor)) for side in size)
+    return h, w
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Round to 8-bit steps, clamped to [0, 1]."""
+    return (images.clamp(0, 1) * 255).round() / 255
+
+
+def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """To (h, w) px by area, bilinear or bicubic, with antialias; clamped to [0, 1]."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    if mode == "area":
+        return F.interpolate(images, size, mode="area")
+    return F.interpolate(images, size, mode=mode, align_corners=False, antialias=True).clamp(0, 1)
+
+
+def blur_some(images: Tensor, kernels: Sequence[Tensor | None]) -> Tensor:
+    """Filter each image with its kernel (21, 21), or leave it as it is."""
+    found = {row: kernel for row, kernel in enumerate(kernels) if kernel is not None}
+    return on_rows(images, list(found), lambda x: blur(x, torch.stack(list(found.values())).to(x.device)))
+
+
+def jpeg_some(images: Tensor, qualities: Sequence[int | None]) -> Tensor:
+    """JPEG each image at its quality, or leave it as it is."""
+    found = {row: quality for row, quality in enumerate(qualities) if quality is not None}
+    return on_rows(images, list(found), lambda x: jpeg(x, list(found.values())))
+
+
+def on_rows(images: Tensor, rows: list[int], function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images, those at `rows` replaced by what the function makes of them."""
+    if len(rows) in (0, len(images)):
+        return function(images) if rows else images
+    result = images.clone()
+    result[rows] = function(images[rows])
+    return result
+
+
+def blur(images: Tensor, kernels: Tensor) -> Tensor:
+    """Filter (b, 3, h, w) with kernels (b, k, k), k odd, borders reflected; clamped to [0, 1].
+
+    Kernels equal themselves turned by 180 degrees, so that convolution is correlation.
+    """
+    h, w = images.shape[-2:]
+    margin = kernels.shape[-1] // 2
+    # Reflection can reach no farther than the picture.
+    mode = "reflect" if min(h, w) > margin else "replicate"
+    padded = F.pad(images, (margin,) * 4, mode=mode)
+    # The transform's wrap-around only touches the first 2 * margin rows and columns, which are cut off.
+    size = (fast_length(h + 2 * margin), fast_length(w + 2 * margin))
+    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernels, s=size)[:, None]
+    filtered: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return filtered[..., 2 * margin : 2 * margin + h, 2 * margin : 2 * margin + w].clamp(0, 1)
+
+
+def fast_length(length: int) -> int:
+    """The next even length without prime factors above 5, which FFTs are fast at."""
+    candidate = length + length % 2
+    while True:
+        rest = candidate
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return candidate
+        candidate += 2
+
+
+def add_noise(images: Tensor, steps: Sequence[Pass], rngs: Sequence[torch.Generator]) -> Tensor:
+    """Gaussian noise of sigma `strength`, or `strength` times photon noise; clamped to [0, 1]."""
+    b, _, h, w = images.shape
+    unit = torch.empty_like(images)
+    for row, (step, rng) in enumerate(zip(steps, rngs, strict=True)):
+        channels = 1 if step.gray else 3
+        unit[row] = torch.randn((channels, h, w), generator=rng, device=images.device)
+    photons = [row for row, step in enumerate(steps) if not step.gaussian]
+    gray = torch.tensor([steps[row].gray for row in photons], device=images.device).view(-1, 1, 1, 1)
+    if photons:
+        unit = on_rows(unit, photons, lambda x: photon_noise(images[photons], x, gray))
+    strength = torch.tensor([step.strength for step in steps], device=images.device).view(b, 1, 1, 1)
+    return (images + strength * unit).clamp(0, 1)
+
+
+def photon_noise(images: Tensor, unit: Tensor, gray: Tensor) -> Tensor:
+    """Counts of photons less their mean, over 255, when white is 255 photons.
+
+    unit: standard normal (b, 3, h, w), bent to the mean, variance and skew of a Poisson distribution
+    by the Cornish-Fisher expansion, x = m + sqrt(m) z + (z^2 - 1) / 6: as fast as Gaussian noise and
+    the same on every device. gray (b, 1, 1, 1): where the mean is the luma's, so that equal `unit`
+    make equal noise in the three channels.
+    """
+    weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
+    light = torch.where(gray, (images * weights).sum(1, keepdim=True), images)
+    mean = (light.clamp(0, 1) * 255).round()
+    bent = mean.sqrt() * unit + (unit * unit - 1) / 6
+    return torch.where(mean > 0, bent, 0.0) / 255
+
+
+def sharpen(images: Tensor, weight: float) -> Tensor:
+    """Unsharp mask of sigma 8 px on (b, 3, h, w) where it changes more than 10 of 255, softly; in [0, 1].
+
+    As Real-ESRGAN sharpens its targets.
+    """
+    axis = torch.arange(51, dtype=torch.float32, device=images.device) - 25
+    line = torch.exp(-((axis / 8) ** 2) / 2)
+    kernels = (line[:, None] * line / line.sum() ** 2).expand(len(images), -1, -1)
+    residual = images - blur(images, kernels)
+    mask = blur((residual.abs() * 255 > 10).float(), kernels)
+    return torch.lerp(images, (images + weight * residual).clamp(0, 1), mask)

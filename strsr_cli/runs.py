@@ -1,27 +1,25 @@
-"""A training run's folder: resolved configuration, log, checkpoints, exported weights.
+"""A training run's folder, where a night's work is safe.
 
 config.toml        the configuration, every value resolved
-metrics.jsonl      one line per log interval
-checkpoint.pt      everything needed to go on; replaced whole, never in place
+metrics.jsonl      one line per log interval; the same numbers for TensorBoard in tensorboard/
+checkpoints/N/     all that is needed to go on from step N; appears whole, the two newest are kept
 samples/           sheets of lq_up | restored | hq
-model/             the averaged weights, for `strsr upscale --weights`
+model/             the averaged weights, for `strsr upscale --weights` and `strsr export`
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from strsr_models.config import from_dict
 from strsr_models.errors import StrsrError, UsageError
-from strsr_models.load import save_lite
-from strsr_models.pipelines.lite import LitePipeline
 
 from .journal import whole_file
 
@@ -32,13 +30,18 @@ else:
 
 T = TypeVar("T")
 
+KEPT_CHECKPOINTS = 2
+FRESH = ".new"  # suffix of a folder that is being written
 
-def read_config(cls: type[T], path: Path | None, settings: list[str]) -> T:
-    """The dataclass `cls` from defaults, then a TOML file, then `key=value` settings."""
-    data: dict[str, Any] = {}
+
+def read_config(
+    cls: type[T], path: Path | None, settings: list[str], preset: dict[str, Any] | None = None
+) -> T:
+    """The dataclass `cls` from defaults, then a preset, a TOML file, and `key=value` settings."""
+    data: dict[str, Any] = dict(preset or {})
     if path is not None:
         try:
-            data = tomllib.loads(path.read_text())
+            data |= tomllib.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UsageError(f"--config {path}: {error}") from error
     for setting in settings:
@@ -49,6 +52,8 @@ def read_config(cls: type[T], path: Path | None, settings: list[str]) -> T:
         table = data
         for name in tables:
             table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {setting}: {name} is a value, not a table of values")
         table[last] = _parse_value(value.strip())
     return from_dict(cls, data, str(path or "--set"))
 
@@ -81,9 +86,10 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.checkpoint = folder / "checkpoint.pt"
+        self.checkpoints = folder / "checkpoints"
         try:
             (folder / "samples").mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be made: {error.strerror}") from error
 
@@ -101,33 +107,92 @@ class Run:
         """Forget logged lines after `step`, which a resumed run makes again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             with whole_file(path) as file:
                 file.write("".join(line + "\n" for line in lines).encode())
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint once the new one is whole."""
-        with whole_file(self.checkpoint) as file:
-            torch.save(state, file)
+    def saved_steps(self) -> list[int]:
+        """The steps of all whole checkpoints, oldest first."""
+        return sorted(int(path.name) for path in self.checkpoints.iterdir() if path.name.isdecimal())
 
-    def load(self) -> dict[str, Any] | None:
-        """The checkpoint's state on the CPU, or None in a new run."""
-        if not self.checkpoint.exists():
-            return None
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, or None in a new run."""
+        steps = self.saved_steps()
+        return self.checkpoint(steps[-1]) if steps else None
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of `step` is or will be."""
+        return self.checkpoints / f"{step:07d}"
+
+    def keep(self, step: int, folder: Path) -> None:
+        """Make `folder`, which holds all of a checkpoint, the newest; drop old ones once it is on the disk."""
+        target = self.checkpoint(step)
+        if target.exists():  # of a run that was resumed and stopped at once
+            shutil.rmtree(folder)
+            return
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many kinds; each means an unusable file
-            raise StrsrError(
-                f"{self.checkpoint}: cannot be read ({error}); move it away to start over"
-            ) from error
-        return state
+            _sync_all(folder)
+            folder.rename(target)
+            _sync(target.parent)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise cannot_write(target, error, f"the last checkpoint is {self.latest() or 'none'}") from error
+        for old in self.saved_steps()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(self.checkpoint(old), ignore_errors=True)
 
-    def export(self, pipeline: LitePipeline, metadata: dict[str, str]) -> Path:
-        """Write model/ beside the run, whole; returns the folder."""
-        fresh, target = self.folder / "model.new", self.folder / "model"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        save_lite(pipeline, fresh, metadata)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+    def export(self, write: Callable[[Path], None]) -> Path:
+        """Have `write(folder)` fill model/, which is replaced whole; returns the folder."""
+        target = self.folder / "model"
+        whole_folder(target, write, "the run's checkpoints are still there")
         return target
+
+
+def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") -> None:
+    """A folder that takes the place of `target` once `write(folder)` has filled it and it is on the disk.
+
+    Raises StrsrError, and leaves `target` as it was, when the disk does not take it.
+    """
+    fresh, old = (target.with_name(target.name + suffix) for suffix in (FRESH, ".old"))
+    for left_over in (fresh, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        write(fresh)
+        _sync_all(fresh)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        _sync(target.parent)
+    except Exception as error:  # torch and safetensors have an error of their own for a full disk
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise cannot_write(target, error, advice) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
+    """What to tell a person whose disk did not take something."""
+    if isinstance(error, StrsrError):
+        return error
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return StrsrError(f"{target}: cannot be written ({reason}); is the disk full? {advice}".rstrip())
+
+
+def _sync_all(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _step_of(line: str) -> float:
+    """The step of a logged line; a line that was cut short by a crash is never kept."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -37,6 +37,7 @@ class UpscaleOptions:
     device: str
     precision: str
     quality: int
+    steps: int = 1  # of the network
 
 
 def upscale_image(
@@ -49,7 +50,13 @@ def upscale_image(
     """Restore one picture at `scale` times its size: gray stays gray, 16 bits stay 16, alpha comes along."""
     lq = to_tensor(picture.color).expand(-1, 3, -1, -1)
     hq = pipeline.upscale(
-        lq, options.scale, tile=options.tile, overlap=options.overlap, precision=precision, on_tile=on_tile
+        lq,
+        options.scale,
+        tile=options.tile,
+        overlap=options.overlap,
+        precision=precision,
+        steps=options.steps,
+        on_tile=on_tile,
     )
     if picture.color.shape[2] == 1:
         hq = hq.mean(1, keepdim=True)

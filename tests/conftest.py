@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import settings
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from strsr_cli.app import app
@@ -43,6 +45,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> None:
+    """accelerate keeps one precision per process; each test may choose its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture
 def tiny() -> LitePipeline:
     """A tiny lite whose every organ matters: nothing is left at zero."""
@@ -67,6 +75,27 @@ def photo() -> np.ndarray:
     """A real photo, (120, 160, 3) uint8."""
     with Image.open(EXAMPLES / "cat.png") as image:
         return np.array(image)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, photo: np.ndarray) -> Path:
+    """A folder to train on: one good photo, one too small, one damaged."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(photo).save(folder / "cat.png")
+    Image.fromarray(photo[:8, :8]).save(folder / "too-small.png")
+    (folder / "damaged.jpg").write_text("no")
+    return folder
+
+
+@pytest.fixture
+def squeezenet(tmp_path: Path) -> Path:
+    """A file of random weights with torchvision's names, as far as the last tap."""
+    import torchvision
+
+    path = tmp_path / "squeezenet.safetensors"
+    save_file(dict(torchvision.models.squeezenet1_1(weights=None).state_dict()), path)
+    return path
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden" / "help"
 
 
-@pytest.mark.parametrize("command", ["", "upscale", "train"])
+@pytest.mark.parametrize("command", ["", "upscale", "train", "distill", "export"])
 def test_help_page(command: str) -> None:
     environment = {**os.environ, "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "COLUMNS": "100"}
     environment.pop("GITHUB_ACTIONS", None)

@@ -1,47 +1,54 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from typer.testing import Result
 
-from strsr_cli.data import Crops, join
+from strsr_cli.data import Crops, join, load_photos, prepare
 from strsr_cli.degrade import DegradeConfig
-from strsr_cli.images import read_image
-from strsr_cli.runs import read_config, to_toml
-from strsr_cli.train import TrainConfig, learning_rate, train
+from strsr_cli.engine import learning_rate
+from strsr_cli.runs import Run, read_config, to_toml
+from strsr_cli.train import FlowStage, TrainConfig, train
 from strsr_models import StrsrError, UsageError, load_pipeline
-from strsr_models.encoders.features import FeatureNetwork
-from strsr_models.losses.perceptual import feature_distance
+from strsr_models.pipelines.lite import LitePipeline
 
 from .conftest import TINY
 
-BASE = ["batch_size=2", "crop_size=32", "workers=0", "log_every=1", "warmup_steps=1", "device=cpu"]
-
-
-@pytest.fixture
-def photos(tmp_path: Path, photo: np.ndarray) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    Image.fromarray(photo).save(folder / "cat.png")
-    Image.fromarray(photo[:8, :8]).save(folder / "too-small.png")
-    (folder / "damaged.jpg").write_text("no")
-    return folder
+BASE = [
+    "batch_size=2",
+    "crop_size=32",
+    "workers=0",
+    "log_every=1",
+    "warmup_steps=1",
+    "device=cpu",
+    "precision=fp32",
+    "tensorboard=false",
+]
 
 
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    model = to_toml(TrainConfig(model=TINY))
-    path.write_text(model[model.index("[model]") : model.index("[degrade]")])
+    lines = to_toml(TrainConfig(model=TINY))
+    path.write_text(lines[lines.index("[model]") :])
     return path
+
+
+SMALL = ["--set", "device=cpu", "--set", "crop_size=32"]
 
 
 def run(photos: Path, out: Path, config: Path, *settings: str) -> Path:
@@ -52,49 +59,259 @@ def metrics(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def newest(out: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the newest checkpoint: weights, averages and the optimiser's moments."""
+    folder = Run(out).latest()
+    assert folder is not None
+    tensors = {**load_file(folder / "model.safetensors")}
+    tensors |= {f"average.{k}": v for k, v in load_file(folder / "average.safetensors").items()}
+    for number, moments in torch.load(folder / "optimizer.bin", weights_only=True)["state"].items():
+        tensors |= {f"adam.{number}.{k}": v for k, v in moments.items() if isinstance(v, torch.Tensor)}
+    return tensors
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
 def mean_l1(weights: Path, photos: Path) -> float:
     """Over the same crops for whatever weights."""
-    crops = Crops(
-        [np.array(read_image(photos / "cat.png").rgb8())], 32, 9, DegradeConfig(clean_share=1, mild_share=0)
-    )
-    batch = join([crops[number] for number in range(24)])
+    crops = Crops(load_photos([photos], 32), 32, 9)
+    raw = join([crops[number] for number in range(24)])
+    batch = prepare(raw, 0, DegradeConfig(clean_share=1, mild_share=0), 9, torch.device("cpu"))
     pipeline = load_pipeline("lite", weights)
     with torch.no_grad():
-        pred = pipeline.restore(batch.lq_up, pipeline.encode_condition(batch.picture))
+        pred = pipeline(batch.lq_up, batch.picture)
     return float((pred - batch.hq).abs().mean())
+
+
+def flow_loss(weights: Path, photos: Path) -> float:
+    """Over the same crops and noise for whatever weights."""
+    crops = Crops(load_photos([photos], 32), 32, 9)
+    raw = join([crops[number] for number in range(32)])
+    batch = prepare(raw, 0, DegradeConfig(), 9, torch.device("cpu"))
+    pipeline = load_pipeline("lite", weights)
+    assert isinstance(pipeline, LitePipeline)
+    with torch.no_grad():
+        losses, _ = FlowStage(pipeline, TrainConfig(), None)(
+            batch.hq, batch.lq_up, batch.picture, torch.arange(32)
+        )
+    return float(losses["flow_loss"])
+
+
+# --- learning --------------------------------------------------------------------------------------
 
 
 def test_training_lowers_the_loss_and_its_weights_upscale(
     photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
-    settings = ("precision=fp32", "degrade.clean_share=1.0", "degrade.mild_share=0.0", "learning_rate=0.003")
+    settings = ("degrade.clean_share=1.0", "degrade.mild_share=0.0", "learning_rate=0.003")
     start = run(photos, tmp_path / "start", tiny_config, "steps=1", *settings)
     weights = run(photos, tmp_path / "run", tiny_config, "steps=40", *settings)
     assert len(metrics(tmp_path / "run")) == 40
     assert mean_l1(weights, photos) < 0.98 * mean_l1(start, photos)
     assert load_file(weights / "model.safetensors")["dit.patch_in.weight"].dtype == torch.float16
-    result = strsr("upscale", photos / "cat.png", tmp_path / "big.png", "--weights", weights)
+    out = tmp_path / "exported"
+    result = strsr("export", tmp_path / "run", out)
+    assert result.exit_code == 0, result.output
+    result = strsr("upscale", photos / "cat.png", tmp_path / "big.png", "--weights", out)
     assert result.exit_code == 0, result.output
 
 
-def test_stopped_and_resumed_equals_straight(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
-    run(photos, tmp_path / "straight", tiny_config, "steps=6", "precision=fp32")
-    out = tmp_path / "stopped"
-
-    def stop_at_three(line: str) -> None:
-        if line.startswith("step 3/"):
-            raise KeyboardInterrupt
-
-    settings = [*BASE, "steps=6", "precision=fp32", "save_every=2"]
-    with pytest.raises(KeyboardInterrupt):
-        train([photos], out, tiny_config, settings, stop_at_three)
-    run(photos, out, tiny_config, "steps=6", "precision=fp32", "save_every=2")
-    first, second = (
-        torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (tmp_path / "straight", out)
+def test_autoencoder_then_flow_then_several_steps(
+    photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    first = run(photos, tmp_path / "ae", tiny_config, "steps=40", "stage=autoencoder", "learning_rate=0.003")
+    second = run(
+        photos,
+        tmp_path / "flow",
+        tiny_config,
+        "steps=80",
+        "stage=flow",
+        "learning_rate=0.01",
+        f"init={first}",
     )
-    for part in ("pipeline", "ema"):
-        assert all(torch.equal(first[part][key], second[part][key]) for key in first[part])
-    assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4, 5, 6]
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"dit", "projector", "semantic_encoder"}
+    assert flow_loss(second, photos) < 0.9 * flow_loss(first, photos)
+    outputs = []
+    for steps in (1, 3):
+        outputs.append(tmp_path / f"{steps}.png")
+        result = strsr("upscale", photos / "cat.png", outputs[-1], "--weights", second, "--steps", steps)
+        assert result.exit_code == 0, result.output
+    assert outputs[0].read_bytes() != outputs[1].read_bytes()
+
+
+def test_init_starts_from_given_weights(
+    photos: Path, tiny_config: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    weights = run(
+        photos, tmp_path / "run", tiny_config, "steps=1", f"init={tiny_weights}", "learning_rate=1e-9"
+    )
+    lq = torch.rand(1, 3, 16, 16)
+    before, after = (load_pipeline("lite", folder).upscale(lq) for folder in (tiny_weights, weights))
+    torch.testing.assert_close(before, after, atol=2e-3, rtol=0)
+
+
+def test_a_batch_in_parts_or_computed_twice_is_the_batch(
+    photos: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    ways = {"whole": "accumulate=1", "parts": "accumulate=2", "again": "gradient_checkpointing=true"}
+    for out, way in ways.items():
+        run(photos, tmp_path / out, tiny_config, "steps=3", "batch_size=4", way)
+    whole, *others = ([line["l1_loss"] for line in metrics(tmp_path / out)] for out in ways)
+    for curve in others:
+        assert curve == pytest.approx(whole, rel=1e-4)
+
+
+def test_training_with_a_feature_loss_logs_it(
+    photos: Path, tiny_config: Path, squeezenet: Path, tmp_path: Path
+) -> None:
+    weights = f"perceptual_weights={squeezenet}"
+    run(photos, tmp_path / "run", tiny_config, "steps=2", "perceptual_weight=0.1", weights)
+    line = metrics(tmp_path / "run")[-1]
+    assert line["perceptual_loss"] > 0
+    saved = Run(tmp_path / "run").latest()
+    assert saved is not None
+    names = load_file(saved / "model.safetensors")
+    assert not any("feature" in name or "network" in name for name in names)
+
+
+def test_tensorboard_gets_the_numbers(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "run", tiny_config, "steps=2", "tensorboard=true")
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"l1_loss" in events.read_bytes()
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    config = TrainConfig(steps=1000, warmup_steps=100, learning_rate=1e-3, final_learning_rate=1e-5)
+    rates = [learning_rate(config, step) for step in (0, 50, 100, 500, 999)]
+    assert rates[0] == pytest.approx(1e-5, rel=0.01)
+    assert rates[0] < rates[1] < rates[2]
+    assert rates[2] > rates[3] > rates[4]
+    assert rates[4] == pytest.approx(1e-5, rel=0.01)
+
+
+# --- a run that loses no night ---------------------------------------------------------------------
+
+
+def test_ten_steps_equal_five_a_kill_and_five(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "straight", tiny_config, "steps=10")
+
+    def die_at_seven(line: str) -> None:
+        if line.startswith("step 7/"):
+            raise SystemExit  # two steps behind the checkpoint
+
+    out = tmp_path / "killed"
+    with pytest.raises(SystemExit):
+        train([photos], out, tiny_config, [*BASE, "steps=10", "save_every=5"], die_at_seven)
+    assert Run(out).saved_steps() == [5]
+    run(photos, out, tiny_config, "steps=10", "save_every=5")
+    assert same(newest(tmp_path / "straight"), newest(out))
+    kept = ("step", "l1_loss", "learning_rate")
+    first, second = (
+        [[line[key] for key in kept] for line in metrics(tmp_path / o)] for o in ("straight", "killed")
+    )
+    assert first == second
+
+
+def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(
+    photos: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def terminate_at_three(line: str) -> None:
+        if line.startswith("step 3/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train([photos], out, tiny_config, [*BASE, "steps=6"], terminate_at_three)
+    assert Run(out).saved_steps() == [3]
+    run(photos, out, tiny_config, "steps=6")
+    run(photos, tmp_path / "straight", tiny_config, "steps=6")
+    assert same(newest(tmp_path / "straight"), newest(out))
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(photos, out, tiny_config, "steps=2")
+    before = newest(out)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing then fails, as on a full disk
+    try:
+        with pytest.raises(
+            StrsrError, match=r"cannot be written .*; is the disk full\? the last checkpoint is .*0000002"
+        ):
+            train([photos], out, tiny_config, [*BASE, "steps=4"], lambda line: limit_files(line))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert Run(out).saved_steps() == [2]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["0000002"]
+    assert same(before, newest(out))
+    run(photos, out, tiny_config, "steps=4")
+    assert Run(out).saved_steps() == [2, 4]
+
+
+def limit_files(line: str) -> None:
+    """From step 4 on no file may grow past 100 kB."""
+    if line.startswith("step 4/"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_only_two_checkpoints_are_kept(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "run", tiny_config, "steps=5", "save_every=1", "precision=auto")
+    assert Run(tmp_path / "run").saved_steps() == [4, 5]
+
+
+def not_finite_in(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss of those steps (counted from 1) NaN."""
+    from strsr_cli import engine
+
+    real, count = engine.F.l1_loss, iter(range(1, 1000))
+
+    def l1_loss(pred: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
+        return real(pred, hq) * (float("nan") if next(count) in steps else 1.0)
+
+    monkeypatch.setattr(engine.F, "l1_loss", l1_loss)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_finite_in({2}, monkeypatch)
+    run(photos, tmp_path / "run", tiny_config, "steps=3")
+    assert metrics(tmp_path / "run")[-1]["skipped_steps"] == 1
+    assert all(value.isfinite().all() for value in newest(tmp_path / "run").values())
+
+
+def test_ten_of_them_in_a_row_stop_the_run(
+    photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_finite_in(set(range(4, 100)), monkeypatch)
+    with pytest.raises(
+        StrsrError, match=r"10 steps in a row .* last checkpoint is .*0000003; go on with a lower"
+    ):
+        run(photos, tmp_path / "run", tiny_config, "steps=20", "save_every=3")
+    assert all(value.isfinite().all() for value in newest(tmp_path / "run").values())
+
+
+def test_a_damaged_checkpoint_is_named(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "run", tiny_config, "steps=1")
+    saved = Run(tmp_path / "run").latest()
+    assert saved is not None
+    (saved / "model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(StrsrError, match=r"checkpoints/0000001: cannot be resumed .*move it away"):
+        run(photos, tmp_path / "run", tiny_config, "steps=2")
+
+
+def test_a_checkpoint_of_another_network_is_refused(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "run", tiny_config, "steps=1")
+    with pytest.raises(StrsrError, match="cannot be resumed"):
+        run(photos, tmp_path / "run", tiny_config, "steps=2", "model.dit.depth=1")
+
+
+# --- settings --------------------------------------------------------------------------------------
 
 
 def test_the_resolved_config_makes_the_same_config_again(
@@ -110,13 +327,19 @@ def test_the_resolved_config_makes_the_same_config_again(
     [
         ("step=5", "unknown key 'step'; did you mean 'steps'"),
         ("steps=many", "steps: expected int, got 'many'"),
+        ("steps=0", "steps must be at least 1"),
         ("crop_size=40", "must be a multiple of 16"),
         ("model.dit.widht=3", "unknown key 'widht'; did you mean 'width'"),
+        ("model.dit.width.x=3", "width is a value, not a table"),
         ("perceptual_weight=1.0", "needs perceptual_weights"),
         ("steps", "expected key=value"),
         ("degrade.scale=[4]", "expected a list of 2"),
         ("precision=fp12", "use auto, fp16, bf16 or fp32"),
         ("learning_rate=-1", "learning_rate must lie"),
+        ("stage=flows", "did you mean 'flow'"),
+        ("stage=flow", "needs init"),
+        ("accumulate=3", "must be a multiple of processes x accumulate"),
+        ("init=/nowhere", "no such weights"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
@@ -125,81 +348,112 @@ def test_a_wrong_setting_is_one_line(
     result = strsr(
         "train", "--data", photos, "--out", tmp_path / "run", "--config", tiny_config, "--set", setting
     )
-    assert result.exit_code == 2
+    assert result.exit_code in (2, 3)
     assert message in result.stderr
-    assert "Traceback" not in result.output
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_an_empty_folder_is_refused(tiny_config: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no photo of at least 32 px"):
         run(tmp_path / "empty", tmp_path / "run", tiny_config, "steps=1")
+    assert not (tmp_path / "run").exists()
 
 
-def test_ten_losses_that_are_not_finite_stop_the_run(
-    photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_dry_run_tells_settings_sizes_and_memory_and_writes_nothing(
+    photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
-    monkeypatch.setattr("strsr_cli.train.F.l1_loss", lambda pred, hq: (pred - hq).mean() * float("nan"))
-    with pytest.raises(StrsrError, match="10 steps in a row were not finite"):
-        run(photos, tmp_path / "run", tiny_config, "steps=20")
+    before = sorted(tmp_path.rglob("*"))
+    result = strsr("train", "--data", photos, "--config", tiny_config, "--dry-run", *SMALL)
+    assert result.exit_code == 0, result.output
+    told = re.search(r"about ([\d.]+) GiB \(weights", result.stdout)
+    assert told is not None
+    assert 0.001 < float(told.group(1)) < 0.1
+    assert "1 photos, 0.1" in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    toml = tmp_path / "resolved.toml"
+    toml.write_text(result.stdout)
+    assert read_config(TrainConfig, toml, []).device == "cpu"
 
 
-def test_a_damaged_checkpoint_is_named(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+def test_preview_draws_a_sheet(
+    photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    result = strsr("train", "--data", photos, "--config", tiny_config, "--preview", sheet, *SMALL)
+    assert result.exit_code == 0, result.output
+    with Image.open(sheet) as image:
+        assert min(image.size) > 200
+
+
+def test_export_wants_a_run_and_a_new_folder(
+    tmp_path: Path, tiny_weights: Path, strsr: Callable[..., Result]
+) -> None:
+    (tmp_path / "some").mkdir()
+    assert "not the folder of a run" in strsr("export", tmp_path / "some", tmp_path / "w").stderr
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"rubbish")
-    with pytest.raises(StrsrError, match=r"checkpoint\.pt: cannot be read"):
-        run(photos, tmp_path / "run", tiny_config, "steps=1")
+    tiny_weights.rename(tmp_path / "run" / "model")
+    (tmp_path / "some" / "precious.txt").write_text("mine")
+    refused = strsr("export", tmp_path / "run", tmp_path / "some")
+    assert refused.exit_code == 2
+    assert "not an empty folder" in refused.stderr
+    assert (tmp_path / "some" / "precious.txt").read_text() == "mine"
 
 
-def test_the_learning_rate_warms_up_and_falls() -> None:
-    config = TrainConfig(steps=1000, warmup_steps=100, learning_rate=1e-3, final_learning_rate=1e-5)
-    rates = [learning_rate(config, step) for step in (0, 50, 100, 500, 999)]
-    assert rates[0] == pytest.approx(1e-5, rel=0.01)
-    assert rates[0] < rates[1] < rates[2]
-    assert rates[2] > rates[3] > rates[4]
-    assert rates[4] == pytest.approx(1e-5, rel=0.01)
+# --- several processes -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def squeezenet(tmp_path: Path) -> Path:
-    """A file of random weights with torchvision's names, as far as the last tap."""
-    import torchvision
-
-    path = tmp_path / "squeezenet.safetensors"
-    save_file(dict(torchvision.models.squeezenet1_1(weights=None).state_dict()), path)
-    return path
-
-
-def test_feature_distance_is_zero_at_equality_and_trains_the_prediction_only(squeezenet: Path) -> None:
-    network = FeatureNetwork("squeezenet", squeezenet)
-    target = torch.rand(2, 3, 48, 48)
-    assert float(feature_distance(target, target, network)) == 0
-    pred = torch.rand(2, 3, 48, 48, requires_grad=True)
-    distance = feature_distance(pred, target, network)
-    distance.backward()
-    assert 0 < distance.item() <= 4
-    assert pred.grad is not None
-    assert torch.isfinite(pred.grad).all()
-    assert not any(p.requires_grad for p in network.parameters())
-
-
-def test_training_with_a_feature_loss_logs_it(
-    photos: Path, tiny_config: Path, squeezenet: Path, tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2])
+def test_two_processes_draw_the_curve_of_one(
+    photos: Path, tiny_config: Path, tmp_path: Path, processes: int
 ) -> None:
-    weights = f"perceptual_weights={squeezenet}"
-    run(photos, tmp_path / "run", tiny_config, "steps=2", "perceptual_weight=0.1", weights)
-    assert metrics(tmp_path / "run")[-1]["perceptual_loss"] > 0
+    settings = [*BASE, "steps=8", "batch_size=4", "save_every=4"]
+    arguments = ["train", "--data", str(photos), "--config", str(tiny_config)]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_LOG_LEVEL": "error"}
+    many, one = tmp_path / "many", tmp_path / "one"
+    together = [*launch, "-m", "strsr_cli", *arguments, "--out", str(many)]
+    done = subprocess.run(together, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train([photos], one, tiny_config, settings, lambda _line: None)
+    for name in ("l1_loss", "learning_rate"):
+        first, second = ([line[name] for line in metrics(out)] for out in (one, many))
+        assert second == pytest.approx(first, rel=1e-4)
+    first_weights, second_weights = (load_file(out / "model" / "model.safetensors") for out in (one, many))
+    for key, value in first_weights.items():
+        torch.testing.assert_close(second_weights[key], value, atol=2e-3, rtol=0.02)
 
 
-def test_init_starts_from_given_weights(
-    photos: Path, tiny_config: Path, tiny_weights: Path, tmp_path: Path
+@pytest.mark.slow
+def test_kill_at_any_moment_loses_at_most_the_steps_since_the_checkpoint(
+    photos: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
-    weights = run(
-        photos, tmp_path / "run", tiny_config, "steps=1", f"init={tiny_weights}", "learning_rate=1e-9"
-    )
-    lq = torch.rand(1, 3, 16, 16)
-    before, after = (
-        load_pipeline("lite", tiny_weights).upscale(lq),
-        load_pipeline("lite", weights).upscale(lq),
-    )
-    torch.testing.assert_close(before, after, atol=2e-3, rtol=0)
+    out = tmp_path / "run"
+    settings = [word for s in [*BASE, "steps=100000", "save_every=2"] for word in ("--set", s)]
+    command = [
+        sys.executable,
+        "-m",
+        "strsr_cli",
+        "train",
+        "--data",
+        photos,
+        "--out",
+        out,
+        "--config",
+        tiny_config,
+    ]
+    for number in range(4):
+        process = subprocess.Popen([*map(str, command), *settings], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        want = 4 * (number + 1)
+        while time.monotonic() < deadline and not (
+            out.exists() and max(Run(out).saved_steps(), default=0) >= want
+        ):
+            time.sleep(0.01 * (number + 1))
+        process.kill()
+        process.wait()
+        assert max(Run(out).saved_steps()) >= want
+        assert all(value.isfinite().all() for value in newest(out).values())
+    run(photos, out, tiny_config, f"steps={max(Run(out).saved_steps()) + 1}")

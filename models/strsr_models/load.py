@@ -2,53 +2,109 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
+from .checkpoints import fill_strictly, read_tensors
 from .config import from_dict, to_dict
 from .devices import resolve_device
 from .errors import StrsrError, UsageError, WeightsError, nearest
 from .pipelines.base import OneStepPipeline
 from .pipelines.lite import LiteConfig, LitePipeline
+from .pipelines.pretrained import SAVED, PretrainedOptions, PretrainedPipeline
 
 EMBEDDED = Path(__file__).parent / "weights"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 
 
 def load_pipeline(
-    model: str = "lite", weights: Path | str | None = None, device: str = "cpu"
+    model: str = "lite",
+    weights: Path | str | None = None,
+    device: str = "cpu",
+    *,
+    options: PretrainedOptions | None = None,
 ) -> OneStepPipeline:
     """The pipeline of a family, ready for inference on `device`.
 
-    model: one of MODELS. weights: a folder with config.json and model.safetensors to use in place
-    of the embedded ones. device: auto, cpu, cuda, cuda:N or mps.
-    Raises UsageError for an unknown model, WeightsError for weights that are missing or do not
-    fit, DeviceError for a device that is not there.
+    model: one of MODELS. weights: for lite, a folder with config.json and model.safetensors to use in
+    place of the embedded ones; for zimage and flux2, the models folder with the published checkpoints
+    (None: STRSR_MODELS_DIR or the user's cache), or a folder that `save_adapter` wrote, to use in
+    place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: of zimage, flux2.
+    Raises UsageError for an unknown model or options that it does not have, WeightsError for weights
+    that are missing or do not fit, DeviceError for a device that is not there.
     """
     if model not in MODELS:
         raise UsageError(f"--model {model}: unknown; {nearest(model, MODELS)}")
     target = resolve_device(device)
-    pipeline = MODELS[model](Path(weights) if weights else None)
-    # channels_last: a fifth faster on CPUs, and what tensor cores want.
-    pipeline.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pipeline = MODELS[model](Path(weights) if weights else None, target, options)
     return pipeline.eval().requires_grad_(False)
 
 
-def load_lite(folder: Path | None) -> LitePipeline:
-    """Lite from a folder (default: the embedded one), float32 on the CPU."""
+def load_lite(folder: Path | None, device: torch.device, options: PretrainedOptions | None) -> LitePipeline:
+    """Lite from a folder (default: the embedded one), in float32."""
+    if options is not None:
+        raise UsageError("--model lite: has no options of its own")
     folder = folder or EMBEDDED / "lite"
     config = read_config(folder / CONFIG_NAME)
     pipeline = LitePipeline(config)
-    load_strict(pipeline, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
-    return pipeline
+    fill_strictly(pipeline, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME, CONFIG_NAME)
+    # channels_last: a fifth faster on CPUs, and what tensor cores want.
+    return pipeline.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def load_zimage(
+    folder: Path | None, device: torch.device, options: PretrainedOptions | None
+) -> PretrainedPipeline:
+    """Z-Image-Turbo with StrSR's adapter; see `load_pipeline`."""
+    from .pipelines.zimage import ZImagePipeline
+
+    return load_pretrained(ZImagePipeline, folder, device, options)
+
+
+def load_flux2(
+    folder: Path | None, device: torch.device, options: PretrainedOptions | None
+) -> PretrainedPipeline:
+    """FLUX.2-klein with StrSR's adapter; see `load_pipeline`."""
+    from .pipelines.flux2 import Flux2Pipeline
+
+    return load_pretrained(Flux2Pipeline, folder, device, options)
+
+
+def load_pretrained(
+    family: type[PretrainedPipeline],
+    folder: Path | None,
+    device: torch.device,
+    options: PretrainedOptions | None,
+) -> PretrainedPipeline:
+    """A family from a models folder; `folder` may be an adapter's instead."""
+    options = options or PretrainedOptions()
+    if folder is not None and (folder / SAVED[0]).is_file():
+        if options.adapter != "published":
+            raise UsageError(f"{folder} holds an adapter, and options name another: {options.adapter}")
+        folder, options = None, dataclasses.replace(options, adapter=str(folder))
+    return family.from_models_dir(folder, device, options)
 
 
 # Family by name; the page to extend when a family is added.
-MODELS: dict[str, Callable[[Path | None], OneStepPipeline]] = {"lite": load_lite}
+MODELS: dict[str, Callable[[Path | None, torch.device, PretrainedOptions | None], OneStepPipeline]] = {
+    "lite": load_lite,
+    "zimage": load_zimage,
+    "flux2": load_flux2,
+}
+
+
+def save_pipeline(pipeline: OneStepPipeline, folder: Path, metadata: dict[str, str]) -> None:
+    """Write what `load_pipeline(..., weights=folder)` takes into an existing folder, as its family does."""
+    if isinstance(pipeline, LitePipeline):
+        save_lite(pipeline, folder, metadata)
+    elif isinstance(pipeline, PretrainedPipeline):
+        pipeline.save_adapter(folder, metadata)
+    else:
+        raise UsageError(f"{type(pipeline).__name__}: no way to save this family")
 
 
 def save_lite(pipeline: LitePipeline, folder: Path, metadata: dict[str, str]) -> None:
@@ -78,32 +134,3 @@ def read_config(path: Path) -> LiteConfig:
         return from_dict(LiteConfig, data, str(path))
     except StrsrError as error:
         raise WeightsError(str(error)) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
-
-
-def load_strict(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill all of a module's tensors, or raise one WeightsError that names every mismatch."""
-    wanted = module.state_dict()
-    problems = [f"missing {key}" for key in wanted.keys() - tensors.keys()]
-    problems += [f"unknown {key}" for key in tensors.keys() - wanted.keys()]
-    problems += [
-        f"{key} is {tuple(tensors[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & tensors.keys()
-        if tensors[key].shape != wanted[key].shape
-    ]
-    problems += [f"{key} is not finite" for key, value in tensors.items() if not value.isfinite().all()]
-    if problems:
-        shown = "; ".join(sorted(problems)[:20])
-        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise WeightsError(f"{path}: does not fit {CONFIG_NAME}: {shown}{more}")
-    module.load_state_dict(tensors)

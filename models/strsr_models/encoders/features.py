@@ -1,86 +1,132 @@
-"""Frozen ImageNet feature networks, to compare pictures by.
+"""Frozen ImageNet feature networks, to compare pictures by, or to coach with.
 
-Their weights are not part of the package: they come from a local safetensors file with
-torchvision's key names, of which any prefix of the network's layers may be present.
+Their weights are not part of the package: they come from a local file, safetensors or a torch
+checkpoint, with torchvision's key names; layers behind the last tap may be left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError, WeightsError, nearest
+from ..errors import UsageError, nearest
+from ..networks.resnet50v2 import ResNet50V2Stages
+from .frozen import FrozenNetwork, fill, read_tensors
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """How a network of torchvision's is fed, and after which of its layers features are taken."""
+class TappedLayers(nn.Sequential):
+    """Layers one after the other; the values behind some of them are the result."""
 
-    constructor: str
-    taps: tuple[int, ...]  # indices into `.features`
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    def __init__(self, layers: list[nn.Module], taps: tuple[int, ...]) -> None:
+        super().__init__(*layers)
+        self.taps = taps
 
-
-FEATURES = {
-    "squeezenet": FeatureSpec("squeezenet1_1", (1, 4, 7, 9, 10, 11, 12), IMAGENET_MEAN, IMAGENET_STD),
-    # relu1_2, relu2_2, relu3_1; Caffe weights want 0..255 minus a mean.
-    "vgg19": FeatureSpec("vgg19", (3, 8, 11), (0.48502, 0.45795, 0.40760), (1 / 255, 1 / 255, 1 / 255)),
-}
-
-
-class FeatureNetwork(nn.Module):
-    """Images (b, 3, h, w) in [0, 1] to a list of feature maps, shallow to deep; no parameter trains."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, name: str, weights: Path) -> None:
-        """name: one of FEATURES. weights: a safetensors file. Raises UsageError or WeightsError."""
-        super().__init__()
-        if name not in FEATURES:
-            raise UsageError(f"feature network {name!r}: unknown; {nearest(name, FEATURES)}")
-        spec = FEATURES[name]
-        self.taps = spec.taps
-        self.layers = _load_layers(spec, weights)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
-        self.requires_grad_(False).eval()
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i)."""
-        x = (image - self.mean) / self.std
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b, 3, h, w) -> maps (b, c_i, h_i, w_i), one per tap."""
         maps = []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self):
             x = layer(x)
             if number in self.taps:
                 maps.append(x)
         return maps
 
 
-def _load_layers(spec: FeatureSpec, weights: Path) -> nn.Sequential:
+def torchvision_layers(constructor: str, taps: tuple[int, ...]) -> TappedLayers:
+    """The layers of `torchvision.models.<constructor>().features` up to the last tap, not yet filled."""
     import torchvision
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{weights}: cannot be read as safetensors ({error})") from error
-    network = getattr(torchvision.models, spec.constructor)(weights=None).features
-    layers = nn.Sequential(*list(network)[: spec.taps[-1] + 1])
-    for module in layers.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # a tap must keep its values
-    wanted = layers.state_dict()
-    found = {key.removeprefix("features."): value.float() for key, value in tensors.items()}
-    missing = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
-    if missing:
-        raise WeightsError(f"{weights}: not the {spec.constructor} expected; missing {', '.join(missing)}")
-    layers.load_state_dict({key: found[key] for key in wanted})
-    return layers
+    with torch.device("meta"):  # no random start: the file fills everything
+        network = getattr(torchvision.models, constructor)(weights=None)
+    layers = list(network.features)[: taps[-1] + 1]
+    for layer in layers:
+        for module in layer.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # a tap must keep its values
+    return TappedLayers(layers, taps)
+
+
+def resnet50v2() -> ResNet50V2Stages:
+    """ResNet-50 v2's stem and stages 1 to 3, not yet filled."""
+    with torch.device("meta"):
+        return ResNet50V2Stages()
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """How a feature network is built, fed, and what it gives."""
+
+    build: Callable[[], nn.Module]  # on the meta device; normalised image -> list of maps
+    channels: tuple[int, ...]  # of its maps, shallow to deep
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+FEATURES = {
+    "squeezenet": FeatureSpec(
+        partial(torchvision_layers, "squeezenet1_1", (1, 4, 7, 9, 10, 11, 12)),
+        (64, 128, 256, 384, 384, 512, 512),
+    ),
+    # relu1_2, relu2_2, relu3_1; Caffe weights want 0..255 minus a mean.
+    "vgg19": FeatureSpec(
+        partial(torchvision_layers, "vgg19", (3, 8, 11)),
+        (64, 128, 256),
+        (0.48502, 0.45795, 0.40760),
+        (1 / 255, 1 / 255, 1 / 255),
+    ),
+    # relu1_2, relu2_2, relu3_4, relu4_4, relu5_4 with torchvision's own weights: what the
+    # frequency distribution loss was published with.
+    "vgg19_torchvision": FeatureSpec(
+        partial(torchvision_layers, "vgg19", (3, 8, 17, 26, 35)), (64, 128, 256, 512, 512)
+    ),
+    # Maps at 1/2, 1/4, 1/8 and 1/16 size.
+    "resnet50v2": FeatureSpec(resnet50v2, (64, 256, 512, 1024)),
+}
+
+
+class FeatureNetwork(FrozenNetwork):
+    """Images (b, 3, h, w) in [0, 1] to a list of feature maps, shallow to deep; no parameter trains."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, weights: Path) -> None:
+        """name: one of FEATURES. weights: a local file. Raises UsageError or WeightsError."""
+        super().__init__()
+        if name not in FEATURES:
+            raise UsageError(f"feature network {name!r}: unknown; {nearest(name, FEATURES)}")
+        spec = FEATURES[name]
+        self.channels: tuple[int, ...] = spec.channels  # of the maps
+        self.network = spec.build()
+        tensors = read_tensors(weights)
+        # torchvision's `features.0.weight` is layer 0 of `network`.
+        fill(self.network, {k.removeprefix("features."): v for k, v in tensors.items()}, weights, name)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        self.freeze()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i)."""
+        return self.network((image - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+class FeatureTrunk(FrozenNetwork):
+    """A feature network as the trunk of a coach: its maps, and no embedding."""
+
+    embedding_channels = 0
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = network.channels
+        self.freeze()
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
+        """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i), None."""
+        return self.network(image), None

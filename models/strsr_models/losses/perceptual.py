@@ -1,21 +1,30 @@
-"""Distance in the feature maps of a frozen network: what looks alike is close.
+"""Distances in the feature maps of a frozen network: what looks alike is close.
 
-The idea of LPIPS (arXiv 1801.03924) without its learnt weights: each map is normalised over its
-channels, compared, and averaged. This is not LPIPS, and is reported under its own name.
+Two of them, each under its own name: LPIPS (arXiv 1801.03924), whose weights on the features were
+learnt from people's judgements, and a plain distance for any network when those are not at hand.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..encoders.frozen import FrozenNetwork, fill, read_tensors
+from ..errors import UsageError, WeightsError, nearest
+
+BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # torchvision's names
 
 
 def feature_distance(pred: Tensor, target: Tensor, network: Callable[[Tensor], list[Tensor]]) -> Tensor:
     """Mean over maps of the squared distance of unit feature vectors; pred, target (b, 3, h, w) in [0, 1].
 
-    Zero for equal images; at most 4. `target` gets no gradient.
+    Zero for equal images; at most 4. `target` gets no gradient. The idea of LPIPS without its
+    learnt weights: not LPIPS, and reported under its own name.
     """
     with torch.no_grad():
         wanted = network(target)
@@ -28,3 +37,80 @@ def feature_distance(pred: Tensor, target: Tensor, network: Callable[[Tensor], l
 def unit(features: Tensor) -> Tensor:
     """Scale the channel vectors of (b, c, h, w) to length 1; zero vectors stay zero."""
     return features.float() * torch.rsqrt(features.float().square().sum(1, keepdim=True) + 1e-8)
+
+
+class Lpips(FrozenNetwork):
+    """LPIPS 0.1 by the weights of the `lpips` package on a backbone of torchvision's.
+
+    The sum over maps is taken here rather than by the package, whose gradient is NaN where all
+    features of a pixel are zero; values agree to 1e-4. Nothing is ever downloaded.
+    """
+
+    def __init__(self, net: str = "vgg", backbone: Path | None = None) -> None:
+        """net: "vgg" (the one to train with), "alex" or "squeeze".
+
+        backbone: local file with torchvision's ImageNet weights of that network; by default the
+        one that torch.hub keeps. Raises UsageError, or WeightsError that says where to get them.
+        """
+        super().__init__()
+        if net not in BACKBONES:
+            raise UsageError(f"LPIPS network {net!r}: unknown; {nearest(net, BACKBONES)}")
+        path = backbone or hub_path(net)
+        if not path.is_file():
+            raise WeightsError(
+                f"{path}: no such file; LPIPS needs torchvision's {BACKBONES[net]} weights: "
+                f"download {backbone_url(net)} to there or name a local copy; "
+                "or use the feature distance on a local network instead"
+            )
+        self.model: Any = _lpips_package(net)
+        tensors = read_tensors(path, "features.")
+        # slice3.10.weight of the package is torchvision's features.10.weight.
+        names = {name: name.split(".", 1)[1] for name in self.model.net.state_dict()}
+        renamed = {name: tensors[key] for name, key in names.items() if key in tensors}
+        fill(self.model.net, renamed, path, BACKBONES[net])
+        self.freeze()
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """LPIPS, scalar float32, mean over the batch; pred, target (b, 3, h, w) in [0, 1].
+
+        `target` gets no gradient. Float32 inside autocast: squares of features overflow float16.
+        """
+        with torch.autocast(pred.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self._maps(target)
+            return torch.stack(
+                [
+                    lin((unit(a) - unit(b)).square()).mean()
+                    for lin, a, b in zip(self.model.lins, self._maps(pred), wanted, strict=True)
+                ]
+            ).sum()
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        return list(self.model.net(self.model.scaling_layer(2 * image.float() - 1)))
+
+
+def backbone_url(net: str) -> str:
+    """Where torchvision's ImageNet weights for an LPIPS network are."""
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(BACKBONES[net])
+    return str(weights.IMAGENET1K_V1.url)
+
+
+def hub_path(net: str) -> Path:
+    """Where torch.hub keeps those weights once they are downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / backbone_url(net).rsplit("/", 1)[1]
+
+
+def _lpips_package(net: str) -> Any:
+    try:
+        import lpips  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise WeightsError(
+            "LPIPS needs the package lpips: pip install 'strsr[train]'; "
+            "or use the feature distance on a local network instead"
+        ) from error
+    with warnings.catch_warnings():
+        # It calls torchvision in an old way; pnet_rand: a backbone that is filled by us, from a file.
+        warnings.simplefilter("ignore")
+        return lpips.LPIPS(net=net, pnet_rand=True, verbose=False)

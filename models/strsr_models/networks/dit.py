@@ -2,8 +2,9 @@
 
 What is special about it: one modulation network for all blocks (adaLN-single, PixArt-alpha,
 arXiv 2310.00426, section 2.3), RMS-normalised queries and keys (arXiv 2302.05442), SwiGLU
-feed-forwards (arXiv 2002.05202), and 2-D rotary positions (arXiv 2104.09864) on half of each head,
-so that the network runs on any tile size and the other half of the head matches by content alone.
+feed-forwards with a depthwise convolution (arXiv 2002.05202, 2410.10629), and 2-D rotary positions
+(arXiv 2104.09864) on half of each head, so that the network runs on any tile size and the other
+half of the head matches by content alone.
 
 Letters: b batch, c latent channels, h w latent pixels, p patch size, n image tokens,
 m semantic tokens, d width, k heads.
@@ -17,6 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+TIME_CHANNELS = 256  # of the sinusoids
+GATE = 0.25  # how far the gates of a new network are open
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,10 @@ def rotary_angles(rows: int, columns: int, channels: int, device: torch.device) 
     return torch.cat(grid, dim=-1).flatten(0, 1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate the first channels of x (b, k, n, d/k) by angles (n, a); 2a channels turn."""
-    turning = 2 * angles.shape[-1]
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first channels of x (b, k, n, d/k) by angles, given as cos and sin (n, a); 2a channels turn."""
+    turning = 2 * cos.shape[-1]
     even, odd = x[..., :turning:2], x[..., 1:turning:2]
-    cos, sin = angles.cos(), angles.sin()
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
     return torch.cat([turned, x[..., turning:]], dim=-1)
 
@@ -78,35 +82,57 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.q_norm = nn.RMSNorm(head, eps=1e-6)
         self.k_norm = nn.RMSNorm(head, eps=1e-6)
-        self.to_out = nn.Linear(config.width, config.width)
+        self.to_out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """x (b, n+m, d), angles (n+m, a) -> (b, n+m, d)."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (b, n+m, d), rotary cos and sin (n+m, a) -> (b, n+m, d)."""
         b, n, d = x.shape
         qkv = self.to_qkv(x).view(b, n, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, k, n+m, d/k)
-        q = rotate(self.q_norm(q.float()), angles).to(v.dtype)
-        k = rotate(self.k_norm(k.float()), angles).to(v.dtype)
+        q = rotate(self.q_norm(q.float()), cos, sin).to(v.dtype)
+        k = rotate(self.k_norm(k.float()), cos, sin).to(v.dtype)
         out = F.scaled_dot_product_attention(q, k, v)  # (b, k, n+m, d/k)
         return self.to_out(out.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: two gates in, one product out."""
+    """SwiGLU on features that have looked at their neighbours: the Mix-FFN of SANA (arXiv 2410.10629).
+
+    Attention alone learns slowly what a convolution knows from the start, that near tokens matter most.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.w_in = nn.Linear(config.width, 2 * config.hidden, bias=False)
-        self.w_out = nn.Linear(config.hidden, config.width)
+        self.near = nn.Conv2d(2 * config.hidden, 2 * config.hidden, 3, padding=1, groups=2 * config.hidden)
+        self.w_out = nn.Linear(config.hidden, config.width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
-        gate, value = self.w_in(x).chunk(2, dim=-1)
+    def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """(b, n+m, d), the first n = rows * columns of them in a grid -> (b, n+m, d)."""
+        b, n = len(x), rows * columns
+        x = self.w_in(x)  # (b, n+m, 2 hidden)
+        grid = x[:, :n].transpose(1, 2).reshape(b, -1, rows, columns)  # channels_last, without a copy
+        grid = self.near(grid).flatten(2).transpose(1, 2)  # (b, n, 2 hidden)
+        gate, value = torch.cat([grid, x[:, n:]], dim=1).chunk(2, dim=-1)
         return self.w_out(F.silu(gate) * value)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where image tokens are in a tile: the grid's shape, and rotary cos and sin (n+m, head/4)."""
+
+    rows: int
+    columns: int
+    cos: Tensor
+    sin: Tensor
+
+
 class Block(nn.Module):
-    """Attention and feed-forward, each scaled, shifted and gated by the timestep."""
+    """Attention and feed-forward, each scaled and gated by the timestep.
+
+    No biases and no shifts: they all add one vector to every token, which grew until the
+    normalisations left nothing of what distinguishes tokens.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -115,14 +141,15 @@ class Block(nn.Module):
         self.norm2 = nn.RMSNorm(config.width, eps=1e-6, elementwise_affine=False)
         self.feed_forward = FeedForward(config)
         # This block's own offset to the modulation that all blocks share (adaLN-single).
-        self.modulation = nn.Parameter(torch.randn(6, config.width) / config.width**0.5)
+        self.modulation = nn.Parameter(torch.zeros(4, config.width))
 
-    def forward(self, x: Tensor, shared: Tensor, angles: Tensor) -> Tensor:
-        """x (b, n+m, d) in float32, shared (b, 6, d) -> (b, n+m, d) in float32."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (shared + self.modulation).chunk(6, dim=1)
+    def forward(self, x: Tensor, shared: Tensor, place: Place) -> Tensor:
+        """x (b, n+m, d) in float32, shared (b, 4, d) -> (b, n+m, d) in float32."""
+        scale1, gate1, scale2, gate2 = (shared + self.modulation).chunk(4, dim=1)
         # The residual sum stays in float32 under autocast: float16 would overflow first here.
-        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, angles)
-        return x + gate2 * self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)  # type: ignore[no-any-return]
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1), place.cos, place.sin)
+        near = self.feed_forward(self.norm2(x) * (1 + scale2), place.rows, place.columns)
+        return x + gate2 * near  # type: ignore[no-any-return]
 
 
 class DiT(nn.Module):
@@ -131,25 +158,30 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False  # compute blocks again in the backward pass instead of keeping them
         patch_channels = config.latent_channels * config.patch_size**2
         self.patch_in = nn.Linear(patch_channels, config.width)
-        self.time_in = nn.Sequential(nn.Linear(256, config.width), nn.SiLU())
-        self.time_out = nn.Linear(config.width, 6 * config.width)
+        self.time_in = nn.Sequential(nn.Linear(TIME_CHANNELS, config.width), nn.SiLU())
+        self.time_out = nn.Linear(config.width, 4 * config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm_out = nn.RMSNorm(config.width, eps=1e-6)
         self.patch_out = nn.Linear(config.width, patch_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier everywhere; a velocity that starts at zero; gates that start half open."""
+        """Xavier; a velocity that starts at zero; branches that start small, neighbours nearly unseen."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.1)
+                with torch.no_grad():
+                    module.weight[:, :, 1, 1] += 1
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         nn.init.zeros_(self.time_out.weight)
         with torch.no_grad():
-            self.time_out.bias.view(6, -1)[[2, 5]] = 0.5
+            self.time_out.bias.view(4, -1)[[1, 3]] = GATE
         nn.init.zeros_(self.patch_out.weight)
 
     def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
@@ -159,7 +191,20 @@ class DiT(nn.Module):
         """
         p = self.config.patch_size
         h, w = latents.shape[-2:]
-        rows, columns = h // p, w // p
+        (x,) = self.hidden_states(latents, timestep, tokens, [len(self.blocks) - 1])  # (b, n, d)
+        velocity = self.patch_out(self.norm_out(x))  # (b, n, c*p*p)
+        velocity = velocity.float().transpose(1, 2).unflatten(2, (h // p, w // p))
+        return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
+
+    def hidden_states(
+        self, latents: Tensor, timestep: Tensor, tokens: Tensor, blocks: list[int]
+    ) -> list[Tensor]:
+        """Image tokens (b, n, d), row by row, behind each of `blocks`, ascending indices.
+
+        Blocks behind the last of them do not run. The other arguments are those of `forward`.
+        """
+        p = self.config.patch_size
+        rows, columns = latents.shape[-2] // p, latents.shape[-1] // p
         patches = F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)  # (b, n, c*p*p)
         x = torch.cat([self.patch_in(patches), tokens], dim=1).float()  # (b, n+m, d)
 
@@ -167,11 +212,19 @@ class DiT(nn.Module):
         angles = rotary_angles(rows, columns, head // 2, latents.device)  # (n, head/4)
         # Semantic tokens have no place in the tile: angle 0, and positions of their own inside.
         angles = F.pad(angles, (0, 0, 0, tokens.shape[1]))  # (n+m, head/4)
-        time = self.time_in(timestep_embedding(timestep, 256))  # (b, d)
-        shared = self.time_out(time).float().unflatten(-1, (6, -1))  # (b, 6, d)
-        for block in self.blocks:
-            x = block(x, shared, angles)
-
-        velocity = self.patch_out(self.norm_out(x[:, : rows * columns]))  # (b, n, c*p*p)
-        velocity = velocity.float().transpose(1, 2).unflatten(2, (rows, columns))
-        return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
+        place = Place(rows, columns, angles.cos(), angles.sin())
+        # One-step training shows one timestep only, so that all weights of these layers move together.
+        # Divided by their widths, a step of Adam moves a gate as far as any weight; undivided, gates ran
+        # away by a twentieth per step, and blocks came to add one vector to every token.
+        embedding = timestep_embedding(timestep, TIME_CHANNELS) / TIME_CHANNELS**0.5
+        time = self.time_in(embedding) / self.config.width**0.5  # (b, d)
+        shared = self.time_out(time).float().unflatten(-1, (4, -1))  # (b, 4, d)
+        states = []
+        for number, block in enumerate(self.blocks[: blocks[-1] + 1]):
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, shared, place, use_reentrant=False)
+            else:
+                x = block(x, shared, place)
+            if number in blocks:
+                states.append(x[:, : rows * columns])
+        return states

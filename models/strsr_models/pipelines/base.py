@@ -10,16 +10,19 @@ Images are (b, 3, h, w) in [0, 1] everywhere outside a family's own file.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import tiles
-from ..devices import SAFER, autocast
+from ..checkpoints import mismatches, shorten
+from ..devices import DTYPES, SAFER, autocast
 from ..errors import UsageError, WeightsError
 from ..sizes import output_size
 
@@ -34,6 +37,7 @@ class OneStepPipeline(nn.Module, ABC):
     multiple_of: int  # output px: sides of what encode_latents takes are multiples of this
     largest_tile: int  # output px: tile side when the caller names none
     overlap: int  # output px: overlap of neighbouring tiles when the caller names none
+    sigma: float  # where the one step starts
 
     @abstractmethod
     def encode_condition(self, image: Tensor) -> Tensor:
@@ -41,11 +45,22 @@ class OneStepPipeline(nn.Module, ABC):
 
     @abstractmethod
     def encode_latents(self, lq_up: Tensor) -> Tensor:
-        """Latents (b, c, H/8, W/8) of an enlarged image (b, 3, H, W) in [0, 1]."""
+        """Latents (b, c, H/8, W/8), in some families packed smaller, of an enlarged image (b, 3, H, W)."""
 
     @abstractmethod
-    def denoise(self, latents: Tensor, cond: Tensor) -> Tensor:
-        """Restored latents: latents - sigma * velocity, one call of the DiT."""
+    def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+        """Velocity of latents at sigma (b,) in [0, 1], shaped as the latents: one call of the DiT."""
+
+    def denoise(self, latents: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
+        """Restored latents, by equal Euler steps from `self.sigma` to 0.
+
+        One step, latents - sigma * velocity, is what one-step students are taught. More are for
+        weights that have learnt the velocity at every sigma (`strsr train`, stage flow).
+        """
+        for number in range(steps):
+            sigma = torch.full((len(latents),), self.sigma * (1 - number / steps), device=latents.device)
+            latents = latents - self.sigma / steps * self.velocity(latents, sigma, cond)
+        return latents
 
     @abstractmethod
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
@@ -54,16 +69,63 @@ class OneStepPipeline(nn.Module, ABC):
         lq_up: what the latents came from, for families whose decoder adds detail to it.
         """
 
-    def restore(self, lq_up: Tensor, cond: Tensor) -> Tensor:
+    def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
         """One enlarged image or tile (b, 3, H, W) in [0, 1] to its restored counterpart."""
         latents = self.encode_latents(lq_up)
-        latents = self.denoise(latents, cond)
+        latents = self.denoise(latents, cond, steps)
         return self.decode_latents(latents, lq_up)
+
+    def forward(self, lq_up: Tensor, picture: Tensor) -> Tensor:
+        """All four verbs on crops of pictures, as training calls them: (b, 3, H, W) in [0, 1] to the same.
+
+        picture (b, 3, h, w): what each crop is part of, low-quality as the crop is.
+        """
+        return self.restore(lq_up, self.encode_condition(picture))
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def native_precision(self) -> str:
+        """Name of the parameters' precision: fp32, bf16 or fp16."""
+        dtype = next(self.parameters()).dtype
+        return next(name for name, known in DTYPES.items() if known == dtype)
+
+    def computing(self, precision: str) -> contextlib.AbstractContextManager[None]:
+        """A context in which the verbs compute in `precision`; parameters in float32 are autocast."""
+        return autocast(self.device, precision)
+
+    def prepare_training(self, rank: int = 256) -> None:
+        """Let everything train that this family trains, and freeze the rest; here: train all of it.
+
+        rank: of the adapter, in families that train one.
+        """
+        self.requires_grad_(True).train()
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What an optimiser of this pipeline steps on."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @abstractmethod
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Whether large parts compute their activations again in the backward pass: less memory, more time."""
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Every trainable parameter by name, detached but not copied: a run's checkpoint of the pipeline."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    @torch.no_grad()
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Fill every trainable parameter from a `trainable_state`, or raise one WeightsError."""
+        parameters = self.trainable_state()
+        wanted = {name: tuple(value.shape) for name, value in parameters.items()}
+        problems = mismatches(state, wanted)
+        if problems:
+            raise WeightsError(f"the checkpoint does not fit this pipeline: {shorten(problems)}")
+        for name, value in parameters.items():
+            value.copy_(state[name])
 
     @torch.inference_mode()
     def upscale(
@@ -73,15 +135,18 @@ class OneStepPipeline(nn.Module, ABC):
         *,
         tile: int | None = None,
         overlap: int | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
+        steps: int = 1,
         on_tile: TileCallback | None = None,
+        cond: Tensor | None = None,
     ) -> Tensor:
         """Enlarge images (b, 3, h, w) in [0, 1] to (b, 3, round(h * scale), round(w * scale)).
 
         tile: largest side of a tile in output px, rounded up to `multiple_of`; None: `largest_tile`
         or less, such that tiles fit the image. overlap: of neighbouring tiles in output px.
         precision: "fp32", "bf16" or "fp16"; a tile that is not finite is done again in a safer one.
-        on_tile: called with (done, all) after each tile. The result is on the device of `lq`.
+        None: the parameters' own. steps: see `denoise`. on_tile: called with (done, all) after each tile. cond: what
+        `encode_condition(lq)` gave, where that was done before. The result is on the device of `lq`.
         """
         check_image(lq)
         height, width = output_size(lq.shape[-2], lq.shape[-1], scale)
@@ -89,13 +154,16 @@ class OneStepPipeline(nn.Module, ABC):
         lq_up = reflect_pad(lq_up, self.multiple_of)
         shape, overlap = self.tile_shape(lq_up.shape[-2], lq_up.shape[-1], tile, overlap)
 
-        cond, _ = self._finite(self.encode_condition, precision, lq.to(self.device))
+        precision = precision or self.native_precision
+        if cond is None:
+            cond, _ = self._finite(self.encode_condition, precision, lq.to(self.device))
+        cond = cond.to(self.device)
         plan = tiles.plan(lq_up.shape[-2], lq_up.shape[-1], shape, overlap)
         blender = tiles.Blender(lq_up, shape, overlap)
         redone = 0
         for done, rectangle in enumerate(plan, start=1):
             tile_up = lq_up[(..., *rectangle.slices)].to(self.device, memory_format=torch.channels_last)
-            restored, used = self._finite(self.restore, precision, tile_up, cond)
+            restored, used = self._finite(partial(self.restore, steps=steps), precision, tile_up, cond)
             redone += used != precision
             blender.add(rectangle, restored)
             if on_tile is not None:
@@ -127,7 +195,7 @@ class OneStepPipeline(nn.Module, ABC):
     def _finite(self, step: Callable[..., Tensor], precision: str, *inputs: Tensor) -> tuple[Tensor, str]:
         """step(*inputs) in `precision` or the first safer one whose result is finite, and which."""
         while True:
-            with autocast(self.device, precision):
+            with self.computing(precision):
                 result = step(*inputs).float()
             if bool(torch.isfinite(result).all()):
                 return result, precision

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ..encoders.lite import SemanticConfig, SemanticEncoder
@@ -45,6 +44,7 @@ class LitePipeline(OneStepPipeline):
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
         self.config = config
+        self.sigma = config.sigma
         self.multiple_of = DOWNSCALE * config.dit.patch_size
         self.structural_encoder = StructuralEncoder(config.autoencoder)
         self.semantic_encoder = SemanticEncoder(config.semantic)
@@ -60,13 +60,15 @@ class LitePipeline(OneStepPipeline):
         """Latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]."""
         return self.structural_encoder(2 * lq_up - 1)  # type: ignore[no-any-return]
 
-    def denoise(self, latents: Tensor, cond: Tensor) -> Tensor:
-        """One Euler step from sigma to 0: latents - sigma * velocity."""
-        sigma = self.config.sigma
-        timestep = torch.full((latents.shape[0],), 1000 * sigma, device=latents.device)
-        return latents - sigma * self.dit(latents, timestep, cond)  # type: ignore[no-any-return]
+    def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+        """Velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
+        return self.dit(latents, 1000 * sigma, cond)  # type: ignore[no-any-return]
 
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
         """The enlarged image plus the decoder's detail, (b, 3, H, W)."""
         detail: Tensor = self.decoder(latents).float()
         return lq_up + detail / 2  # half: from a range of 2 to one of 1
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Of the DiT's blocks."""
+        self.dit.checkpointing = enabled

@@ -1,0 +1,85 @@
+"""The semantic encoder of the released checkpoints: a vision-language model looks at the picture.
+
+Qwen3-VL gets one chat message with the low-quality image and a fixed prompt. Its last hidden
+states at all tokens but the image's own are the condition: what the model has understood of the
+picture, in as many tokens as the prompt has (StrSR, arXiv 2603.06275).
+
+Letters: b batch, h w pixels, m tokens, e width of the language model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checkpoints import read_component, read_model
+
+# What the released projectors were trained with, to the letter: a part of the checkpoint.
+PROMPT = (
+    "Descibe this image in detail, especially the text in image. Cinematic, hyper sharpness, highly detailed, "
+    "perfect without deformations. Camera, hyper detailed photo, realistic maximum detail, 32k, Color. Grading, "
+    "ultra HD, extreme meticulous detailing, skin pore detailing"
+)
+LONGEST_ASPECT = 200  # the processor refuses longer strips
+
+
+class VisionLanguageEncoder(nn.Module):
+    """Images to the tokens that the projector takes. No parameter trains."""
+
+    def __init__(self, model: nn.Module, processor: Any, prompt: str = PROMPT) -> None:
+        """model: a Qwen3VLModel (without its language-model head); processor: its Qwen3VLProcessor."""
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.processor = processor
+        self.prompt = prompt
+
+    @property
+    def width(self) -> int:
+        """Of a token."""
+        return int(self.model.config.text_config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Tokens (b, m, e), float32, of whole images (b, 3, h, w) in [0, 1].
+
+        m depends on the prompt alone, so that any batch makes one tensor. Images are seen one by
+        one: what is in a picture must not depend on its neighbours in a batch.
+        """
+        return torch.cat([self._look(single) for single in image])  # (b, m, e)
+
+    def _look(self, image: Tensor) -> Tensor:
+        """(3, h, w) -> (1, m, e)."""
+        messages = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]},
+        ]
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        inputs = self.processor(
+            text=[text], images=[to_bytes(image)], input_data_format="channels_first", return_tensors="pt"
+        ).to(next(self.model.parameters()).device)
+        states = self.model(**inputs, use_cache=False).last_hidden_state  # (1, image tokens + m, e)
+        return states[:, inputs["input_ids"][0] != self.processor.image_token_id].float()  # type: ignore[no-any-return]
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """(3, h, w) in [0, 1] -> uint8, as the processor gets a picture from a file.
+
+    A strip longer than 200 times its width is widened first: the processor would refuse it.
+    """
+    h, w = image.shape[-2:]
+    shortest = -(-max(h, w) // LONGEST_ASPECT)
+    if min(h, w) < shortest:
+        size = (max(h, shortest), max(w, shortest))
+        image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def load_vision_language(folder: Path, dtype: torch.dtype) -> VisionLanguageEncoder:
+    """From a Qwen3-VL folder in transformers' layout. Raises WeightsError."""
+    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+    model = read_model(Qwen3VLForConditionalGeneration, folder, dtype).model
+    return VisionLanguageEncoder(model, read_component(Qwen3VLProcessor, folder))

@@ -1,0 +1,82 @@
+"""Semantic tokens of a text prompt, from a base model's own text encoder.
+
+Letters: b batch, m tokens, h width of the language model, k layers read, d = k * h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import read_component, read_model
+from ..errors import WeightsError
+
+MOST_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class TextConvention:
+    """How a family reads its text encoder."""
+
+    thinking: bool  # the chat template's enable_thinking
+    layers: tuple[int, ...]  # hidden states, 0 being the embeddings; several are concatenated per token
+    keep_padding: bool  # whether the padding tokens up to MOST_TOKENS are part of the condition
+
+
+class TextEncoder(nn.Module):
+    """A prompt's tokens; the same for every image. No parameter trains."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, convention: TextConvention, prompt: str) -> None:
+        """model: transformers' decoder without its language-model head; tokenizer: with a chat template."""
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.convention = convention
+        self.prompt = prompt
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> Tensor:
+        """Tokens (1, m, d) of a prompt, float32; m is MOST_TOKENS where the family keeps padding."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=self.convention.thinking,
+        )
+        inputs = self.tokenizer(
+            text, padding="max_length", max_length=MOST_TOKENS, truncation=True, return_tensors="pt"
+        ).to(next(self.model.parameters()).device)
+        states = self.model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states  # one (1, MOST_TOKENS, h) for the embeddings and each layer
+        tokens = torch.cat([states[layer] for layer in self.convention.layers], dim=-1).float()
+        if self.convention.keep_padding:
+            return tokens  # (1, MOST_TOKENS, d)
+        return tokens[:, inputs["attention_mask"][0].bool()]  # (1, m, d)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The own prompt's tokens (b, m, d) for images (b, 3, h, w), which are only counted."""
+        return self.encode(self.prompt).expand(len(image), -1, -1)
+
+
+def load_text_encoder(
+    folder: Path, convention: TextConvention, prompt: str, dtype: torch.dtype
+) -> TextEncoder:
+    """From a base model's folder with text_encoder/ and tokenizer/. Raises WeightsError."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = read_model(AutoModel, folder / "text_encoder", dtype)
+    depth = model.config.num_hidden_layers
+    if depth < max(convention.layers):
+        raise WeightsError(
+            f"{folder / 'text_encoder'}: {depth} layers, but hidden state {max(convention.layers)} is needed"
+        )
+    tokenizer = read_component(AutoTokenizer, folder / "tokenizer")
+    return TextEncoder(model, tokenizer, convention, prompt)

@@ -1,0 +1,52 @@
+"""Draw curves of training runs: one panel for each number, one line for each run.
+
+    python scripts/plot_runs.py OUT.png KEY,KEY,... RUN[=LABEL] ...
+
+KEY: a name in a run's metrics.jsonl, such as l1_loss or lattice_16_db; several are drawn as panels.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one number, where the run logged it."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [(line["step"], line[key]) for line in lines if key in line]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def main(out: Path, keys: list[str], runs: list[str]) -> None:
+    """Write the picture."""
+    columns = min(len(keys), 3)
+    rows = -(-len(keys) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.9 * rows), squeeze=False)
+    for axis, key in zip(axes.flat, keys, strict=False):
+        for run in runs:
+            folder, _, label = run.partition("=")
+            steps, values = read_curve(Path(folder), key)
+            if steps:
+                axis.plot(steps, values, linewidth=1.6, label=label or Path(folder).name)
+        axis.set_title(key, fontsize=11)
+        axis.set_xlabel("step", fontsize=9)
+        axis.tick_params(labelsize=9)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if len(runs) > 1:
+            axis.legend(fontsize=9, frameon=False)
+    for axis in axes.flat[len(keys) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:])

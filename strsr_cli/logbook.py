@@ -1,0 +1,113 @@
+"""What happens beside the optimiser steps of a run: numbers, sheets, checkpoints, exported weights, stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from strsr_models.load import save_pipeline
+
+from . import __version__
+from .data import Crops, Photos, data_hash
+from .engine import (
+    Average,
+    Guard,
+    LoopConfig,
+    Meter,
+    StopSignals,
+    config_hash,
+    load_checkpoint,
+    save_checkpoint,
+)
+from .progress import Progress, Report
+from .runs import Run
+from .sheets import lattice_curve, sample_batch, write_sheet
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+
+class Logbook:
+    """Keeps a run's folder while a loop trains. Made once everything is prepared: resumes at once."""
+
+    def __init__(
+        self,
+        run: Run,
+        accelerator: Accelerator,
+        config: LoopConfig,
+        crops: Crops,
+        average: Average,
+        size: str,
+        report: Report,
+    ) -> None:
+        """size: how large the pipeline is, in words."""
+        self.run, self.accelerator, self.config, self.average = run, accelerator, config, average
+        self.step = load_checkpoint(run, accelerator, average)  # done so far
+        self.meter, self.guard = Meter(accelerator), Guard(run)
+        self._progress = Progress(
+            accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
+        )
+        self._signals = StopSignals()
+        self._photos = crops.photos
+        self._sheet = sample_batch(crops, config.degrade) if accelerator.is_main_process else None
+        self._logged = self.step
+        if accelerator.is_main_process:
+            run.write_config(config)
+        self._progress.say(
+            f"resumed at step {self.step}" if self.step else f"{len(crops.photos)} photos, {size}"
+        )
+
+    def __enter__(self) -> Self:
+        """Open the live line; signals ask for a stop from now on."""
+        self._progress.__enter__()
+        self._signals.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give terminal and signals back."""
+        self._signals.__exit__(kind, error, trace)
+        self._progress.__exit__(kind, error, trace)
+
+    def after_step(self, restored: Tensor, hq: Tensor, rates: dict[str, float]) -> bool:
+        """Count a step and do what is due; whether the run is to stop.
+
+        restored, hq: (b, 3, s, s) in [0, 1], of which the lattice curve is made. rates: more numbers to log.
+        """
+        self.step += 1
+        config, last = self.config, self.step == self.config.steps
+        if self.step % config.log_every == 0 or last:
+            means = self.meter.take((self.step - self._logged) * config.batch_size)
+            skipped = {"skipped_steps": float(self.guard.skipped)} if self.guard.skipped else {}
+            self._progress.log(self.step, {**means, **lattice_curve(restored, hq), **rates, **skipped})
+            self._logged = self.step
+        if self._sheet is not None and (self.step % config.sample_every == 0 or last):
+            path = self.run.folder / "samples" / f"{self.step:07d}.png"
+            write_sheet(path, self.average.pipeline, self._sheet, self.accelerator)
+        stop = self._signals.asked(self.accelerator)
+        due = self.step % config.save_every == 0 and self.guard.healthy
+        if due or last or stop:
+            save_checkpoint(self.run, self.accelerator, self.step, self.average)
+            if self.accelerator.is_main_process:
+                self.run.export(self._write_weights)
+        if stop and not last:
+            self._progress.say(f"stopped at step {self.step}; the same command goes on from here")
+        return stop
+
+    def _write_weights(self, folder: Path) -> None:
+        save_pipeline(self.average.pipeline, folder, provenance(self.config, self._photos, self.step))
+
+
+def provenance(config: LoopConfig, photos: Photos, step: int) -> dict[str, str]:
+    """What weights say of themselves in their metadata."""
+    return {
+        "strsr": __version__,
+        "steps": str(step),
+        "config": config_hash(config),
+        "data": data_hash(photos),
+    }

@@ -1,0 +1,117 @@
+"""What a person sees of a training run: a live line on a terminal, plain lines elsewhere, and its logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from strsr_models.errors import UsageError
+
+from .runs import Run
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+Report = Callable[[str], None]
+
+
+class Progress:
+    """Means of every log interval to metrics.jsonl, TensorBoard, and the terminal; only in the main process.
+
+    On a terminal with rich installed the newest numbers stay on one live line; else each is a line.
+    """
+
+    def __init__(
+        self, main: bool, steps: int, run: Run, step: int, tensorboard: bool, report: Report
+    ) -> None:
+        """step: where the run is resumed; later lines of its logs are dropped, they will be made again."""
+        self.main, self.steps, self.run, self.report = main, steps, run, report
+        self._start, self._began = step, time.monotonic()
+        self._live: Any = None
+        self._board: Any = None
+        if main:
+            run.trim_log(step)
+            if tensorboard:
+                self._board = _summary_writer(run, step)
+
+    def __enter__(self) -> Self:
+        """Open the live line, where there is a terminal for it."""
+        if self.main and sys.stderr.isatty():
+            self._live = _live_line(self.steps)
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the terminal back, and the event file."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """One line for the person at the terminal."""
+        if not self.main:
+            return
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            self.report(text)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """The means of an interval that ended with `step`."""
+        if not self.main:
+            return
+        self.run.log({"step": step, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if name != "crops_per_s")
+        speed = f"{values.get('crops_per_s', 0):.1f} crops/s"
+        if self._live is not None:
+            task = self._live.task_ids[0]
+            self._live.update(task, completed=step, numbers=numbers, speed=speed)
+        else:
+            self.report(f"step {step}/{self.steps}  {numbers}  {speed}  {self._left(step)}")
+
+    def _left(self, step: int) -> str:
+        """Time to the end at the speed so far."""
+        done = max(step - self._start, 1)
+        seconds = round((time.monotonic() - self._began) / done * (self.steps - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+
+
+def _live_line(steps: int) -> Any:
+    """A rich progress bar, or None where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        return None
+    live = Progress(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+    )
+    live.add_task("", total=steps, numbers="", speed="")
+    return live
+
+
+def _summary_writer(run: Run, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "tensorboard is not installed: pip install 'strsr[train]', or set tensorboard=false"
+        ) from error
+    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)

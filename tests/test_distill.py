@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import Result
+
+from strsr_cli.distill import (
+    CoachTurn,
+    Criterion,
+    build_student,
+    condition_image,
+    distill,
+    read_distill_config,
+)
+from strsr_cli.engine import weighted_sum
+from strsr_cli.runs import Run
+from strsr_models import StrsrError
+from strsr_models.pipelines.lite import LitePipeline
+
+from .tiny_models import cached_models_folder
+
+BASE = [
+    "batch_size=2",
+    "crop_size=96",
+    "workers=0",
+    "log_every=1",
+    "warmup_steps=1",
+    "device=cpu",
+    "precision=fp32",
+    "tensorboard=false",
+    "coach_network=squeezenet",
+    "coach_hidden=8",
+    "perceptual_weight=0.1",
+    "fdl_network=squeezenet",
+    "fdl_projections=4",
+    "fdl_strides=[]",
+    "fdl_weight=1e-5",
+    "fdl_from=2",
+]
+
+
+@pytest.fixture
+def settings(squeezenet: Path) -> list[str]:
+    files = [f"{name}_weights={squeezenet}" for name in ("coach", "perceptual", "fdl")]
+    return [*BASE, *files]
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def newest(out: Path) -> dict[str, torch.Tensor]:
+    """All weights and moments, of student and coach, in the newest checkpoint."""
+    folder = Run(out).latest()
+    assert folder is not None
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= {f"{path.name}.{k}": v for k, v in load_file(path).items()}
+    for path in sorted(folder.glob("optimizer*.bin")):
+        for number, moments in torch.load(path, weights_only=True)["state"].items():
+            values = {k: v for k, v in moments.items() if isinstance(v, torch.Tensor)}
+            tensors |= {f"{path.name}.{number}.{k}": v for k, v in values.items()}
+    return tensors
+
+
+def test_two_stages_with_a_coach(
+    photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    out = tmp_path / "run"
+    words = [word for setting in [*settings, "steps=4"] for word in ("--set", setting)]
+    result = strsr("distill", "--data", photos, "--student", tiny_weights, "--out", out, *words)
+    assert result.exit_code == 0, result.output
+    lines = metrics(out)
+    everywhere = {"l1_loss", "perceptual_loss", "gan_loss", "coach_loss", "r1_loss", "lattice_16_db"}
+    assert all(everywhere <= line.keys() for line in lines)
+    assert ["fdl_loss" in line for line in lines] == [False, False, True, True]
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_weights, out / "model"))
+    assert not torch.equal(before["decoder.conv_out.weight"], after["decoder.conv_out.weight"])
+    result = strsr("upscale", photos / "cat.png", tmp_path / "cat.png", "--weights", out / "model")
+    assert result.exit_code == 0, result.output
+
+
+def test_student_and_coach_take_turns(
+    photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    distill(str(tiny_weights), [photos], out, None, [*settings, "steps=4", "turns=alternate"], quiet)
+    assert ["l1_loss" in line for line in metrics(out)] == [True, False, True, False]
+    assert ["coach_loss" in line for line in metrics(out)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("coach", ["conv", "dit", "none"])
+def test_ten_steps_equal_five_a_kill_and_five(
+    coach: str, photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path
+) -> None:
+    settings = [*settings, "steps=6", f"coach={coach}"]
+    distill(str(tiny_weights), [photos], tmp_path / "straight", None, settings, quiet)
+
+    def die_at_four(line: str) -> None:
+        if line.startswith("step 4/"):
+            raise SystemExit
+
+    again = [*settings, "save_every=3"]
+    with pytest.raises(SystemExit):
+        distill(str(tiny_weights), [photos], tmp_path / "killed", None, again, die_at_four)
+    distill(str(tiny_weights), [photos], tmp_path / "killed", None, again, quiet)
+    first, second = newest(tmp_path / "straight"), newest(tmp_path / "killed")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any("on_maps" in key for key in first) == (coach != "none")
+    assert not any("trunk" in key or "features" in key for key in first)
+
+
+def test_the_coach_learns_to_tell_photos_from_restored_ones(
+    tiny: LitePipeline, settings: list[str], photo: torch.Tensor
+) -> None:
+    config = read_distill_config("lite", None, settings)
+    criterion = Criterion(tiny, config, torch.device("cpu"))
+    assert criterion.coach is not None
+    turn = CoachTurn(criterion.coach, config)
+    optimizer = torch.optim.Adam(turn.parameters(), lr=3e-3)
+    hq = torch.from_numpy(photo).permute(2, 0, 1)[None].float()[..., :64, :64].repeat(2, 1, 1, 1) / 255
+    fake = torch.nn.functional.avg_pool2d(hq, 5, 1, 2)
+    losses = []
+    for step in range(30):
+        optimizer.zero_grad()
+        values = turn(hq, fake, torch.tensor([step]))
+        weighted_sum(values, config).backward()
+        optimizer.step()
+        losses.append(values["coach_loss"].item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(parameter.grad is None for parameter in criterion.coach.trunk.parameters())
+
+
+def test_published_values_are_the_defaults_of_the_big_students(squeezenet: Path) -> None:
+    config = read_distill_config("zimage", None, [f"fdl_weights={squeezenet}"])
+    assert (config.rank, config.crop_size, config.steps, config.fdl_from) == (256, 1024, 60_000, 40_000)
+    assert (config.l1_weight, config.perceptual_weight, config.gan_weight, config.fdl_weight) == (
+        1,
+        3,
+        0.1,
+        0.002,
+    )
+    assert (config.learning_rate, config.final_learning_rate, config.coach_learning_rate) == (
+        5e-6,
+        5e-6,
+        1e-6,
+    )
+    assert (config.betas, config.gradient_clip, config.r1_weight) == ((0.9, 0.999), 1.0, 10.0)
+    assert (config.turns, config.coach, config.coach_network) == ("alternate", "conv", "convnext_xxlarge")
+    assert config.precision == "bf16"
+    assert config.gradient_checkpointing
+
+
+@pytest.mark.parametrize("student", ["zimage", "flux2"])
+def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
+    student: str, settings: list[str], photos: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    models = cached_models_folder(tmp_path_factory)
+    ours = [*settings, f"models_dir={models}", "rank=4", "fdl_from=0", "steps=1", "learning_rate=0.01"]
+    ours += ["turns=both", "perceptual_network=squeezenet"]
+    config = read_distill_config(student, None, ours)
+    pipeline = build_student(config)
+    trained = {name for name, parameter in pipeline.named_parameters() if parameter.requires_grad}
+    assert {"lora_A", "lora_B"} == {part for name in trained for part in name.split(".") if "lora" in part}
+    assert all("lora_" in name or name.startswith("projector.") for name in trained)
+    criterion = Criterion(pipeline, config, torch.device("cpu"))
+    assert criterion.coach is not None
+    hq, lq_up = torch.rand(1, 3, 96, 96), torch.rand(1, 3, 96, 96)
+    restored = pipeline(lq_up, condition_image(pipeline, lq_up, lq_up))
+    weighted_sum(criterion(restored, hq, 0), config).backward()
+    weighted_sum(CoachTurn(criterion.coach, config)(hq, restored.detach(), torch.zeros(1)), config).backward()
+    moved = {name for name, parameter in pipeline.named_parameters() if parameter.grad is not None}
+    assert moved == trained
+    # B starts at zero, so that A's first gradient is zero, but B's and the projector's are not.
+    for name, parameter in pipeline.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            assert parameter.grad is not None
+            assert parameter.grad.abs().max() > 0, name
+    assert all(parameter.grad is not None for parameter in criterion.coach.heads.parameters())
+    assert all(parameter.grad is None for parameter in criterion.coach.trunk.parameters())
+
+    folder = distill(student, [photos], tmp_path / "run", None, ours, quiet)
+    assert {path.name for path in folder.iterdir()} >= {"lora.safetensors", "projector.safetensors"}
+    saved = Run(tmp_path / "run").latest()
+    assert saved is not None
+    assert all("lora_" in k or k.startswith("projector.") for k in load_file(saved / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("coach=vit", "did you mean 'dit'"),
+        ("coach_network=convnext_xxl", "convnext_xxlarge"),
+        ("turns=alternately", "did you mean 'alternate'"),
+        ("coach_weights=", "needs coach_weights"),
+        ("fdl_weights=", "needs fdl_weights"),
+        ("fdl_share=0", "fdl_share must lie in (0, 1]"),
+        ("fdl_strides=[1, 2]", "with a stride for each map"),
+        ("gan_wieght=1", "did you mean 'gan_weight'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    setting: str,
+    message: str,
+    photos: Path,
+    tiny_weights: Path,
+    settings: list[str],
+    tmp_path: Path,
+    strsr: Callable[..., Result],
+) -> None:
+    words = [word for entry in [*settings, setting] for word in ("--set", entry)]
+    out = tmp_path / "run"
+    result = strsr("distill", "--data", photos, "--student", tiny_weights, "--out", out, *words)
+    assert result.exit_code in (2, 3), result.output
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_student_that_is_nowhere_is_named(photos: Path, settings: list[str], tmp_path: Path) -> None:
+    with pytest.raises(StrsrError, match="did you mean 'zimage'"):
+        distill("zimages", [photos], tmp_path / "run", None, settings, quiet)
