@@ -348,13 +348,22 @@ def prepare(raw: RawBatch, step: int, config: DegradeConfig, seed: int, device: 
     """
     # The arithmetic of JPEG needs float64, which Apple's GPUs lack.
     place = device if device.type == "cuda" else torch.device("cpu")
-    hq = raw.hq.to(place).float() / 255
-    picture = raw.picture.to(place).float() / 255
-    recipes = [sample_recipe(number, config, seed) for number in raw.numbers]
-    rngs = [sample_noise(number, seed, place) for number in raw.numbers]
-    # One image at a time stays in a CPU's cache: twice as fast as all together, and exact.
-    most = len(raw.numbers) if place.type == "cuda" else 1
+    with torch.inference_mode():
+        images = _degrade_batch(raw, step, config, seed, place)
+    # Autograd refuses tensors made in inference mode, but not their clones.
+    return Batch(*(image.clone().to(device) for image in images))
+
+
+def _degrade_batch(
+    raw: RawBatch, step: int, config: DegradeConfig, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """hq, lq_up and picture of `prepare`."""
+    hq, picture = (pixels.to(device).float() / 255 for pixels in (raw.hq, raw.picture))
     lq_up = torch.empty_like(hq)
+    recipes = [sample_recipe(number, config, seed) for number in raw.numbers]
+    rngs = [sample_noise(number, seed, device) for number in raw.numbers]
+    # One image at a time stays in a CPU's cache: twice as fast as all together, and exact.
+    most = len(raw.numbers) if device.type == "cuda" else 1
     for kind in KINDS:
         sizes = step_sizes(step, kind, config, seed)
         rows = [row for row, recipe in enumerate(recipes) if recipe.kind == kind]
@@ -364,4 +373,4 @@ def prepare(raw: RawBatch, step: int, config: DegradeConfig, seed: int, device: 
             follow = ([recipes[row] for row in part], sizes, [rngs[row] for row in part])
             lq_up[part] = enlarge(degrade(hq[part], *follow), *hq.shape[-2:])
             picture[part] = degrade(picture[part], *follow, scale=1.0)
-    return Batch(hq.to(device), lq_up.to(device), picture.to(device))
+    return hq, lq_up, picture

@@ -45,6 +45,14 @@ class PassConfig:
     poisson_scale: tuple[float, float]
     jpeg_quality: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        spans = {"blur_sigma": (0.01, 100), "resize_range": (0.01, 10), "jpeg_quality": (1, 100)}
+        spans |= {"noise_sigma": (0, 255), "poisson_scale": (0, 255)}
+        for name, (lowest, highest) in spans.items():
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(f"{name} [{low}, {high}]: must be in order, from {lowest} to {highest}")
+
 
 @dataclass(frozen=True)
 class DegradeConfig:

@@ -42,7 +42,6 @@ from .engine import (
     batches_from,
     describe,
     estimate_memory,
-    image_losses,
     in_parts,
     learning_rate,
     make_accelerator,
@@ -58,6 +57,8 @@ from .runs import Run, read_config, to_toml
 COACHES = ("conv", "dit", "none")
 TURNS = ("alternate", "both")
 COACH_CLIP = 1.0  # norm of the gradient over all heads
+SHIFT = 16  # px: the largest stride of the networks that judge
+FDL_TRIAL = 8  # px of each map that the frequency loss is tried on when a run begins
 DIT_MAPS = 4  # blocks that a DiT as coach is tapped behind
 
 
@@ -90,7 +91,7 @@ class DistillConfig(LoopConfig):
     coach_network: str = "convnext_xxlarge"
     coach_weights: str = ""  # its file; empty: where huggingface_hub keeps it
     coach_hidden: int = 512  # width of the heads
-    coach_learning_rate: float = 1e-6
+    coach_learning_rate: float = 1e-6  # constant
     coach_weight: float = 1.0  # of its own loss
     gan_weight: float = 0.1
     r1_weight: float = 10.0
@@ -137,13 +138,14 @@ LITE_PRESET: dict[str, Any] = {
     "gradient_checkpointing": False,
     "ema_decay": 0.999,
     "perceptual_weight": 0.05,
+    "gan_weight": 0.01,
     "perceptual_network": "squeezenet",
     "precision": "auto",
     "turns": "both",
     "coach_network": "resnet50v2",
     "coach_hidden": 128,
-    "coach_learning_rate": 2e-4,
-    "fdl_weight": 5e-6,  # of "vgg19", whose maps are 58 times as large as those of "vgg19_torchvision"
+    "coach_learning_rate": 5e-5,
+    "fdl_weight": 1e-6,  # of "vgg19", whose maps are 58 times as large as those of "vgg19_torchvision"
     "fdl_from": 14_000,
     "fdl_network": "vgg19",
     "fdl_projections": 64,
@@ -196,7 +198,8 @@ def distill(
                 if stepped:
                     average.update(step + 1)
             if coachs_turn:
-                pairs = (batch.hq, torch.cat(restored_parts).float(), numbers)
+                fakes = torch.cat(restored_parts).float()
+                pairs = (*(shifted(image, config.seed, step) for image in (batch.hq, fakes)), numbers)
                 for hq, fake, part in in_parts(accelerator, turn, pairs, config.accumulate):
                     losses = turn(hq, fake, part)
                     accelerator.backward(weighted_sum(losses, config) / config.accumulate)
@@ -263,10 +266,18 @@ class Criterion:
             self.fdl = FrequencyDistributionLoss(
                 self.features.channels, config.fdl_projections, strides=strides
             ).to(device)
+            side = config.crop_size - SHIFT
+            crop = torch.zeros(1, 3, side, side, device=device)
+            with torch.no_grad():  # a crop too small for the last map is told now, not at step fdl_from
+                corners = [m[..., :FDL_TRIAL, :FDL_TRIAL] for m in self.features(crop)]
+                self.fdl(corners, corners)
 
     def __call__(self, restored: Tensor, hq: Tensor, step: int) -> dict[str, Tensor]:
         """l1_loss, perceptual_loss, gan_loss and, in stage 2, fdl_loss of crops (b, 3, s, s) in [0, 1]."""
-        losses = image_losses(restored, hq, self.distance)
+        losses = {"l1_loss": F.l1_loss(restored.float(), hq)}
+        restored, hq = (shifted(image, self.config.seed, step) for image in (restored, hq))
+        if self.distance is not None:
+            losses["perceptual_loss"] = self.distance(restored, hq)
         if self.coach is not None and self.config.gan_weight:
             losses["gan_loss"] = self._gan_loss(self.coach, restored, hq)
         if self.features is not None and step >= self.config.fdl_from:
@@ -285,6 +296,18 @@ class Criterion:
         coach.heads.requires_grad_(True)
         coach.train()
         return loss
+
+
+def shifted(image: Tensor, seed: int, step: int) -> Tensor:
+    """A window of (b, 3, s, s), SHIFT px smaller, somewhere else in each step.
+
+    Networks with strides pass gradients that repeat with the stride, always at the same place: the
+    student learns them as a grid. Seen from another place in each step, they average out.
+    """
+    rng = seeded("shift", seed, step)
+    top, left = torch.randint(SHIFT + 1, (2,), generator=rng).tolist()
+    height, width = (side - SHIFT for side in image.shape[-2:])
+    return image[..., top : top + height, left : left + width]
 
 
 def build_coach(student: OneStepPipeline, config: DistillConfig) -> Coach | None:

@@ -32,7 +32,7 @@ from strsr_models.errors import StrsrError, UsageError
 from strsr_models.losses.perceptual import Lpips, feature_distance
 from strsr_models.pipelines.base import OneStepPipeline
 
-from .data import Batch, Crops, batches
+from .data import CACHE_GB, Batch, Crops, batches
 from .degrade import DegradeConfig
 from .runs import FRESH, Run, cannot_write
 
@@ -69,7 +69,7 @@ class LoopConfig:
     perceptual_weights: str = ""  # safetensors file of that network; lpips has its own
     seed: int = 0
     workers: int = 1  # processes that read and crop photos
-    cache_gb: float = 4.0  # decoded photos kept in memory
+    cache_gb: float = CACHE_GB  # of decoded photos, kept in memory by each process
     log_every: int = 50  # steps
     save_every: int = 500
     sample_every: int = 2000

@@ -81,14 +81,17 @@ class Logbook:
         """
         self.step += 1
         config, last = self.config, self.step == self.config.steps
+        self.meter.add(lattice_curve(restored, hq))
+        values: dict[str, float] = {}
         if self.step % config.log_every == 0 or last:
-            means = self.meter.take((self.step - self._logged) * config.batch_size)
-            skipped = {"skipped_steps": float(self.guard.skipped)} if self.guard.skipped else {}
-            self._progress.log(self.step, {**means, **lattice_curve(restored, hq), **rates, **skipped})
+            values |= {**self.meter.take((self.step - self._logged) * config.batch_size), **rates}
+            values |= {"skipped_steps": float(self.guard.skipped)} if self.guard.skipped else {}
             self._logged = self.step
         if self._sheet is not None and (self.step % config.sample_every == 0 or last):
             path = self.run.folder / "samples" / f"{self.step:07d}.png"
-            write_sheet(path, self.average.pipeline, self._sheet, self.accelerator)
+            values["sample_gain_db"] = write_sheet(path, self.average.pipeline, self._sheet, self.accelerator)
+        if values:
+            self._progress.log(self.step, values)
         stop = self._signals.asked(self.accelerator)
         due = self.step % config.save_every == 0 and self.guard.healthy
         if due or last or stop:

@@ -254,6 +254,7 @@ def test_batches_have_their_shapes_and_ranges(photos: Photos) -> None:
         for name in FIELDS:
             tensor = getattr(batch, name)
             assert tensor.dtype == torch.float32
+            assert not tensor.is_inference()  # autograd takes it
             assert 0 <= tensor.min() <= tensor.max() <= 1
 
 

@@ -202,6 +202,22 @@ def test_impossible_configurations_are_refused(wrong: dict) -> None:
         DegradeConfig(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "span"),
+    [
+        ("blur_sigma", (0.0, 3.0)),
+        ("jpeg_quality", (0.0, 95.0)),
+        ("jpeg_quality", (30.0, 101.0)),
+        ("resize_range", (0.0, 1.5)),
+        ("noise_sigma", (30.0, 1.0)),
+        ("poisson_scale", (float("nan"), 3.0)),
+    ],
+)
+def test_impossible_ranges_are_refused(name: str, span: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(SEVERE.first, **{name: span})
+
+
 # --- the steps -------------------------------------------------------------------------------------
 
 

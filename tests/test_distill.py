@@ -26,7 +26,7 @@ from .tiny_models import cached_models_folder
 
 BASE = [
     "batch_size=2",
-    "crop_size=96",
+    "crop_size=112",
     "workers=0",
     "log_every=1",
     "warmup_steps=1",
@@ -175,7 +175,7 @@ def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
     assert all("lora_" in name or name.startswith("projector.") for name in trained)
     criterion = Criterion(pipeline, config, torch.device("cpu"))
     assert criterion.coach is not None
-    hq, lq_up = torch.rand(1, 3, 96, 96), torch.rand(1, 3, 96, 96)
+    hq, lq_up = torch.rand(1, 3, 112, 112), torch.rand(1, 3, 112, 112)
     restored = pipeline(lq_up, condition_image(pipeline, lq_up, lq_up))
     weighted_sum(criterion(restored, hq, 0), config).backward()
     weighted_sum(CoachTurn(criterion.coach, config)(hq, restored.detach(), torch.zeros(1)), config).backward()
@@ -205,6 +205,7 @@ def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
         ("coach_weights=", "needs coach_weights"),
         ("fdl_weights=", "needs fdl_weights"),
         ("fdl_share=0", "fdl_share must lie in (0, 1]"),
+        ("crop_size=80", "3 x 3 is smaller than the kernel"),
         ("fdl_strides=[1, 2]", "with a stride for each map"),
         ("gan_wieght=1", "did you mean 'gan_weight'"),
     ],

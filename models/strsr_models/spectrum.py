@@ -78,7 +78,7 @@ def power_spectrum(image: Tensor, side: int = BLOCK) -> Tensor:
     """Power (b, s, s/2 + 1) of the luma of (b, 3 or 1, h, w), averaged over blocks: Welch's method.
 
     Square blocks of `side` px, or of the image's shorter side, overlap by half at least and cover
-    the image; each loses its mean and slope, then is weighted by a Hann window, so that borders do
+    the image; each loses the plane that fits it best, then is weighted by a Hann window, so that borders do
     not ring. White noise of variance v has power v in every bin. Layout of torch.fft.rfft2.
     """
     y = luma(image)
@@ -88,31 +88,31 @@ def power_spectrum(image: Tensor, side: int = BLOCK) -> Tensor:
     total = y.new_zeros(y.shape[0], side, side // 2 + 1)
     starts = _starts(y.shape[-2], side)
     for top in starts:  # one row of blocks at a time: memory does not grow with the height
-        blocks = _blocks(y[:, top : top + side], side)  # (b, rows, blocks, s)
-        blocks = _without_line(_without_line(blocks).transpose(1, 3)).transpose(1, 2)  # (b, blocks, s, s)
-        total += torch.fft.rfft2(blocks * weights).abs().square().mean(1)
+        blocks = _blocks(y[:, top : top + side], side).transpose(1, 2)  # (b, blocks, s, s)
+        total += torch.fft.rfft2(_without_plane(blocks) * weights).abs().square().mean(1)
     return total / (len(starts) * weights.square().sum())
 
 
 def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Log-power by frequency: (n,) cycles per pixel and (b, n) dB, averaged over all directions.
+    """Power by frequency, over all directions: (n,) cycles per pixel and (b, n) dB.
 
     image: (b, 3 or 1, h, w) in [0, 1]; n is half of `side`, or of the image's shorter side.
-    Frequencies are the centres of rings from 0 to 0.5; the corners beyond are left out. 0 dB is
-    the power of white noise of variance 1; 8-bit rounding alone lies at -59 dB.
+    Frequencies are the centres of rings up to 0.5, whose mean power is taken; the corners of the
+    spectrum beyond are left out. White noise of variance v is flat at 10 log10(v) dB; rounding to
+    8 bits alone lies at -59 dB.
     """
     power = power_spectrum(image, side)  # (b, s, s/2 + 1)
     side = power.shape[1]
     fy, fx = (f(side, device=power.device) for f in (torch.fft.fftfreq, torch.fft.rfftfreq))
     ring = (torch.hypot(fy[:, None], fx) * side).round().long().flatten()  # in bins
-    twice = 1 + ((fx > 0) & (fx < 0.5)).to(power)  # these columns stand for their mirror image too
-    weight = twice.expand(side, -1).flatten()
-    decibel = (10 * torch.log10(power + 1e-12)).flatten(1) * weight
+    # Columns but the first and the last stand for their mirror image too.
+    weight = (1 + ((fx > 0) & (fx < 0.5)).to(power)).expand(side, -1).flatten()
     count = int(ring.max()) + 1
-    sums = decibel.new_zeros(decibel.shape[0], count).index_add_(1, ring, decibel)
+    sums = power.new_zeros(power.shape[0], count).index_add_(1, ring, power.flatten(1) * weight)
     weights = weight.new_zeros(count).index_add_(0, ring, weight)
     rings = slice(1, side // 2 + 1)  # ring 0 is the mean, which is gone
-    return torch.arange(count, device=power.device)[rings] / side, (sums / weights)[:, rings]
+    frequency = torch.arange(count, device=power.device)[rings] / side
+    return frequency, 10 * torch.log10((sums / weights)[:, rings] + 1e-12)
 
 
 @torch.no_grad()
@@ -221,7 +221,17 @@ def _blocks(lines: Tensor, side: int) -> Tensor:
 
 def _without_line(x: Tensor) -> Tensor:
     """x (..., s) minus the straight line that fits it best."""
+    return x - x.mean(-1, keepdim=True) - _slope(x)
+
+
+def _without_plane(x: Tensor) -> Tensor:
+    """x (..., s, s) minus the plane that fits it best."""
+    across, down = _slope(x.mean(-2)), _slope(x.mean(-1))
+    return x - x.mean((-2, -1), keepdim=True) - across[..., None, :] - down[..., None]
+
+
+def _slope(x: Tensor) -> Tensor:
+    """The best straight line through x (..., s), less its mean."""
     ramp = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
     ramp = ramp - ramp.mean()
-    slope = (x * ramp).sum(-1, keepdim=True) / ramp.square().sum().clamp_min(1)
-    return x - x.mean(-1, keepdim=True) - slope * ramp
+    return (x * ramp).sum(-1, keepdim=True) / ramp.square().sum().clamp_min(1) * ramp
