@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import mismatches, shorten
 from ..errors import WeightsError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
-
-SHOWN = 20  # mismatches that a message names
 
 
 class FrozenNetwork(nn.Module):
@@ -78,15 +77,10 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -
     state = module.state_dict()
     counts = {name: torch.tensor(0) for name in state if name.endswith("num_batches_tracked")}
     wanted = {name: value for name, value in state.items() if name not in counts}
-    problems = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
-    for name in wanted.keys() & tensors.keys():
-        if tensors[name].shape != wanted[name].shape:
-            problems.append(f"{name} is {tuple(tensors[name].shape)}, expected {tuple(wanted[name].shape)}")
-        elif not bool(tensors[name].isfinite().all()):
-            problems.append(f"{name} is not finite")
+    found = {name: tensors[name] for name in wanted.keys() & tensors.keys()}
+    problems = mismatches(found, {name: tuple(value.shape) for name, value in wanted.items()})
     if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise WeightsError(f"{path}: not the {what} expected: {'; '.join(sorted(problems)[:SHOWN])}{more}")
+        raise WeightsError(f"{path}: not the {what} expected: {shorten(problems)}")
     # A copy: the file's own memory may be a read-only map, and in float16.
     filled = {name: tensors[name].to(torch.float32, copy=True) for name in wanted}
     module.load_state_dict({**filled, **counts}, assign=True)
