@@ -172,7 +172,9 @@ def distill(
         turn, coach_optimizer = accelerator.prepare(
             CoachTurn(criterion.coach, config), make_adamw(heads, config, config.coach_learning_rate)
         )
-    with Logbook(run, accelerator, config, crops, average, describe(pipeline), report) as logbook:
+    with Logbook(
+        run, accelerator, config, crops, average, criterion.distance, describe(pipeline), report
+    ) as logbook:
         coach_guard = Guard(run)
         for batch, numbers in batches_from(logbook.step, crops, config, accelerator):
             step = logbook.step

@@ -14,6 +14,7 @@ from . import __version__
 from .data import Crops, Photos, data_hash
 from .engine import (
     Average,
+    Distance,
     Guard,
     LoopConfig,
     Meter,
@@ -24,7 +25,7 @@ from .engine import (
 )
 from .progress import Progress, Report
 from .runs import Run
-from .sheets import lattice_curve, sample_batch, write_sheet
+from .sheets import lattice_curve, restore_samples, sample_batch, sample_scores, write_sheet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,10 +42,11 @@ class Logbook:
         config: LoopConfig,
         crops: Crops,
         average: Average,
+        distance: Distance | None,
         size: str,
         report: Report,
     ) -> None:
-        """size: how large the pipeline is, in words."""
+        """distance: that the samples are scored with. size: how large the pipeline is, in words."""
         self.run, self.accelerator, self.config, self.average = run, accelerator, config, average
         self.step = load_checkpoint(run, accelerator, average)  # done so far
         self.meter, self.guard = Meter(accelerator), Guard(run)
@@ -52,7 +54,7 @@ class Logbook:
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )
         self._signals = StopSignals()
-        self._photos = crops.photos
+        self._photos, self._distance = crops.photos, distance
         self._sheet = sample_batch(crops, config.degrade) if accelerator.is_main_process else None
         self._logged = self.step
         if accelerator.is_main_process:
@@ -88,8 +90,9 @@ class Logbook:
             values |= {"skipped_steps": float(self.guard.skipped)} if self.guard.skipped else {}
             self._logged = self.step
         if self._sheet is not None and (self.step % config.sample_every == 0 or last):
-            path = self.run.folder / "samples" / f"{self.step:07d}.png"
-            values["sample_gain_db"] = write_sheet(path, self.average.pipeline, self._sheet, self.accelerator)
+            restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
+            write_sheet(self.run.folder / "samples" / f"{self.step:07d}.png", self._sheet, restored)
+            values |= sample_scores(self._sheet, restored, self._distance, self.accelerator.device)
         if values:
             self._progress.log(self.step, values)
         stop = self._signals.asked(self.accelerator)

@@ -15,6 +15,7 @@ from strsr_models.spectrum import lattice_excess
 
 from .data import Batch, Crops, join, prepare
 from .degrade import DegradeConfig
+from .engine import Distance
 from .journal import whole_file
 
 if TYPE_CHECKING:
@@ -32,26 +33,42 @@ def sample_batch(crops: Crops, config: DegradeConfig) -> Batch:
 
 
 @torch.inference_mode()
-def write_sheet(path: Path, pipeline: OneStepPipeline, batch: Batch, accelerator: Accelerator) -> float:
-    """Draw a row for each sample, lq_up | restored | hq, restored in the run's precision.
-
-    Returns the mean gain in dB PSNR over lq_up: on the same samples each time, it tells progress where
-    the losses of random batches hide it.
-    """
-    device = pipeline.device
-    rows, gains = [], []
-    for lq_up, hq, picture in zip(batch.lq_up, batch.hq, batch.picture, strict=True):
+def restore_samples(pipeline: OneStepPipeline, batch: Batch, accelerator: Accelerator) -> Tensor:
+    """The samples as the pipeline restores them in the run's precision, (b, 3, s, s) in [0, 1] on the CPU."""
+    restored = []
+    for lq_up, picture in zip(batch.lq_up, batch.picture, strict=True):
         with accelerator.autocast():
-            cond = pipeline.encode_condition(picture[None].to(device))
-            restored = pipeline.restore(lq_up[None].to(device), cond)
-        result = restored[0].float().clamp(0, 1).cpu()  # (3, s, s)
-        rows.append(torch.cat([lq_up, result, hq], dim=-1))  # (3, s, 3s)
-        errors = [(image - hq).square().mean() + 1e-10 for image in (lq_up, result)]
-        gains.append(10 * torch.log10(errors[0] / errors[1]))
-    sheet = torch.cat(rows, dim=-2).permute(1, 2, 0)
+            cond = pipeline.encode_condition(picture[None].to(pipeline.device))
+            restored.append(pipeline.restore(lq_up[None].to(pipeline.device), cond).float().clamp(0, 1).cpu())
+    return torch.cat(restored)
+
+
+def write_sheet(path: Path, batch: Batch, restored: Tensor) -> None:
+    """Draw a row for each sample: lq_up | restored | hq."""
+    rows = torch.cat([batch.lq_up, restored, batch.hq], dim=-1)  # (b, 3, s, 3s)
+    sheet = torch.cat(list(rows), dim=-2).permute(1, 2, 0)  # (b*s, 3s, 3)
     with whole_file(path) as file:
         Image.fromarray(np.rint(sheet.numpy() * 255).astype(np.uint8)).save(file, "PNG")
-    return round(float(torch.stack(gains).mean()), 4)
+
+
+@torch.inference_mode()
+def sample_scores(
+    batch: Batch, restored: Tensor, distance: Distance | None, device: torch.device
+) -> dict[str, float]:
+    """How good the samples are: the same ones each time, where the losses of random batches hide progress.
+
+    sample_gain_db: mean PSNR over that of lq_up. sample_l1; sample_perceptual where there is a distance.
+    """
+    errors = [(image - batch.hq).square().mean((1, 2, 3)) + 1e-10 for image in (batch.lq_up, restored)]
+    scores = {
+        "sample_gain_db": 10 * torch.log10(errors[0] / errors[1]).mean(),
+        "sample_l1": (restored - batch.hq).abs().mean(),
+    }
+    if distance is not None:
+        pairs = zip(restored.to(device), batch.hq.to(device), strict=True)
+        each = [distance(pred[None], hq[None]) for pred, hq in pairs]
+        scores["sample_perceptual"] = torch.stack(each).mean()
+    return {name: round(float(value), 5) for name, value in scores.items()}
 
 
 @torch.no_grad()

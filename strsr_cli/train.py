@@ -70,12 +70,13 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     torch.manual_seed(config.seed)
     pipeline = build_pipeline(config).to(accelerator.device)
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
-    stage: nn.Module = STAGES[config.stage](pipeline, config, make_distance(config, accelerator.device))
+    distance = make_distance(config, accelerator.device)
+    stage: nn.Module = STAGES[config.stage](pipeline, config, distance)
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     crops = Crops(load_photos(data, config.crop_size, config.cache_gb), config.crop_size, config.seed)
     run, average = Run(out), Average(pipeline, config.ema_decay)
     stage, optimizer = accelerator.prepare(stage, make_adamw(parameters, config, config.learning_rate))
-    with Logbook(run, accelerator, config, crops, average, describe(pipeline), report) as logbook:
+    with Logbook(run, accelerator, config, crops, average, distance, describe(pipeline), report) as logbook:
         for batch, numbers in batches_from(logbook.step, crops, config, accelerator):
             step = logbook.step
             rate = learning_rate(config, step)

@@ -31,18 +31,20 @@ CHUNK = 1 << 24  # projected values at a time
 class FrequencyDistributionLoss(nn.Module):
     """FDL of two feature pyramids, (b, c_i, h_i, w_i) each, as a scalar in float32.
 
-    The DFT is not normalised and all of its bins count, as published: a projection's neighbourhood
-    of 5x5 bins makes the mirrored half of the spectrum a second sample, not a copy. So the value
-    grows with the side of a crop (twice for white noise on twice the side), and the published weight
-    0.002 is for crops of 1024 px on five maps of VGG19 ("vgg19_torchvision" of encoders/features.py).
+    All bins of the DFT count, as published: to a projection the mirrored half of the spectrum is a
+    second sample, not a copy. The DFT is not normalised either, so the value grows with the side of a
+    crop (of white noise: twice on twice the side), and with the scale of the features. The published
+    weight 0.002 is for crops of 1024 px on five maps of VGG19 ("vgg19_torchvision" of
+    encoders/features.py).
 
     Memory: gradients are made in the forward pass, map by map and some projections at a time, and one
     gradient as large as a map is all that is kept. A crop of 1024 px on VGG19, float32: relu1_2 is
-    64 x 1024 x 1024 = 268 MB; while it is compared there are two spectra of 537 MB, two amplitudes,
-    two phases and their gradients of 268 MB each (2.7 GB), and eight arrays of a chunk, 16 projections
-    of 1020 x 1020, of 67 to 134 MB (0.7 GB); then only its gradient is left. relu2_2 is half of that,
-    relu3_4 a quarter, relu4_4 an eighth: 0.5 GB of gradients in the end, 3.4 GB at the worst moment
-    per crop. All 256 projections at once would take 16 times 0.7 GB, kept by autograd for each map.
+    64 x 1024 x 1024 = 268 MB. While it is compared it takes ten times that (measured, on smaller ones):
+    the spectrum 537 MB, two amplitudes, two phases, two gradients 268 MB each, and a complex
+    gradient; and less than ten arrays of a chunk, 16 projections of 1020 x 1020, of 67 MB. That is
+    3.4 GB at the worst moment per crop, and then only its gradient is left. relu2_2 is half as large,
+    relu3_4 a quarter, relu4_4 an eighth: 0.5 GB of gradients in the end. All 256 projections at once,
+    kept by autograd, would take 10 GB for relu1_2 alone.
 
     Time goes into convolutions, 2 q c k^2 n operations four times with two more for the gradient, and
     into sorting: fewer projections and a stride of 2 on shallow maps are the honest ways to save.
