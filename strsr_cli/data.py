@@ -132,6 +132,8 @@ def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB) 
     files: list[PhotoFile] = []
     skipped: list[str] = []
     for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--data {folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
         for path in find_images(folder):
             try:
                 width, height = stored_size(path)

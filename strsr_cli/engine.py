@@ -86,7 +86,10 @@ class LoopConfig:
         if self.crop_size < 32 or self.crop_size % 16:
             raise ValueError(f"crop_size {self.crop_size}: must be a multiple of 16, at least 32")
         if self.perceptual_weight > 0 and not self.perceptual_weights and self.perceptual_network != "lpips":
-            raise ValueError("perceptual_weight > 0 needs perceptual_weights, a safetensors file")
+            raise ValueError(
+                "perceptual_weight > 0 needs perceptual_weights, a safetensors file of perceptual_network; "
+                "or set perceptual_weight=0"
+            )
         if not 0 < self.learning_rate < 1 or not 0 <= self.ema_decay < 1:
             raise ValueError("learning_rate must lie in (0, 1), ema_decay in [0, 1)")
         if min(self.workers, self.warmup_steps) < 0 or self.gradient_clip <= 0 or self.cache_gb < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -93,6 +94,7 @@ class Logbook:
             restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
             write_sheet(self.run.folder / "samples" / f"{self.step:07d}.png", self._sheet, restored)
             values |= sample_scores(self._sheet, restored, self._distance, self.accelerator.device)
+        values = {name: value for name, value in values.items() if math.isfinite(value)}  # NaN is not JSON
         if values:
             self._progress.log(self.step, values)
         stop = self._signals.asked(self.accelerator)

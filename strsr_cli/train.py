@@ -183,7 +183,11 @@ def preview(data: list[Path], config_file: Path | None, settings: list[str], she
     """Write a sheet of what the network would see of the data: rows of hq | lq."""
     config = read_config(TrainConfig, config_file, settings)
     crops = Crops(load_photos(data, config.crop_size, cache_gb=0), config.crop_size, config.seed)
-    write_preview(sheet, crops, config.degrade, config.batch_size)
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        write_preview(sheet, crops, config.degrade, config.batch_size)
+    except OSError as error:
+        raise UsageError(f"--preview {sheet}: cannot be written: {error.strerror or error}") from error
 
 
 def dry_run(data: list[Path], config_file: Path | None, settings: list[str], report: Report) -> None:

@@ -376,10 +376,33 @@ def test_dry_run_tells_settings_sizes_and_memory_and_writes_nothing(
     assert read_config(TrainConfig, toml, []).device == "cpu"
 
 
+def test_part_of_a_table_is_enough(tmp_path: Path) -> None:
+    config = read_config(TrainConfig, None, ["degrade.first.jpeg_quality=[50, 60]", "model.dit.depth=3"])
+    default = TrainConfig()
+    assert config.degrade.first.jpeg_quality == (50, 60)
+    assert config.degrade.first.noise_sigma == default.degrade.first.noise_sigma
+    assert config.degrade.second == default.degrade.second
+    assert config.model.dit.depth == 3
+
+
+def test_what_cannot_be_measured_on_small_crops_is_left_out_of_the_log(
+    photos: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    run(photos, tmp_path / "run", tiny_config, "steps=1", "crop_size=32")
+    (line,) = metrics(tmp_path / "run")
+    assert "lattice_4_db" in line
+    assert "lattice_16_db" not in line  # fewer than four periods
+
+
+def test_a_data_folder_that_is_not_there_is_named(tiny_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        run(tmp_path / "nowhere", tmp_path / "run", tiny_config, "steps=1")
+
+
 def test_preview_draws_a_sheet(
     photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
-    sheet = tmp_path / "sheet.png"
+    sheet = tmp_path / "new" / "sheet.png"
     result = strsr("train", "--data", photos, "--config", tiny_config, "--preview", sheet, *SMALL)
     assert result.exit_code == 0, result.output
     with Image.open(sheet) as image:

@@ -13,16 +13,19 @@ T = TypeVar("T")
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
-    """Build the dataclass `cls` from `data`; nested dataclasses from nested dicts.
+    """Build the dataclass `cls` from `data`; nested dataclasses from nested dicts, over their defaults.
 
     where: the file or option that `data` came from, for messages.
     Raises UsageError for an unknown key or a value of the wrong type, naming both.
     """
     hints = typing.get_type_hints(cls)
+    defaults = _table_defaults(cls)
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in hints:
             raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, hints)}")
+        if key in defaults and isinstance(value, dict):
+            value = _merged(defaults[key], value)
         values[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return cls(**values)
@@ -33,6 +36,21 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
 def to_dict(config: Any) -> dict[str, Any]:
     """The nested dict that `from_dict` turns back into `config`."""
     return dataclasses.asdict(config)
+
+
+def _table_defaults(cls: Any) -> dict[str, dict[str, Any]]:
+    """The defaults of fields that are dataclasses themselves: a table may name some of its keys only."""
+    made = {f.name: f.default_factory() for f in dataclasses.fields(cls) if callable(f.default_factory)}
+    return {name: to_dict(value) for name, value in made.items() if dataclasses.is_dataclass(value)}
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | over | nested
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
