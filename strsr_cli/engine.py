@@ -115,6 +115,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         accelerator = Accelerator(mixed_precision=MIXED_PRECISION[precision], cpu=device.type == "cpu")
     except ValueError as error:  # accelerate's state is the process's; a second run must want the same
         raise UsageError(f"precision={precision}, device={config.device}: {error}") from error
+    if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED") and config.ema_decay:
+        raise UsageError("parameters that are spread over processes cannot be averaged: set ema_decay=0")
     keep_trained_only(accelerator)
     parts = accelerator.num_processes * config.accumulate
     if config.batch_size % parts:

@@ -91,8 +91,8 @@ class ConvNextTrunk(FrozenNetwork):
 
 def _open_clip() -> Any:
     try:
-        import open_clip  # type: ignore[import-untyped]
-        import open_clip.timm_model  # type: ignore[import-untyped]
+        import open_clip
+        import open_clip.timm_model
     except ImportError as error:
         raise UsageError(
             f"a ConvNeXt trunk needs open_clip: pip install open_clip_torch ({error})"

@@ -104,7 +104,7 @@ def hub_path(net: str) -> Path:
 
 def _lpips_package(net: str) -> Any:
     try:
-        import lpips  # type: ignore[import-untyped]
+        import lpips
     except ImportError as error:
         raise WeightsError(
             "LPIPS needs the package lpips: pip install 'strsr[train]'; "
