@@ -5,7 +5,9 @@ Imports nothing heavy, so that --help and completion answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -243,7 +245,8 @@ def train(
     elif dry_run:
         loop.dry_run(data, config, set or [], typer.echo)
     else:
-        tell_weights(loop.train(data, need_out(out), config, set or [], typer.echo))
+        with stopped_by_signal():
+            tell_weights(loop.train(data, need_out(out), config, set or [], typer.echo))
 
 
 @app.command()
@@ -265,8 +268,8 @@ def distill(
     if dry_run:
         loop.dry_run(student, data, config, set or [], typer.echo)
     else:
-        folder = loop.distill(student, data, need_out(out), config, set or [], typer.echo)
-        tell_weights(folder)
+        with stopped_by_signal():
+            tell_weights(loop.distill(student, data, need_out(out), config, set or [], typer.echo))
 
 
 @app.command()
@@ -285,6 +288,17 @@ def need_out(out: Path | None) -> Path:
     if out is None:
         raise UsageError("--out is missing: the folder of the run")
     return out
+
+
+@contextlib.contextmanager
+def stopped_by_signal() -> Iterator[None]:
+    """A run that a signal has ended exits as the signal's: what follows it with && must not start."""
+    from .logbook import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        raise typer.Exit(stopped.exit_code) from stopped
 
 
 def with_warnings() -> None:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from strsr_models.checkpoints import default_models_dir
+from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.encoders.dit_trunk import DiTTrunk
 from strsr_models.encoders.features import FEATURES, FeatureNetwork, FeatureTrunk
 from strsr_models.errors import UsageError, nearest
@@ -37,7 +38,6 @@ from .degrade import seeded
 from .engine import (
     Average,
     Distance,
-    Guard,
     LoopConfig,
     batches_from,
     describe,
@@ -115,8 +115,14 @@ class DistillConfig(LoopConfig):
             raise ValueError(f"coach_network {self.coach_network} needs coach_weights, a file")
         if self.stage_two and not self.fdl_weights:
             raise ValueError("fdl_weight > 0 needs fdl_weights, a file of fdl_network; or set fdl_weight=0")
-        if not 0 < self.fdl_share <= 1 or not 0 < self.coach_learning_rate < 1 or self.rank < 1:
-            raise ValueError("fdl_share must lie in (0, 1], coach_learning_rate in (0, 1), rank from 1")
+        if (
+            not 0 < self.fdl_share <= 1
+            or not 0 < self.coach_learning_rate < 1
+            or min(self.rank, self.coach_hidden) < 1
+        ):
+            raise ValueError(
+                "fdl_share must lie in (0, 1], coach_learning_rate in (0, 1), rank and coach_hidden from 1"
+            )
 
     @property
     def stage_two(self) -> bool:
@@ -175,13 +181,14 @@ def distill(
     with Logbook(
         run, accelerator, config, crops, average, criterion.distance, describe(pipeline), report
     ) as logbook:
-        coach_guard = Guard(run)
         for batch, numbers in batches_from(logbook.step, crops, config, accelerator):
             step = logbook.step
             students_turn = not heads or config.turns == "both" or step % 2 == 0
             coachs_turn = bool(heads) and (config.turns == "both" or step % 2 == 1)
             rate = learning_rate(config, step)
             set_learning_rate(optimizer, rate)
+            if heads:
+                set_learning_rate(coach_optimizer, config.coach_learning_rate)
             tensors = (batch.hq, batch.lq_up, batch.picture)
             restored_parts = []
             for hq, lq_up, picture in in_parts(accelerator, model, tensors, config.accumulate):
@@ -206,16 +213,16 @@ def distill(
                     losses = turn(hq, fake, part)
                     accelerator.backward(weighted_sum(losses, config) / config.accumulate)
                     logbook.meter.add(losses)
-                coach_guard.step(accelerator, coach_optimizer, heads, COACH_CLIP, step + 1)
+                logbook.coach_guard.step(accelerator, coach_optimizer, heads, COACH_CLIP, step + 1)
             if logbook.after_step(restored_parts[-1], hq, {"learning_rate": rate}):
                 break
-    return run.folder / "model"
+    return logbook.finish()
 
 
 def read_distill_config(student: str, config_file: Path | None, settings: list[str]) -> DistillConfig:
     """Published values for zimage and flux2, lite's preset for lite; then the file, then settings."""
     preset: dict[str, Any] = {} if student in MODELS and student != "lite" else dict(LITE_PRESET)
-    return read_config(DistillConfig, config_file, settings, {**preset, "student": student})
+    return read_config(DistillConfig, config_file, [*settings, f'student="{student}"'], preset)
 
 
 def build_student(config: DistillConfig) -> OneStepPipeline:
@@ -223,7 +230,9 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
     name = config.student
     if name in MODELS and name != "lite":
         folder = Path(config.models_dir) if config.models_dir else default_models_dir()
-        pipeline = load_pipeline(name, folder, options=PretrainedOptions(adapter="none"))
+        # Frozen parts in the run's precision: in float32, 6 B of them would not fit.
+        precision = resolve_precision(config.precision, resolve_device(config.device))
+        pipeline = load_pipeline(name, folder, options=PretrainedOptions(adapter="none", precision=precision))
     else:
         pipeline = load_pipeline("lite", None if name == "lite" else lite_folder(name))
     pipeline.prepare_training(config.rank)
@@ -284,9 +293,11 @@ class Criterion:
             losses["gan_loss"] = self._gan_loss(self.coach, restored, hq)
         if self.features is not None and step >= self.config.fdl_from:
             some = max(1, round(self.config.fdl_share * len(hq)))
-            with torch.no_grad():
-                target = self.features(hq[:some])
-            losses["fdl_loss"] = self.fdl(self.features(restored[:some]), target)
+            # In bfloat16 the features would round away a grid of 1/255, the very thing to be seen.
+            with torch.autocast(restored.device.type, enabled=False):
+                with torch.no_grad():
+                    target = self.features(hq[:some])
+                losses["fdl_loss"] = self.fdl(self.features(restored[:some].float()), target)
         return losses
 
     def _gan_loss(self, coach: Coach, restored: Tensor, hq: Tensor) -> Tensor:

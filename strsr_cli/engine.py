@@ -92,10 +92,17 @@ class LoopConfig:
             )
         if not 0 < self.learning_rate < 1 or not 0 <= self.ema_decay < 1:
             raise ValueError("learning_rate must lie in (0, 1), ema_decay in [0, 1)")
-        if min(self.workers, self.warmup_steps) < 0 or self.gradient_clip <= 0 or self.cache_gb < 0:
-            raise ValueError(
-                "workers, warmup_steps and cache_gb must not be negative, gradient_clip positive"
-            )
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            raise ValueError("final_learning_rate must lie between 0 and learning_rate")
+        if not all(0 <= beta < 1 for beta in self.betas) or self.gradient_clip <= 0 or self.adam_eps <= 0:
+            raise ValueError("betas must lie in [0, 1), gradient_clip and adam_eps above 0")
+        if not abs(self.seed) < 2**31:
+            raise ValueError(f"seed {self.seed}: must be below 2^31")
+        for name, value in vars(self).items():
+            if name.endswith("_weight") and value < 0:
+                raise ValueError(f"{name} {value}: must not be negative")
+        if min(self.workers, self.warmup_steps, self.cache_gb, self.weight_decay) < 0:
+            raise ValueError("workers, warmup_steps, cache_gb and weight_decay must not be negative")
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
@@ -249,15 +256,33 @@ def load_checkpoint(run: Run, accelerator: Accelerator, average: Average) -> int
     if latest is None:
         return 0
     try:
+        _check_names(accelerator, latest)
         accelerator.load_state(str(latest), strict=False)  # frozen parts are not in it
         average.load(latest / AVERAGE_NAME)
     except Exception as error:  # accelerate, torch and safetensors raise many kinds; each means the same
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise StrsrError(
             f"{latest}: cannot be resumed ({reason}): it is damaged or of another configuration; "
             "move it away to go on from an older one or to start over"
         ) from error
     return int(latest.name)
+
+
+def _check_names(accelerator: Accelerator, folder: Path) -> None:
+    """Loading without frozen parts is lenient: make sure that all that trains is in the checkpoint."""
+    from safetensors import safe_open
+
+    for number, model in enumerate(accelerator._models):
+        wanted = {
+            name: list(parameter.shape)
+            for name, parameter in accelerator.unwrap_model(model).named_parameters()
+            if parameter.requires_grad
+        }
+        with safe_open(folder / f"model{f'_{number}' if number else ''}.safetensors", "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        odd = sorted(name for name in wanted if found.get(name) != wanted[name])
+        if odd:
+            raise StrsrError(f"it has no {odd[0]} of shape {wanted[odd[0]]}, nor {len(odd) - 1} more")
 
 
 def keep_trained_only(accelerator: Accelerator) -> None:
@@ -292,8 +317,19 @@ class StopSignals:
         """Catch them, where this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, lambda got, _frame: self._received.append(got))
+                self._before[number] = signal.signal(number, self._receive)
         return self
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self._received:  # asked twice: at once, whatever is lost
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        self._received.append(number)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that a signal has stopped: 130 for SIGINT, 143 for SIGTERM; 0: none."""
+        return 128 + self._received[0] if self._received else 0
 
     def __exit__(self, *_: object) -> None:
         """As before."""

@@ -33,6 +33,23 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
+# Settings that may differ when a run is resumed: they decide how long and where, not what is learnt.
+MAY_CHANGE = {
+    *("steps", "learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"),
+    *("log_every", "save_every", "sample_every", "tensorboard", "workers", "cache_gb"),
+    *("device", "precision", "accumulate", "gradient_checkpointing", "models_dir"),
+    *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student"),
+}
+
+
+class Stopped(Exception):
+    """A signal has ended a run, whose checkpoint is written."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 class Logbook:
     """Keeps a run's folder while a loop trains. Made once everything is prepared: resumes at once."""
 
@@ -49,8 +66,9 @@ class Logbook:
     ) -> None:
         """distance: that the samples are scored with. size: how large the pipeline is, in words."""
         self.run, self.accelerator, self.config, self.average = run, accelerator, config, average
+        run.check_same(config, MAY_CHANGE)
         self.step = load_checkpoint(run, accelerator, average)  # done so far
-        self.meter, self.guard = Meter(accelerator), Guard(run)
+        self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._progress = Progress(
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )
@@ -88,8 +106,15 @@ class Logbook:
         values: dict[str, float] = {}
         if self.step % config.log_every == 0 or last:
             values |= {**self.meter.take((self.step - self._logged) * config.batch_size), **rates}
-            values |= {"skipped_steps": float(self.guard.skipped)} if self.guard.skipped else {}
+            skipped = self.guard.skipped + self.coach_guard.skipped
+            values |= {"skipped_steps": float(skipped)} if skipped else {}
             self._logged = self.step
+        stop = self._signals.asked(self.accelerator)
+        due = self.step % config.save_every == 0 and self.guard.healthy and self.coach_guard.healthy
+        if due or last or stop:
+            save_checkpoint(self.run, self.accelerator, self.step, self.average)
+            if self.accelerator.is_main_process:
+                self.run.export(self._write_weights)
         if self._sheet is not None and (self.step % config.sample_every == 0 or last):
             restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
             write_sheet(self.run.folder / "samples" / f"{self.step:07d}.png", self._sheet, restored)
@@ -97,15 +122,20 @@ class Logbook:
         values = {name: value for name, value in values.items() if math.isfinite(value)}  # NaN is not JSON
         if values:
             self._progress.log(self.step, values)
-        stop = self._signals.asked(self.accelerator)
-        due = self.step % config.save_every == 0 and self.guard.healthy
-        if due or last or stop:
-            save_checkpoint(self.run, self.accelerator, self.step, self.average)
-            if self.accelerator.is_main_process:
-                self.run.export(self._write_weights)
         if stop and not last:
             self._progress.say(f"stopped at step {self.step}; the same command goes on from here")
         return stop
+
+    def finish(self) -> Path:
+        """The folder of the weights. Raises Stopped when a signal ended the run before its last step."""
+        weights = self.run.folder / "model"
+        if self.accelerator.is_main_process and not weights.is_dir():  # killed between checkpoint and export
+            self.run.export(self._write_weights)
+        if self._signals.exit_code and self.step < self.config.steps:
+            raise Stopped(self._signals.exit_code)
+        if self.step > self.config.steps:
+            self._progress.say(f"steps = {self.config.steps}: the run has done {self.step} already")
+        return weights
 
     def _write_weights(self, folder: Path) -> None:
         save_pipeline(self.average.pipeline, folder, provenance(self.config, self._photos, self.step))

@@ -10,10 +10,12 @@ model/             the averaged weights, for `strsr upscale --weights` and `strs
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 from strsr_models.config import from_dict
 from strsr_models.errors import StrsrError, UsageError
 
-from .journal import whole_file
+from .journal import TEMPORARY_PREFIX, whole_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +33,7 @@ else:
 T = TypeVar("T")
 
 KEPT_CHECKPOINTS = 2
+STEP_DIGITS = 7
 FRESH = ".new"  # suffix of a folder that is being written
 
 
@@ -41,7 +44,7 @@ def read_config(
     data: dict[str, Any] = dict(preset or {})
     if path is not None:
         try:
-            data |= tomllib.loads(path.read_text())
+            data |= tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise UsageError(f"--config {path}: {error}") from error
     for setting in settings:
@@ -85,8 +88,11 @@ class Run:
     """The files of one run."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises UsageError for a folder that holds anything else than a run, or that cannot be made."""
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        if folder.is_dir() and any(folder.iterdir()) and not self.checkpoints.is_dir():
+            raise UsageError(f"--out {folder}: is neither empty nor a run; choose another folder")
         try:
             (folder / "samples").mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -95,25 +101,62 @@ class Run:
 
     def write_config(self, config: Any) -> None:
         """Save the resolved configuration."""
-        with whole_file(self.folder / "config.toml") as file:
-            file.write(to_toml(config).encode())
+        self.write(self.folder / "config.toml", to_toml(config).encode())
+
+    def write(self, path: Path, data: bytes) -> None:
+        """One file of the run, whole; StrsrError when the disk does not take it."""
+        try:
+            with whole_file(path) as file:
+                file.write(data)
+        except OSError as error:
+            raise cannot_write(path, error, self.advice) from error
+
+    @property
+    def advice(self) -> str:
+        """What is left when something cannot be written."""
+        return f"the last checkpoint is {self.latest() or 'none'}"
+
+    def check_same(self, config: Any, may_change: set[str]) -> None:
+        """Raise UsageError when a run that has checkpoints was made with other settings than these."""
+        path = self.folder / "config.toml"
+        if self.latest() is None or not path.exists():
+            return
+        try:
+            before = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: cannot be read ({error}); the run cannot be resumed safely") from error
+        now = tomllib.loads(to_toml(config))
+        names = (before.keys() | now.keys()) - may_change
+        changed = sorted(name for name in names if before.get(name) != now.get(name))
+        if changed:
+            was = ", ".join(
+                f"{name} = {before.get(name)!r}" for name in changed if not isinstance(before.get(name), dict)
+            )
+            raise UsageError(
+                f"{self.folder}: was begun with other settings of {', '.join(changed)}"
+                f"{f' ({was})' if was else ''}; give the same ones or another --out"
+            )
 
     def log(self, values: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(values) + "\n")
+        path = self.folder / "metrics.jsonl"
+        try:
+            with open(path, "a") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise cannot_write(path, error, self.advice) from error
 
     def trim_log(self, step: int) -> None:
         """Forget logged lines after `step`, which a resumed run makes again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            with whole_file(path) as file:
-                file.write("".join(line + "\n" for line in lines).encode())
+            lines = path.read_bytes().splitlines()
+            self.write(path, b"".join(line + b"\n" for line in lines if _step_of(line) <= step))
 
     def saved_steps(self) -> list[int]:
         """The steps of all whole checkpoints, oldest first."""
-        return sorted(int(path.name) for path in self.checkpoints.iterdir() if path.name.isdecimal())
+        found = (path for path in self.checkpoints.iterdir() if path.is_dir() and path.name.isdecimal())
+        return sorted(int(path.name) for path in found if len(path.name) >= STEP_DIGITS)
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint, or None in a new run."""
@@ -122,7 +165,7 @@ class Run:
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of `step` is or will be."""
-        return self.checkpoints / f"{step:07d}"
+        return self.checkpoints / f"{step:0{STEP_DIGITS}d}"
 
     def keep(self, step: int, folder: Path) -> None:
         """Make `folder`, which holds all of a checkpoint, the newest; drop old ones once it is on the disk."""
@@ -136,7 +179,7 @@ class Run:
             _sync(target.parent)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise cannot_write(target, error, f"the last checkpoint is {self.latest() or 'none'}") from error
+            raise cannot_write(target, error, self.advice) from error
         for old in self.saved_steps()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(self.checkpoint(old), ignore_errors=True)
 
@@ -150,23 +193,32 @@ class Run:
 def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") -> None:
     """A folder that takes the place of `target` once `write(folder)` has filled it and it is on the disk.
 
-    Raises StrsrError, and leaves `target` as it was, when the disk does not take it.
+    Raises StrsrError, and leaves `target` as it was, when the disk does not take it. Everything beside
+    it has a private name and is made here, so that nobody's folder is ever removed.
     """
-    fresh, old = (target.with_name(target.name + suffix) for suffix in (FRESH, ".old"))
-    for left_over in (fresh, old):
-        shutil.rmtree(left_over, ignore_errors=True)
     try:
-        fresh.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
+    except OSError as error:
+        raise cannot_write(target, error, advice) from error
+    fresh, old = private / "new", private / "old"
+    try:
+        fresh.mkdir()
         write(fresh)
         _sync_all(fresh)
         if target.exists():
             target.rename(old)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
         _sync(target.parent)
     except Exception as error:  # torch and safetensors have an error of their own for a full disk
-        shutil.rmtree(fresh, ignore_errors=True)
         raise cannot_write(target, error, advice) from error
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
 
 
 def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
@@ -174,7 +226,12 @@ def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
     if isinstance(error, StrsrError):
         return error
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return StrsrError(f"{target}: cannot be written ({reason}); is the disk full? {advice}".rstrip())
+    full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return StrsrError(
+        f"{target}: cannot be written ({reason}){'; is the disk full?' if full else ';'} {advice}".rstrip(
+            " ;"
+        )
+    )
 
 
 def _sync_all(folder: Path) -> None:
@@ -190,7 +247,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     """The step of a logged line; a line that was cut short by a crash is never kept."""
     try:
         return float(json.loads(line)["step"])

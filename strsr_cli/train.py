@@ -90,7 +90,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
                 average.update(step + 1)
             if logbook.after_step(restored, hq, {"learning_rate": rate}):
                 break
-    return run.folder / "model"
+    return logbook.finish()
 
 
 def build_pipeline(config: TrainConfig) -> LitePipeline:
@@ -195,6 +195,8 @@ def dry_run(data: list[Path], config_file: Path | None, settings: list[str], rep
     config = read_config(TrainConfig, config_file, settings)
     accelerator = make_accelerator(config)
     pipeline = build_pipeline(config)
+    pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
+    make_distance(config, accelerator.device)  # its weights may be missing
     stage = STAGES[config.stage](pipeline, config, None)
     side = config.crop_size
     crop, picture = torch.rand(1, 3, side, side), torch.rand(1, 3, PICTURE_SIZE, PICTURE_SIZE)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from strsr_cli.data import Crops, join, load_photos, prepare
 from strsr_cli.degrade import DegradeConfig
 from strsr_cli.engine import learning_rate
-from strsr_cli.runs import Run, read_config, to_toml
+from strsr_cli.logbook import Stopped
+from strsr_cli.runs import Run, read_config, to_toml, whole_folder
 from strsr_cli.train import FlowStage, TrainConfig, train
 from strsr_models import StrsrError, UsageError, load_pipeline
 from strsr_models.pipelines.lite import LitePipeline
@@ -147,7 +149,13 @@ def test_init_starts_from_given_weights(
     photos: Path, tiny_config: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     weights = run(
-        photos, tmp_path / "run", tiny_config, "steps=1", f"init={tiny_weights}", "learning_rate=1e-9"
+        photos,
+        tmp_path / "run",
+        tiny_config,
+        "steps=1",
+        f"init={tiny_weights}",
+        "learning_rate=1e-9",
+        "final_learning_rate=0",
     )
     lq = torch.rand(1, 3, 16, 16)
     before, after = (load_pipeline("lite", folder).upscale(lq) for folder in (tiny_weights, weights))
@@ -225,8 +233,10 @@ def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(
         if line.startswith("step 3/"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train([photos], out, tiny_config, [*BASE, "steps=6"], terminate_at_three)
-    assert Run(out).saved_steps() == [3]
+    with pytest.raises(Stopped) as stopped:
+        train([photos], out, tiny_config, [*BASE, "steps=6"], terminate_at_three)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert Run(out).saved_steps() == [4]  # after the step under way
     run(photos, out, tiny_config, "steps=6")
     run(photos, tmp_path / "straight", tiny_config, "steps=6")
     assert same(newest(tmp_path / "straight"), newest(out))
@@ -254,8 +264,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(photos: Path, tiny_config: Path, 
 
 
 def limit_files(line: str) -> None:
-    """From step 4 on no file may grow past 100 kB."""
-    if line.startswith("step 4/"):
+    """Behind step 3 no file may grow past 100 kB."""
+    if line.startswith("step 3/"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -305,10 +315,65 @@ def test_a_damaged_checkpoint_is_named(photos: Path, tiny_config: Path, tmp_path
         run(photos, tmp_path / "run", tiny_config, "steps=2")
 
 
-def test_a_checkpoint_of_another_network_is_refused(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_its_own_settings_only(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "run", tiny_config, "steps=1")
-    with pytest.raises(StrsrError, match="cannot be resumed"):
-        run(photos, tmp_path / "run", tiny_config, "steps=2", "model.dit.depth=1")
+    for setting, named in (
+        ("model.dit.depth=1", "model"),
+        ("seed=5", r"seed \(seed = 0\)"),
+        ("batch_size=4", "batch"),
+    ):
+        with pytest.raises(UsageError, match=f"was begun with other settings of {named}"):
+            run(photos, tmp_path / "run", tiny_config, "steps=2", setting)
+    run(photos, tmp_path / "run", tiny_config, "steps=2", "log_every=2", "learning_rate=1e-5")
+    assert metrics(tmp_path / "run")[-1]["step"] == 2
+
+
+def test_a_checkpoint_of_another_network_is_never_loaded_in_part(
+    photos: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    run(photos, tmp_path / "run", tiny_config, "steps=1")
+    saved = Run(tmp_path / "run").latest()
+    assert saved is not None
+    tensors = load_file(saved / "model.safetensors")
+    save_file({f"other.{name}": value for name, value in tensors.items()}, saved / "model.safetensors")
+    with pytest.raises(StrsrError, match=r"cannot be resumed \(it has no pipeline"):
+        run(photos, tmp_path / "run", tiny_config, "steps=2")
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.toml").write_text("precious")
+    with pytest.raises(UsageError, match="neither empty nor a run"):
+        run(photos, mine, tiny_config, "steps=1")
+    assert [path.name for path in mine.iterdir()] == ["config.toml"]
+    assert (mine / "config.toml").read_text() == "precious"
+
+
+def test_weights_that_are_gone_are_made_again(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    weights = run(photos, tmp_path / "run", tiny_config, "steps=1")
+    before = load_file(weights / "model.safetensors")
+    shutil.rmtree(weights)
+    assert run(photos, tmp_path / "run", tiny_config, "steps=1") == weights
+    assert same(load_file(weights / "model.safetensors"), before)
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one_and_of_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for name in ("model", "model.old", "model.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    whole_folder(target, lambda folder: (folder / "file").write_text("fresh") and None)
+    assert (target / "file").read_text() == "fresh"
+
+    def fail(folder: Path) -> None:
+        (folder / "file").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StrsrError, match="is the disk full"):
+        whole_folder(target, fail)
+    assert (target / "file").read_text() == "fresh"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.new", "model.old"]
 
 
 # --- settings --------------------------------------------------------------------------------------
@@ -336,6 +401,12 @@ def test_the_resolved_config_makes_the_same_config_again(
         ("degrade.scale=[4]", "expected a list of 2"),
         ("precision=fp12", "use auto, fp16, bf16 or fp32"),
         ("learning_rate=-1", "learning_rate must lie"),
+        ("final_learning_rate=-5", "final_learning_rate must lie between"),
+        ("gradient_clip=nan", "must be a finite number"),
+        ("l1_weight=-1", "l1_weight -1.0: must not be negative"),
+        ("weight_decay=-1", "must not be negative"),
+        ("betas=[1.5, 2]", "betas must lie"),
+        ("seed=99999999999999999999999", "must be below 2^31"),
         ("stage=flows", "did you mean 'flow'"),
         ("stage=flow", "needs init"),
         ("accumulate=3", "must be a multiple of processes x accumulate"),
@@ -434,12 +505,16 @@ def test_two_processes_draw_the_curve_of_one(
     settings = [*BASE, "steps=8", "batch_size=4", "save_every=4"]
     arguments = ["train", "--data", str(photos), "--config", str(tiny_config)]
     arguments += [word for setting in settings for word in ("--set", setting)]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_LOG_LEVEL": "error"}
+    # `accelerate launch --cpu` starts one process unless MPI is there; torch's own launcher starts as many as told.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     many, one = tmp_path / "many", tmp_path / "one"
     together = [*launch, "-m", "strsr_cli", *arguments, "--out", str(many)]
     done = subprocess.run(together, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    saved = Run(many).latest()
+    assert saved is not None
+    assert (saved / f"random_states_{processes - 1}.pkl").exists()  # there really were so many
     train([photos], one, tiny_config, settings, lambda _line: None)
     for name in ("l1_loss", "learning_rate"):
         first, second = ([line[name] for line in metrics(out)] for out in (one, many))
