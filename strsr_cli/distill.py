@@ -40,6 +40,7 @@ from .engine import (
     Distance,
     LoopConfig,
     batches_from,
+    check_crop_size,
     describe,
     estimate_memory,
     in_parts,
@@ -167,7 +168,7 @@ def distill(
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
     pipeline = build_student(config).to(accelerator.device)
-    parameters = [parameter for parameter in pipeline.parameters() if parameter.requires_grad]
+    parameters = pipeline.trainable_parameters()
     criterion = Criterion(pipeline, config, accelerator.device)
     crops = Crops(load_photos(data, config.crop_size, config.cache_gb), config.crop_size, config.seed)
     run, average = Run(out), Average(pipeline, config.ema_decay)
@@ -237,6 +238,7 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
         pipeline = load_pipeline("lite", None if name == "lite" else lite_folder(name))
     pipeline.prepare_training(config.rank)
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
+    check_crop_size(config, pipeline)
     return pipeline
 
 

@@ -118,6 +118,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     precision = resolve_precision(config.precision, device)
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("precision=fp16: CPUs do not train in it; use bf16, fp32 or auto")
     try:
         accelerator = Accelerator(mixed_precision=MIXED_PRECISION[precision], cpu=device.type == "cpu")
     except ValueError as error:  # accelerate's state is the process's; a second run must want the same
@@ -132,6 +134,14 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
             f"{accelerator.num_processes} x {config.accumulate}"
         )
     return accelerator
+
+
+def check_crop_size(config: LoopConfig, pipeline: OneStepPipeline) -> None:
+    """Raise UsageError for crops that the pipeline's patches do not fit into."""
+    if config.crop_size % pipeline.multiple_of:
+        raise UsageError(
+            f"crop_size {config.crop_size}: must be a multiple of {pipeline.multiple_of} px here"
+        )
 
 
 def make_adamw(parameters: list[nn.Parameter], config: LoopConfig, learning_rate: float) -> torch.optim.AdamW:
@@ -164,9 +174,10 @@ class Average:
     def __init__(self, pipeline: OneStepPipeline, decay: float) -> None:
         self.decay = decay
         self.pipeline = copy.deepcopy(pipeline).requires_grad_(False).eval() if decay else pipeline
-        trained = [name for name, parameter in pipeline.named_parameters() if parameter.requires_grad]
         ours, theirs = dict(self.pipeline.named_parameters()), dict(pipeline.named_parameters())
-        self._pairs = [(name, ours[name], theirs[name]) for name in trained] if decay else []
+        self._pairs = (
+            [(name, ours[name], theirs[name]) for name in pipeline.trainable_state()] if decay else []
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -28,6 +28,7 @@ from .engine import (
     Distance,
     LoopConfig,
     batches_from,
+    check_crop_size,
     describe,
     estimate_memory,
     image_losses,
@@ -70,6 +71,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     torch.manual_seed(config.seed)
     pipeline = build_pipeline(config).to(accelerator.device)
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
+    check_crop_size(config, pipeline)
     distance = make_distance(config, accelerator.device)
     stage: nn.Module = STAGES[config.stage](pipeline, config, distance)
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
@@ -196,6 +198,7 @@ def dry_run(data: list[Path], config_file: Path | None, settings: list[str], rep
     accelerator = make_accelerator(config)
     pipeline = build_pipeline(config)
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
+    check_crop_size(config, pipeline)
     make_distance(config, accelerator.device)  # its weights may be missing
     stage = STAGES[config.stage](pipeline, config, None)
     side = config.crop_size

@@ -147,20 +147,6 @@ def test_what_was_trained_is_saved_and_merged_at_load(
         load(other, models, adapter=str(tmp_path))
 
 
-@both_trainable
-def test_a_run_goes_on_from_its_trainable_state(trainable: PretrainedPipeline, models: Path) -> None:
-    step(trainable)
-    state = {name: value.clone() for name, value in trainable.trainable_state().items()}
-    assert all(".lora_" in name or name.startswith("projector.") for name in state)
-    again = load(trainable.name, models, adapter="none")
-    again.prepare_training(rank=2)
-    again.load_trainable_state(state)
-    torch.testing.assert_close(again.trainable_state(), state)
-    del state["projector.0.bias"]
-    with pytest.raises(WeightsError, match=r"missing projector\.0\.bias"):
-        again.load_trainable_state(state)
-
-
 def test_training_starts_from_the_base_or_from_an_adapter(models: Path) -> None:
     with pytest.raises(UsageError, match="load it with adapter='none'"):
         load("zimage", models).prepare_training()

@@ -404,6 +404,8 @@ def test_the_resolved_config_makes_the_same_config_again(
         ("final_learning_rate=-5", "final_learning_rate must lie between"),
         ("gradient_clip=nan", "must be a finite number"),
         ("l1_weight=-1", "l1_weight -1.0: must not be negative"),
+        ("model.dit.heads=0", "heads 0: must be at least 1"),
+        ("precision=fp16", "CPUs do not train in it"),
         ("weight_decay=-1", "must not be negative"),
         ("betas=[1.5, 2]", "betas must lie"),
         ("seed=99999999999999999999999", "must be below 2^31"),
@@ -417,7 +419,17 @@ def test_a_wrong_setting_is_one_line(
     setting: str, message: str, photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
     result = strsr(
-        "train", "--data", photos, "--out", tmp_path / "run", "--config", tiny_config, "--set", setting
+        "train",
+        "--data",
+        photos,
+        "--out",
+        tmp_path / "run",
+        "--config",
+        tiny_config,
+        "--set",
+        "device=cpu",
+        "--set",
+        setting,
     )
     assert result.exit_code in (2, 3)
     assert message in result.stderr

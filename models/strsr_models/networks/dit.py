@@ -36,6 +36,9 @@ class DiTConfig:
     hidden: int = 512  # of each SwiGLU feed-forward
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
         if self.width % (8 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 8 x heads ({self.heads})")
 

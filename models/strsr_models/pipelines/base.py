@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import tiles
-from ..checkpoints import mismatches, shorten
 from ..devices import DTYPES, SAFER, autocast
 from ..errors import UsageError, WeightsError
 from ..sizes import output_size
@@ -113,19 +112,8 @@ class OneStepPipeline(nn.Module, ABC):
         """Whether large parts compute their activations again in the backward pass: less memory, more time."""
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Every trainable parameter by name, detached but not copied: a run's checkpoint of the pipeline."""
+        """Every trainable parameter by name, detached but not copied."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
-
-    @torch.no_grad()
-    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Fill every trainable parameter from a `trainable_state`, or raise one WeightsError."""
-        parameters = self.trainable_state()
-        wanted = {name: tuple(value.shape) for name, value in parameters.items()}
-        problems = mismatches(state, wanted)
-        if problems:
-            raise WeightsError(f"the checkpoint does not fit this pipeline: {shorten(problems)}")
-        for name, value in parameters.items():
-            value.copy_(state[name])
 
     @torch.inference_mode()
     def upscale(
