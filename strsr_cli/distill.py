@@ -10,6 +10,7 @@ gradient: all of lite; LoRA and projector of zimage and flux2.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def distill(
 def read_distill_config(student: str, config_file: Path | None, settings: list[str]) -> DistillConfig:
     """Published values for zimage and flux2, lite's preset for lite; then the file, then settings."""
     preset: dict[str, Any] = {} if student in MODELS and student != "lite" else dict(LITE_PRESET)
-    return read_config(DistillConfig, config_file, [*settings, f'student="{student}"'], preset)
+    return read_config(DistillConfig, config_file, [*settings, f"student={json.dumps(student)}"], preset)
 
 
 def build_student(config: DistillConfig) -> OneStepPipeline:
@@ -246,9 +247,8 @@ def lite_folder(name: str) -> Path:
     """The weights that `--student NAME` means: a run's model/, or the folder itself."""
     folder = Path(name)
     if not folder.is_dir():
-        raise UsageError(
-            f"--student {name}: {nearest(name, MODELS)} Or give the folder of a run or of weights"
-        )
+        what = "is a file" if folder.exists() else nearest(name, MODELS)
+        raise UsageError(f"--student {name}: {what}; or give the folder of a run or of weights")
     return folder / "model" if (folder / "model").is_dir() else folder
 
 

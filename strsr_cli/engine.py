@@ -234,8 +234,7 @@ class Guard:
         self._in_a_row += 1
         if self._in_a_row == NON_FINITE_LIMIT:
             raise StrsrError(
-                f"step {step}: {self._in_a_row} steps in a row were not finite; the last checkpoint is "
-                f"{self.run.latest() or 'none'}; go on with a lower learning_rate or precision=fp32"
+                f"step {step}: {self._in_a_row} steps in a row were not finite; {self.run.advice}; go on with a lower learning_rate or precision=fp32"
             )
         return False
 
@@ -254,7 +253,7 @@ def save_checkpoint(run: Run, accelerator: Accelerator, step: int, average: Aver
             average.save(shared / AVERAGE_NAME)
     except Exception as error:  # torch and safetensors have an error of their own for a full disk
         shutil.rmtree(shared, ignore_errors=True)
-        raise cannot_write(shared, error, f"the last checkpoint is {run.latest() or 'none'}") from error
+        raise cannot_write(shared, error, run.advice) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run.keep(step, shared)
