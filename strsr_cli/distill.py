@@ -44,6 +44,7 @@ from .engine import (
     check_crop_size,
     describe,
     estimate_memory,
+    image_losses,
     in_parts,
     learning_rate,
     make_accelerator,
@@ -287,7 +288,7 @@ class Criterion:
 
     def __call__(self, restored: Tensor, hq: Tensor, step: int) -> dict[str, Tensor]:
         """l1_loss, perceptual_loss, gan_loss and, in stage 2, fdl_loss of crops (b, 3, s, s) in [0, 1]."""
-        losses = {"l1_loss": F.l1_loss(restored.float(), hq)}
+        losses = image_losses(restored, hq, self.config, None)
         restored, hq = (shifted(image, self.config.seed, step) for image in (restored, hq))
         if self.distance is not None:
             losses["perceptual_loss"] = self.distance(restored, hq)

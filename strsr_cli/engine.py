@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.errors import StrsrError, UsageError
+from strsr_models.losses.lattice import lattice_loss
 from strsr_models.losses.perceptual import Lpips, feature_distance
 from strsr_models.pipelines.base import OneStepPipeline
 
@@ -67,6 +68,7 @@ class LoopConfig:
     perceptual_weight: float = 0.0
     perceptual_network: str = "squeezenet"  # or vgg19, resnet50v2, lpips
     perceptual_weights: str = ""  # safetensors file of that network; lpips has its own
+    lattice_weight: float = 0.0  # of the error's part that repeats every 8 px
     seed: int = 0
     workers: int = 1  # processes that read and crop photos
     cache_gb: float = CACHE_GB  # of decoded photos, kept in memory by each process
@@ -414,9 +416,13 @@ def make_distance(config: LoopConfig, device: torch.device) -> Distance | None:
     return lambda pred, target: feature_distance(pred, target, features)
 
 
-def image_losses(pred: Tensor, hq: Tensor, distance: Distance | None) -> dict[str, Tensor]:
-    """l1_loss, and perceptual_loss where there is a distance."""
+def image_losses(
+    pred: Tensor, hq: Tensor, config: LoopConfig, distance: Distance | None
+) -> dict[str, Tensor]:
+    """l1_loss; lattice_loss where it has a weight; perceptual_loss where there is a distance."""
     losses = {"l1_loss": F.l1_loss(pred.float(), hq)}
+    if config.lattice_weight:
+        losses["lattice_loss"] = lattice_loss(pred, hq)
     if distance is not None:
         losses["perceptual_loss"] = distance(pred, hq)
     return losses

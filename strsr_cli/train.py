@@ -111,14 +111,14 @@ class PixelStage(nn.Module):
 
     def __init__(self, pipeline: LitePipeline, config: TrainConfig, distance: Distance | None) -> None:
         super().__init__()
-        self.pipeline, self.distance = pipeline, distance
+        self.pipeline, self.config, self.distance = pipeline, config, distance
 
     def forward(
         self, hq: Tensor, lq_up: Tensor, picture: Tensor, _numbers: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses, and the restored crops (b, 3, s, s)."""
         restored = self.pipeline(lq_up, picture)
-        return image_losses(restored, hq, self.distance), restored
+        return image_losses(restored, hq, self.config, self.distance), restored
 
 
 class AutoencoderStage(nn.Module):
@@ -129,14 +129,14 @@ class AutoencoderStage(nn.Module):
         pipeline.requires_grad_(False)
         for organ in (pipeline.structural_encoder, pipeline.decoder):
             organ.requires_grad_(True)
-        self.pipeline, self.distance = pipeline, distance
+        self.pipeline, self.config, self.distance = pipeline, config, distance
 
     def forward(
         self, hq: Tensor, lq_up: Tensor, _picture: Tensor, _numbers: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses, and the crops (b, 3, s, s) as they come back."""
         restored = self.pipeline.decode_latents(self.pipeline.encode_latents(hq), lq_up)
-        return image_losses(restored, hq, self.distance), restored
+        return image_losses(restored, hq, self.config, self.distance), restored
 
 
 class FlowStage(nn.Module):

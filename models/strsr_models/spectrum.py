@@ -115,7 +115,6 @@ def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
     return frequency, 10 * torch.log10((sums / weights)[:, rings] + 1e-12)
 
 
-@torch.no_grad()
 def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16)) -> Tensor:
     """How far a lattice of each period stands out of an image: (b, len(periods)) dB; 0 is none.
 

@@ -6,6 +6,7 @@ checkpoint, with torchvision's key names; layers behind the last tap may be left
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -116,8 +117,17 @@ class FeatureNetwork(FrozenNetwork):
         return self.network((image - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
+def unit(features: Tensor) -> Tensor:
+    """Scale the channel vectors of (b, c, h, w) to length 1; zero vectors stay zero."""
+    return features.float() * torch.rsqrt(features.float().square().sum(1, keepdim=True) + 1e-8)
+
+
 class FeatureTrunk(FrozenNetwork):
-    """A feature network as the trunk of a coach: its maps, and no embedding."""
+    """A feature network as the trunk of a coach: its maps, and no embedding.
+
+    The vector of channels at each place of a map is scaled to a root mean square of 1. Raw maps differ by a hundred times
+    between networks and between the maps of one, and heads on them would push the student as much harder.
+    """
 
     embedding_channels = 0
 
@@ -129,4 +139,4 @@ class FeatureTrunk(FrozenNetwork):
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
         """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i), None."""
-        return self.network(image), None
+        return [math.sqrt(x.shape[1]) * unit(x) for x in self.network(image)], None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoders.features import unit
 from ..encoders.frozen import FrozenNetwork, fill, read_tensors
 from ..errors import UsageError, WeightsError, nearest
 
@@ -32,11 +33,6 @@ def feature_distance(pred: Tensor, target: Tensor, network: Callable[[Tensor], l
         (unit(a) - unit(b)).square().sum(1).mean() for a, b in zip(network(pred), wanted, strict=True)
     ]
     return torch.stack(distances).mean()
-
-
-def unit(features: Tensor) -> Tensor:
-    """Scale the channel vectors of (b, c, h, w) to length 1; zero vectors stay zero."""
-    return features.float() * torch.rsqrt(features.float().square().sum(1, keepdim=True) + 1e-8)
 
 
 class Lpips(FrozenNetwork):
