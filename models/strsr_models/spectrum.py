@@ -93,6 +93,16 @@ def power_spectrum(image: Tensor, side: int = BLOCK) -> Tensor:
     return total / (len(starts) * weights.square().sum())
 
 
+def block_spectra(y: Tensor, side: int) -> Tensor:
+    """Power (b, n, s, s/2 + 1) of each of the n overlapping blocks of y (b, h, w), as in `power_spectrum`."""
+    window = _hann(side, y)
+    weights = window[:, None] * window
+    rows = [_blocks(y[:, top : top + side], side).transpose(1, 2) for top in _starts(y.shape[-2], side)]
+    blocks = _without_plane(torch.cat(rows, dim=1))  # (b, n, s, s)
+    power: Tensor = torch.fft.rfft2(blocks * weights).abs().square() / weights.square().sum()
+    return power
+
+
 def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
     """Power by frequency, over all directions: (n,) cycles per pixel and (b, n) dB.
 

@@ -1,30 +1,69 @@
-"""A price on the grid itself: what `spectrum.lattice_excess` measures, as a loss.
+"""A price on the grid itself: lines of the spectrum at the harmonics of the decoder's own period.
 
-L1 does not see a lattice of a fifth of an 8-bit step in a smooth sky, and a feature network teaches one.
-This loss does: it compares log-powers, so that what counts is how far a line stands out.
+L1 does not see a lattice of a fifth of an 8-bit step in a smooth sky; feature networks and coaches,
+which have strides, teach one as texture. This loss compares log-powers, so that what counts is how far a line stands
+out of its surroundings, in a smooth block as in a rough one. It is the idea of `spectrum.lattice_excess` for all
+harmonics of two dimensions: a checkerboard has none on the axes.
+
+Letters: b batch, c channels, n blocks, s side of a block, p period.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..spectrum import lattice_excess
+from ..errors import UsageError
+from ..spectrum import ROUNDING, block_spectra
 
-PERIODS = (2, 4, 8)  # px: all that a decoder with three shuffles by 2 can print
+PERIOD = 8  # px: holds the harmonics of 2 and 4, all that a decoder with three shuffles by 2 can print
+LEAST_PERIODS = 4  # in a block
+MOST_PERIODS = 8
+NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between
 
 
-def lattice_loss(pred: Tensor, target: Tensor, periods: Sequence[int] = PERIODS) -> Tensor:
-    """Mean over periods of max(0, excess of pred - excess of target)^2, in dB^2, as a scalar.
+def lattice_loss(pred: Tensor, target: Tensor, period: int = PERIOD) -> Tensor:
+    """Mean over harmonics of max(0, excess of pred - excess of target)^2, in dB^2, as a scalar.
 
-    pred, target: (b, 3 or 1, h, w) in [0, 1]. The excess is averaged over the batch first: a line that chance or
-    a fence puts into one picture costs little, one that all pictures share costs all of itself.
-    `target` gets no gradient. Float32 inside autocast. Periods that the images are too small for are left out.
+    pred, target: (b, c, h, w) in [0, 1]. Harmonics: (i / p, j / p) cycles per px, but for the mean. Excess: log-power minus the median
+    of its neighbours'; of `target` at least 0. Log-powers are means over blocks, channels and the batch: a line that chance or a fence puts into one picture
+    costs little, one that all pictures share costs all of itself. Blocks are up to 8 periods wide, at most half of the shorter side unless
+    that would be less than 4 periods. `target` gets no gradient. Float32 inside autocast. Raises UsageError for images of less than 4 periods.
     """
+    shorter = min(pred.shape[-2:])
+    if shorter < LEAST_PERIODS * period:
+        raise UsageError(
+            f"lattice loss: images of {shorter} px hold no {LEAST_PERIODS} periods of {period} px"
+        )
+    periods = max(LEAST_PERIODS, min(MOST_PERIODS, shorter // 2 // period))
     with torch.autocast(pred.device.type, enabled=False):
         with torch.no_grad():
-            allowed = lattice_excess(target, periods).mean(0)
-        above = (lattice_excess(pred, periods).mean(0) - allowed).clamp_min(0)
-        return torch.nan_to_num(above).square().mean()
+            allowed = _excess(target, periods * period, period).clamp_min(0)
+        above = _excess(pred, periods * period, period) - allowed
+        return above.clamp_min(0).square().mean()
+
+
+def _excess(image: Tensor, side: int, period: int) -> Tensor:
+    """Excess (harmonics,) in dB of a batch (b, c, h, w) as a whole."""
+    power = block_spectra(image.float().flatten(0, 1), side)  # (b * c, n, s, s/2 + 1)
+    log_power = (10 * torch.log10(power + ROUNDING)).mean((0, 1))  # (s, s/2 + 1)
+    step = side // period
+    grid = torch.arange(period) * step
+    rows, columns = (
+        axis.flatten()[1:] for axis in torch.meshgrid(grid, grid[: period // 2 + 1], indexing="ij")
+    )
+    offsets = torch.arange(-FAR, FAR + 1)
+    dy, dx = (axis.flatten() for axis in torch.meshgrid(offsets, offsets, indexing="ij"))
+    ring = torch.maximum(dy.abs(), dx.abs()) >= NEAR
+    around = _at(log_power, rows[:, None] + dy[ring], columns[:, None] + dx[ring])
+    return _at(log_power, rows, columns) - around.median(dim=1).values
+
+
+def _at(spectrum: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Values of half a spectrum (s, s/2 + 1) at any bins: it repeats, and F(-y, -x) is F(y, x)'s conjugate."""
+    side = spectrum.shape[0]
+    rows, columns = rows % side, columns % side
+    mirrored = columns > side // 2
+    rows = torch.where(mirrored, -rows % side, rows)
+    columns = torch.where(mirrored, side - columns, columns)
+    return spectrum[rows.to(spectrum.device), columns.to(spectrum.device)]
