@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +112,27 @@ def evaluate(
     }
 
 
+def table_lines(
+    folders: list[Path],
+    methods: dict[str, Method],
+    networks: dict[str, FeatureNetwork],
+    settings: list[str],
+    limit: int | None,
+) -> Iterator[str]:
+    """Lines of a Markdown table: a row for each setting and method, on the first `limit` photos."""
+    photos = load_photos(folders, 64, cache_gb=0)
+    count = min(len(photos), limit or len(photos))
+    for number, setting in enumerate(settings):
+        rows = evaluate(photos, count, setting, methods, networks)
+        keys = list(next(iter(rows.values())))
+        if number == 0:
+            yield f"| setting | method | {' | '.join(keys)} |"
+            yield f"|---|---|{'---|' * len(keys)}"
+        for name, row in rows.items():
+            numbers = " | ".join(f"{value:.{DIGITS.get(key, 2)}f}" for key, value in row.items())
+            yield f"| {setting} | {name} | {numbers} |"
+
+
 def bicubic(lq: Tensor) -> Tensor:
     """The enlargement that everything is measured against."""
     return enlarge(lq, SCALE * lq.shape[-2], SCALE * lq.shape[-1])
@@ -149,16 +170,8 @@ def main() -> None:
     methods: dict[str, Method] = {"bicubic": bicubic}
     for name, folder in (folders or {"lite": ""}).items():
         methods[name] = restorer(Path(folder) if folder else None, device, precision, args.tile)
-    photos = load_photos([args.photos], 64, cache_gb=0)
-    count = min(len(photos), args.limit or len(photos))
-    for number, setting in enumerate(args.settings):
-        table = evaluate(photos, count, setting, methods, networks)
-        if number == 0:
-            keys = list(table["bicubic"])
-            print(f"\n| setting | method | {' | '.join(keys)} |\n|---|---|{'---|' * len(keys)}")
-        for name, row in table.items():
-            numbers = " | ".join(f"{value:.{DIGITS.get(key, 2)}f}" for key, value in row.items())
-            print(f"| {setting} | {name} | {numbers} |", flush=True)
+    for line in table_lines([args.photos], methods, networks, args.settings, args.limit):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_a_smoother_picture_costs_nothing_either(photos: Tensor) -> None:
 def test_grows_with_the_grid(photos: Tensor) -> None:
     losses = [lattice_loss(photos + grid(a / 255), photos).item() for a in (0.5, 1, 2, 4)]
     assert losses == sorted(losses)
-    assert losses[0] > 1  # half an 8-bit step, which L1 hardly sees
+    assert losses[0] > 0.1  # half an 8-bit step, which L1 hardly sees
 
 
 def test_a_line_in_one_picture_of_three_costs_less_than_in_all(photos: Tensor) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from ..errors import UsageError
 from ..spectrum import ROUNDING, block_spectra
 
-PERIOD = 8  # px: holds the harmonics of 2 and 4, all that a decoder with three shuffles by 2 can print
+PERIOD = 16  # px: a transformer's patch; holds the harmonics of 2, 4 and 8, which a decoder's shuffles print
 LEAST_PERIODS = 4  # in a block
 MOST_PERIODS = 8
-NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between
+NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between, short of the next harmonic
 
 
 def lattice_loss(pred: Tensor, target: Tensor, period: int = PERIOD) -> Tensor:
@@ -52,7 +52,8 @@ def _excess(image: Tensor, side: int, period: int) -> Tensor:
     rows, columns = (
         axis.flatten()[1:] for axis in torch.meshgrid(grid, grid[: period // 2 + 1], indexing="ij")
     )
-    offsets = torch.arange(-FAR, FAR + 1)
+    far = min(FAR, step - NEAR)
+    offsets = torch.arange(-far, far + 1)
     dy, dx = (axis.flatten() for axis in torch.meshgrid(offsets, offsets, indexing="ij"))
     ring = torch.maximum(dy.abs(), dx.abs()) >= NEAR
     around = _at(log_power, rows[:, None] + dy[ring], columns[:, None] + dx[ring])
