@@ -10,7 +10,10 @@ import typer
 models_app = typer.Typer(no_args_is_help=True, help="Get, check and find the big models' published weights.")
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="zimage or flux2 (all that they need), or a folder's name.")
+    str,
+    typer.Argument(
+        metavar="NAME", help="zimage, flux2 (all that they need), or one name of `strsr models list`."
+    ),
 ]
 ModelsDir = Annotated[
     Optional[Path],  # noqa: UP045  (typer reads annotations of 3.10)

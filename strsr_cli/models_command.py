@@ -112,39 +112,33 @@ def folders_of(root: Path, published: Published) -> tuple[Path, Path]:
 
 
 def pull_one(root: Path, listing: hub.Listing, report: Report) -> None:
-    """Fetch what is not there yet, then put all in its place."""
+    """Fetch what is not there yet or damaged, then put all in its place."""
     published = listing.published
-    if is_whole(root, listing):
-        report(f"{published.folder}: is there already")
-        return
     gathered, folder = folders_of(root, published)
-    gathered.mkdir(parents=True, exist_ok=True)
-    files: dict[str, store.FileRecord] = {}
+    files, fetched = {}, 0
     for number, file in enumerate(listing.files, start=1):
         found = [place / file.name for place in (gathered, folder) if vouched(file, place / file.name)]
         if not found:
             report(f"  {number}/{len(listing.files)} {file.name} {size_text(file.size)}")
-            target = gathered / file.name
-            hub.fetch(listing, file, target)
-            if not vouched(file, target):
-                target.unlink()
-                raise WeightsError(
-                    f"{published.repository}: {file.path} came damaged (its hash is not the one that the hub "
-                    f"lists); pull again"
-                )
-            found = [target]
+            found = [fetch(listing, file, gathered / file.name)]
+            fetched += 1
         files[file.name] = store.FileRecord(file.size, file.sha256 or store.sha256_of(found[0]))
-    store.settle(root, published, store.Record(published.repository, listing.revision, files))
-    report(f"{published.folder}: whole, in {folder}")
+    record = store.read_record(folder)
+    if fetched or gathered.is_dir() or record is None or not files.items() <= record.files.items():
+        gathered.mkdir(parents=True, exist_ok=True)
+        store.settle(root, published, store.Record(published.repository, listing.revision, files))
+    report(f"{published.folder}: whole, in {folder}" if fetched else f"{published.folder}: is there already")
 
 
-def is_whole(root: Path, listing: hub.Listing) -> bool:
-    """Whether the folder has a record of this very pull, and files of the sizes recorded."""
-    record = store.read_record(root / listing.published.folder)
-    if record is None or record.revision != listing.revision:
-        return False
-    covered = {file.name for file in listing.files} <= record.files.keys()
-    return covered and store.state_of(root, listing.published).word == "pulled"
+def fetch(listing: hub.Listing, file: hub.RemoteFile, target: Path) -> Path:
+    """Bring one file to `target` and check its hash. Raises WeightsError, OSError."""
+    hub.fetch(listing, file, target)
+    if not vouched(file, target):
+        target.unlink()
+        raise WeightsError(
+            f"{listing.published.repository}: {file.path} came damaged (its hash is not the one listed); pull again"
+        )
+    return target
 
 
 def vouched(file: hub.RemoteFile, path: Path) -> bool:
