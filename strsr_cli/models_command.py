@@ -116,6 +116,8 @@ def pull_one(root: Path, listing: hub.Listing, report: Report) -> None:
     published = listing.published
     gathered, folder = folders_of(root, published)
     files, fetched = {}, 0
+    if any(place.is_dir() for place in (gathered, folder)):
+        report(f"{published.folder}: checking what is there")
     for number, file in enumerate(listing.files, start=1):
         found = [place / file.name for place in (gathered, folder) if vouched(file, place / file.name)]
         if not found:

@@ -61,6 +61,9 @@ class FakeHub:
                 reply(request, 200, json.dumps(self.listing(name)).encode(), {})
             return
         name, _, rest = path.partition("/resolve/")
+        if name not in self.repositories:  # the library asks for more than models
+            reply(request, 404, b"", {})
+            return
         file = rest.partition("/")[2]
         self.requests.append((file, request.headers.get("Range")))
         if name in self.gated:
