@@ -132,6 +132,7 @@ def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
     huggingface_hub's own downloads begin a file anew in each process; files here have 10 GB. Its
     transfer is used, and the part that is there stays in a file beside `target`.
     """
+    from filelock import FileLock, Timeout
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers, disable_progress_bars
@@ -142,12 +143,16 @@ def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
     url = hf_hub_url(repository, file.path, revision=listing.revision, endpoint=endpoint())
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(file, target)
-    with one_line_errors(repository), part.open("ab") as stream:
-        if stream.tell() > file.size:
-            stream.truncate(0)
-        begun = stream.tell()
-        http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=file.size)
-    os.replace(part, target)
+    try:
+        with FileLock(f"{part}.lock", timeout=0), one_line_errors(repository):
+            with part.open("ab") as stream:
+                if stream.tell() > file.size:
+                    stream.truncate(0)
+                begun = stream.tell()
+                http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=file.size)
+            os.replace(part, target)
+    except Timeout as error:
+        raise WeightsError(f"{target}: another pull is fetching it; wait for that one") from error
 
 
 def part_of(file: RemoteFile, target: Path) -> Path:

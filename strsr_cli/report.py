@@ -201,7 +201,9 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             print("  ".join(cells).rstrip())
         return
-    table = Table(*headings)
+    table = Table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")  # the first is for copying
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

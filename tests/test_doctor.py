@@ -58,6 +58,29 @@ def test_broken_libraries_and_odd_paths_are_no_failure(
     assert "unknown" in result.stdout
 
 
+def test_a_gpu_that_does_not_answer_is_listed(strsr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 99)
+    dead = doctor.examine_gpus()[98]
+    assert (dead["device"], dead["free_bytes"], dead["precisions"]) == ("cuda:98", None, [])
+    result = strsr("doctor")
+    assert result.exit_code == 0
+    assert any(line.startswith("cuda:98") and "none works" in line for line in result.stdout.splitlines())
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_described() -> None:
+    gpu = doctor.examine_gpus()[0]
+    assert gpu["name"]
+    assert 0 < gpu["free_bytes"] <= gpu["total_bytes"]
+    assert {"fp32", "fp16"} <= set(gpu["precisions"])
+
+
+def test_precisions_are_tried() -> None:
+    assert doctor.computes("cpu", "bf16")
+    assert not doctor.computes("no-such-device", "fp32")
+
+
 def test_estimates_follow_from_the_parameters() -> None:
     # Transformer, VAE and decoding weigh more than the vision-language model, in both families.
     assert doctor.peak_bytes("zimage", "bf16") == pytest.approx(15.47e9, rel=0.01)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from typer.testing import Result
 
 from strsr_cli import store
@@ -167,6 +168,19 @@ def test_what_comes_damaged_is_not_kept(strsr: Run, hub: FakeHub, tmp_path: Path
     assert not (tmp_path / "StrSR-zimage").exists()
     hub.damaged.clear()
     assert strsr("models", "pull", "StrSR-zimage", "--models-dir", tmp_path).exit_code == 0
+
+
+def test_two_pulls_do_not_write_into_one_file(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+    pull = ("models", "pull", "StrSR-zimage", "--models-dir", tmp_path)
+    hub.broken = True
+    one_line(strsr(*pull))
+    (part,) = tmp_path.glob(".StrSR-zimage.pull/*.part")
+    hub.broken = False
+    with FileLock(f"{part}.lock"):
+        assert "another pull is fetching it" in one_line(strsr(*pull))
+    assert strsr(*pull).exit_code == 0
+    names = {"state_dict.pth", "projector.pth", store.RECORD}
+    assert {path.name for path in (tmp_path / "StrSR-zimage").iterdir()} == names
 
 
 def test_a_full_disk_is_seen_before_anything_is_fetched(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
