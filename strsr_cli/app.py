@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsError
 
 from . import __version__
+from .models_app import ModelsDir, models_app, models_root
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOT_AVAILABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -281,6 +282,20 @@ def export(
     from .export import export as export_run
 
     tell_weights(export_run(run, out))
+
+
+app.add_typer(models_app, name="models")
+
+
+@app.command()
+def doctor(
+    models_dir: ModelsDir = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """What this machine has, which weights are there, and which model will fit where."""
+    from .doctor import examine, show
+
+    show(examine(models_root(models_dir)), json, typer.echo)
 
 
 def need_out(out: Path | None) -> Path:

@@ -14,6 +14,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 
 class Reporter(logging.Handler):
@@ -180,3 +182,28 @@ def make_reporter(json_events: bool, quiet: bool, verbose: bool) -> Reporter:
     if sys.stderr.isatty() and not quiet:
         return RichReporter(verbose)
     return Reporter(quiet, verbose)
+
+
+def size_text(size: float) -> str:
+    """Bytes in the unit that suits them: 12.3 GB (decimal)."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout: drawn on a terminal, elsewhere a line per row, padded to columns."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            print("  ".join(cells).rstrip())
+        return
+    table = Table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")  # the first is for copying
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

@@ -12,7 +12,12 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden" / "help"
 
 
-@pytest.mark.parametrize("command", ["", "upscale", "train", "distill", "export"])
+COMMANDS = ["", "upscale", "train", "distill", "export", "doctor", "models"]
+
+
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, *(f"models {name}" for name in ("list", "pull", "verify", "path"))]
+)
 def test_help_page(command: str) -> None:
     environment = {**os.environ, "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "COLUMNS": "100"}
     environment.pop("GITHUB_ACTIONS", None)
@@ -24,7 +29,7 @@ def test_help_page(command: str) -> None:
         env=environment,
     )
     seen = "\n".join(line.rstrip() for line in result.stdout.splitlines()) + "\n"
-    path = GOLDEN / f"{command or 'strsr'}.txt"
+    path = GOLDEN / f"{command.replace(' ', '-') or 'strsr'}.txt"
     if os.environ.get("STRSR_UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(seen)

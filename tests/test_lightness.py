@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "open_clip", "matplotlib")
+HEAVY = (
+    "torch",
+    "numpy",
+    "PIL",
+    "cv2",
+    "diffusers",
+    "transformers",
+    "open_clip",
+    "matplotlib",
+    "huggingface_hub",
+)
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -19,7 +29,10 @@ def loaded_after(statement: str) -> set[str]:
     [
         "import strsr_cli.app",
         "import strsr_models.errors",
+        "import strsr_models.published",
         "from strsr_cli.app import app\ntry: app(['upscale', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['models', 'pull', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['models', 'list'])\nexcept SystemExit: pass",
     ],
 )
 def test_help_loads_nothing_heavy(statement: str) -> None:
@@ -28,7 +41,9 @@ def test_help_loads_nothing_heavy(statement: str) -> None:
 
 def test_the_lite_path_loads_no_other_family_and_no_plotting() -> None:
     loaded = loaded_after("from strsr_models import load_pipeline\nload_pipeline('lite')")
-    assert loaded.isdisjoint({"diffusers", "transformers", "open_clip", "matplotlib", "torchvision"})
+    assert loaded.isdisjoint(
+        {"diffusers", "transformers", "open_clip", "matplotlib", "torchvision", "huggingface_hub"}
+    )
 
 
 def test_all_public_names_can_be_had() -> None:

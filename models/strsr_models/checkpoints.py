@@ -6,8 +6,6 @@ Knows files and folders, no family and no arithmetic. Nothing here downloads any
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,41 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from .errors import WeightsError
-
-# The folders of a models folder, and the Hugging Face repositories that they come from.
-REPOSITORIES = {
-    "Z-Image-Turbo": "Tongyi-MAI/Z-Image-Turbo",
-    "FLUX.2-klein-base-4B": "black-forest-labs/FLUX.2-klein-base-4B",
-    "Qwen3-VL-4B-Instruct": "Qwen/Qwen3-VL-4B-Instruct",
-    "StrSR-zimage": "jkwang28/StrSR",
-    "StrSR-flux": "jkwang28/StrSR",
-}
-
-
-def default_models_dir() -> Path:
-    """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache."""
-    named = os.environ.get("STRSR_MODELS_DIR")
-    if named:
-        return Path(named).expanduser()
-    home = Path.home()
-    if sys.platform == "darwin":
-        cache = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return cache / "strsr" / "models"
+from .published import FOLDERS, pull_command
+from .published import default_models_dir as default_models_dir  # noqa: PLC0414  (the loader's name for it)
 
 
 def require_pieces(root: Path, pieces: Iterable[str]) -> None:
-    """Raise one WeightsError that names every piece ("folder/part") missing in `root`, and its source."""
+    """Raise one WeightsError that names every piece ("folder/part") missing in `root`, and how to get it."""
     missing = [piece for piece in pieces if not _is_there(root / piece)]
     if not missing:
         return
-    sources = dict.fromkeys(REPOSITORIES[piece.split("/")[0]] for piece in missing)
+    sources = dict.fromkeys(FOLDERS[piece.split("/")[0]].repository for piece in missing)
     raise WeightsError(
         f"{root}: missing {', '.join(missing)}; they come from huggingface.co: {', '.join(sources)}; "
-        f"put them there, or name the folder that has them (--models-dir, STRSR_MODELS_DIR)"
+        f"get them by: {pull_command(root, missing)}; or name the folder that has them (--models-dir, STRSR_MODELS_DIR)"
     )
 
 
