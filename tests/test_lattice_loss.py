@@ -78,7 +78,7 @@ def test_a_checkerboard_of_dots_is_seen_though_it_has_nothing_on_the_axes(photos
     board = ((steps[:, None] + steps) % 2 * 2 - 1) / 255  # squares of 4 px: period 8 on both axes
     assert float((lattice_excess(photos + board, (8,)) - lattice_excess(photos, (8,))).mean()) < 1
     noise = lattice_loss(photos + white_noise(1 / 255), photos).item()
-    assert lattice_loss(photos + board, photos).item() > 20 * noise
+    assert lattice_loss(photos + board, photos).item() > 10 * noise
 
 
 def test_a_weave_whose_lines_were_moved_aside_is_seen(photos: Tensor) -> None:
