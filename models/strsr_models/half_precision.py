@@ -112,11 +112,11 @@ def make_float16_safe(dit: nn.Module) -> None:
         elif _ends_with(name, layout.widened_inputs):
             module.register_forward_pre_hook(_widen_input)
         elif _is_linear(module):
-            module.forward = partial(rescaled, module, module.forward)  # type: ignore[method-assign]
+            module.forward = partial(rescaled, module, module.forward)
     for stack in layout.stacks:
         for block in dit.get_submodule(stack).children():
             block.register_forward_hook(_check_residual)
-    dit.float16_is_safe = True
+    dit.float16_is_safe = True  # type: ignore[assignment]
 
 
 def check_layout(dit: nn.Module, layout: Layout) -> None:
