@@ -115,6 +115,38 @@ def test_what_does_not_overflow_is_as_close_as_plain_float16(family: str, models
 
 
 @families
+def test_a_condition_past_float16_comes_in_whole(family: str, models: Path) -> None:
+    """Language models have such activations."""
+    exact = base(family, models)
+    safe = copy.deepcopy(exact)
+    make_float16_safe(safe.dit.half())
+    latents, sigma = torch.randn(1, *((16, 3, 4) if family == "flux2" else (4, 6, 8))), torch.tensor([0.8])
+    cond = torch.randn(1, 5, FAMILIES[family])
+    cond[0, 2, 3] = 1e5
+    with torch.inference_mode():
+        expected = exact.velocity(latents, sigma, cond)
+        assert error(safe.velocity(latents, sigma, cond), expected) < CLOSE
+        assert error(exact.velocity(latents, sigma, cond.clamp(max=6e4)), expected) > 0
+
+
+@families
+def test_weights_that_come_layer_by_layer(family: str, models: Path) -> None:
+    """Offloading replaces the same methods, around these."""
+    from accelerate import cpu_offload
+
+    pipeline = load(family, models, conditioning="given", adapter="none", precision="fp16")
+    feed_forward(pipeline.dit)
+    latents = torch.randn(1, *((16, 3, 4) if family == "flux2" else (4, 6, 8)))
+    cond = torch.randn(1, 5, FAMILIES[family])
+    with torch.inference_mode():
+        expected = pipeline.denoise(latents, cond)
+    cpu_offload(pipeline.dit, torch.device("cpu"))
+    assert next(pipeline.dit.parameters()).device.type == "meta"
+    with torch.inference_mode():
+        assert torch.equal(pipeline.denoise(latents, cond), expected)
+
+
+@families
 def test_a_picture_in_float16(family: str, models: Path, caplog: pytest.LogCaptureFixture) -> None:
     exact = load(family, models, conditioning="given")
     rough = load(family, models, conditioning="given", precision="fp16")
