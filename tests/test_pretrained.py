@@ -201,10 +201,10 @@ def test_bfloat16_parameters_compute_as_they_are(family: str, models: Path) -> N
 def test_an_overflow_in_half_precision_is_done_again_in_float32(
     models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Where even the safe arithmetic of half_precision.py has no room: before the product."""
     pipeline = load("zimage", models, precision="fp16")
     with torch.no_grad():
-        pipeline.dit.layers[0].feed_forward.w1.weight.mul_(300)
-        pipeline.dit.layers[0].feed_forward.w3.weight.mul_(300)
+        pipeline.dit.layers[0].feed_forward.w1.weight.mul_(2e5).clamp_(-6e4, 6e4)
     exact = load("zimage", models)
     exact.load_state_dict(pipeline.state_dict())
     lq = torch.rand(1, 3, 12, 12)

@@ -45,6 +45,14 @@ def cpu_has_fast_bf16() -> bool:
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether this is a GPU that multiplies bfloat16 in hardware (NVIDIA's from Ampere on)."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """`auto`, `fp16`, `bf16` or `fp32` -> one of the last three that `device` can run well."""
     if name == "auto":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders.text import MOST_TOKENS, TextConvention
+from ..half_precision import input_dtype
 from .pretrained import PretrainedPipeline
 
 
@@ -58,13 +59,14 @@ class Flux2Pipeline(PretrainedPipeline):
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """Velocity (b, 4c, p, q) of packed latents at sigma (b,) in [0, 1]."""
         rows, columns = latents.shape[-2:]
+        dtype = input_dtype(self.dit)
         image_tokens = latents.flatten(2).transpose(1, 2)  # (b, n, 4c)
         with warnings.catch_warnings():
             # float32 parameters under autocast: torch remarks that its RMSNorm takes the slower kernel.
             warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
             velocity = self.dit(
-                hidden_states=image_tokens.to(self.dtype),
-                encoder_hidden_states=cond.to(self.dtype),
+                hidden_states=image_tokens.to(dtype),
+                encoder_hidden_states=cond.to(dtype),
                 timestep=sigma,
                 img_ids=image_positions(rows, columns, latents.device),
                 txt_ids=text_positions(cond.shape[1], latents.device),

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import default_models_dir, fill_strictly, read_model, read_tensors, require_pieces
-from ..devices import DTYPES, autocast
+from ..devices import DTYPES, autocast, multiplies_bf16
 from ..encoders.qwen import VisionLanguageEncoder, load_vision_language
 from ..encoders.text import TextConvention, TextEncoder, load_text_encoder
 from ..errors import UsageError, WeightsError
+from ..half_precision import companion_dtype, make_float16_safe
 from ..lora import add_lora, load_lora, lora_rank, lora_state_dict, merge_lora
 from ..networks.projector import Projector
 from .base import OneStepPipeline
@@ -43,7 +44,9 @@ class PretrainedOptions:
     # model as it is, to train from), or a folder that `save_adapter` wrote.
     adapter: str = "published"
     lora_scale: float = 1.0  # 0: the base model, 1: as trained
-    precision: str = "auto"  # of the parameters: auto, bf16, fp16 or fp32; auto: bf16 on CUDA, else fp32
+    # Of the parameters: auto, bf16, fp16 or fp32. auto, on CUDA: bf16 where the GPU multiplies it, else
+    # fp16, which is made safe; elsewhere fp32.
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.conditioning not in CONDITIONINGS:
@@ -214,21 +217,24 @@ class PretrainedPipeline(OneStepPipeline):
         root = root or default_models_dir()
         require_pieces(root, cls.pieces(options))
         dtype = parameter_dtype(options.precision, device)
+        beside = companion_dtype(dtype, device)  # of VAE and language model
         dit_class, vae_class = cls.classes()
         dit = read_model(dit_class, root / cls.base_folder / "transformer", dtype).to(device)
-        vae = read_model(vae_class, root / cls.base_folder / "vae", dtype)
+        vae = read_model(vae_class, root / cls.base_folder / "vae", beside)
         encoder: VisionLanguageEncoder | TextEncoder | None = None
         projector = None
         if options.conditioning == "vlm":
-            encoder = load_vision_language(root / VISION_LANGUAGE_FOLDER, dtype)
+            encoder = load_vision_language(root / VISION_LANGUAGE_FOLDER, beside)
             projector = Projector(encoder.width, cls.condition_width(dit))
         elif options.conditioning == "text":
-            encoder = load_text_encoder(root / cls.base_folder, cls.text_convention, options.prompt, dtype)
+            encoder = load_text_encoder(root / cls.base_folder, cls.text_convention, options.prompt, beside)
         pipeline = cls(dit, vae, encoder, projector)
         if options.adapter != "none":
             published = options.adapter == "published"
             folder = root / cls.adapter_folder if published else Path(options.adapter)
             pipeline.merge_adapter(folder, options.lora_scale)
+        if dtype == torch.float16:
+            make_float16_safe(dit)
         return pipeline.to(device)
 
     @classmethod
@@ -254,10 +260,12 @@ class PretrainedPipeline(OneStepPipeline):
 
 
 def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Of the parameters: "auto" is bfloat16 on CUDA (float16 overflows in both families), else float32."""
+    """Of the transformer: "auto" is bfloat16 on GPUs that multiply it, float16 on older ones, else float32."""
     if precision != "auto":
         return DTYPES[precision]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float16
 
 
 def adapter_files(folder: Path) -> tuple[Path, Path]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders.text import TextConvention
+from ..half_precision import input_dtype
 from .pretrained import PretrainedPipeline
 
 
@@ -49,8 +50,9 @@ class ZImagePipeline(PretrainedPipeline):
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """Velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
         time = 1 - sigma  # 0.2 for the one step
-        images = list(latents.to(self.dtype).unsqueeze(2).unbind(0))  # b times (c, 1, h, w)
-        captions = list(cond.to(self.dtype).unbind(0))  # b times (m, d)
+        dtype = input_dtype(self.dit)
+        images = list(latents.to(dtype).unsqueeze(2).unbind(0))  # b times (c, 1, h, w)
+        captions = list(cond.to(dtype).unbind(0))  # b times (m, d)
         output = self.dit(images, time, captions)[0]  # b times (c, 1, h, w)
         return -torch.stack(output).squeeze(2).float()  # (b, c, h, w)
 
