@@ -125,8 +125,17 @@ class Recipe:
 
 def seeded(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose state depends on the key alone, unrelated to that of any other key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator(device).manual_seed(_digest(key))
+
+
+def draw_below(limit: int, *key: str | int) -> int:
+    """A whole number from 0 to limit - 1 that depends on the key alone."""
+    return _digest(key) % limit
+
+
+def _digest(key: tuple[str | int, ...]) -> int:
+    """63 bits."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def uniform(rng: torch.Generator, low: float, high: float) -> float:

@@ -9,15 +9,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import Result
 
-from strsr_cli.distill import (
-    CoachTurn,
-    Criterion,
-    build_student,
-    condition_image,
-    distill,
-    read_distill_config,
-)
-from strsr_cli.engine import weighted_sum
+from strsr_cli.distill import build_student, distill, read_distill_config
+from strsr_cli.engine import condition_image, weighted_sum
+from strsr_cli.judges import CoachTurn, Criterion
 from strsr_cli.runs import Run
 from strsr_models import StrsrError
 from strsr_models.pipelines.lite import LitePipeline
@@ -133,7 +127,7 @@ def test_the_coach_learns_to_tell_photos_from_restored_ones(
     losses = []
     for step in range(30):
         optimizer.zero_grad()
-        values = turn(hq, fake, torch.tensor([step]))
+        values = turn(hq, fake, [step])
         weighted_sum(values, config).backward()
         optimizer.step()
         losses.append(values["coach_loss"].item())
@@ -177,8 +171,8 @@ def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
     assert criterion.coach is not None
     hq, lq_up = torch.rand(1, 3, 112, 112), torch.rand(1, 3, 112, 112)
     restored = pipeline(lq_up, condition_image(pipeline, lq_up, lq_up))
-    weighted_sum(criterion(restored, hq, 0), config).backward()
-    weighted_sum(CoachTurn(criterion.coach, config)(hq, restored.detach(), torch.zeros(1)), config).backward()
+    weighted_sum(criterion(restored, hq, 0, [0]), config).backward()
+    weighted_sum(CoachTurn(criterion.coach, config)(hq, restored.detach(), [0]), config).backward()
     moved = {name for name, parameter in pipeline.named_parameters() if parameter.grad is not None}
     assert moved == trained
     # B starts at zero, so that A's first gradient is zero, but B's and the projector's are not.
