@@ -61,6 +61,8 @@ class TrainConfig(LoopConfig):
         super().__post_init__()
         if self.stage not in STAGES:
             raise ValueError(f"stage {self.stage!r}: unknown; {nearest(self.stage, STAGES)}")
+        if self.flow_noise < 0:
+            raise ValueError(f"flow_noise {self.flow_noise}: must not be negative")
         if self.stage == "flow" and not self.init:
             raise ValueError("stage flow needs init: the weights of an autoencoder run, whose latents stay")
 
