@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -273,16 +274,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(photos: Path, tiny_config: Path, 
     out = tmp_path / "run"
     run(photos, out, tiny_config, "steps=2")
     before = newest(out)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing then fails, as on a full disk
-    try:
-        with pytest.raises(
+    with (
+        limits_end(),
+        pytest.raises(
             StrsrError, match=r"cannot be written .*; is the disk full\? the last checkpoint is .*0000002"
-        ):
-            train([photos], out, tiny_config, [*BASE, "steps=4"], lambda line: limit_files(line))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+        ),
+    ):
+        train([photos], out, tiny_config, [*BASE, "steps=4"], limit_files)
     assert Run(out).saved_steps() == [2]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["0000002"]
     assert same(before, newest(out))
@@ -296,16 +294,18 @@ def limit_files(line: str, most: int = 100_000) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-@pytest.fixture
-def _limits_end() -> Iterator[None]:
+@contextlib.contextmanager
+def limits_end() -> Iterator[None]:
+    """Inside, a limit may be set: writing then fails as on a full disk. Behind it, pytest writes again."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing then fails, as on a full disk
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("_limits_end")
 @pytest.mark.parametrize(
     ("setting", "file"), [("log_every=1", "metrics.jsonl"), ("sample_every=4", "samples/0000004.png")]
 )
@@ -314,7 +314,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(
 ) -> None:
     out = tmp_path / "run"
     settings = [*BASE, "steps=8", "save_every=3", "log_every=3", setting]
-    with pytest.raises(StrsrError) as caught:
+    with limits_end(), pytest.raises(StrsrError) as caught:
         train([photos], out, tiny_config, settings, lambda line: limit_files(line, 100))
     told = str(caught.value)
     assert told.startswith(f"{out / file}: cannot be written")
@@ -322,13 +322,12 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert len(told.splitlines()) == 1
 
 
-@pytest.mark.usefixtures("_limits_end")
 def test_so_it_is_with_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(True, 5, Run(tmp_path / "run"), 0, True, lambda _line: None)
-    limit_files("step 3/", 400)
 
     def log_a_lot() -> None:
-        with progress:
+        with limits_end(), progress:
+            limit_files("step 3/", 400)
             for step in range(5):
                 progress.log(step, {f"n{number}": 1.0 for number in range(10)})
 
@@ -337,12 +336,12 @@ def test_so_it_is_with_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_limits_end")
 def test_a_preview_on_a_full_disk_is_one_line(
     photos: Path, tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
-    limit_files("step 3/", 100)
-    result = strsr("train", "--data", photos, "--preview", tmp_path / "sheet.png", *SMALL)
+    with limits_end():
+        limit_files("step 3/", 100)
+        result = strsr("train", "--data", photos, "--preview", tmp_path / "sheet.png", *SMALL)
     assert result.exit_code == 1
     assert f"{tmp_path / 'sheet.png'}: cannot be written" in result.stderr
     assert len(result.stderr.splitlines()) == 1
