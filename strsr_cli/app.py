@@ -99,7 +99,9 @@ def upscale(
     model: Annotated[str, typer.Option(help="Which model restores.", rich_help_panel=MODEL)] = "lite",
     weights: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of weights to use in place of the model's own.", rich_help_panel=MODEL),
+        typer.Option(
+            help="Folder of weights, or of a run, to use in place of the model's own.", rich_help_panel=MODEL
+        ),
     ] = None,
     tile: Annotated[
         str, typer.Option(metavar="auto|N", help="Largest tile side in output pixels.", rich_help_panel=TILES)
@@ -216,6 +218,10 @@ Settings = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(metavar="KEY=VALUE", help="One setting; may be repeated; --dry-run lists them all."),
 ]
+Preview = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(metavar="SHEET.png", help="Only draw what the network would see: rows of hq | lq."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print resolved settings, sizes and memory; write nothing.")
 ]
@@ -227,10 +233,7 @@ def train(
     out: RunFolder = None,
     config: ConfigFile = None,
     set: Settings = None,
-    preview: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="SHEET.png", help="Only draw what the network would see: rows of hq | lq."),
-    ] = None,
+    preview: Preview = None,
     dry_run: DryRun = False,
 ) -> None:
     """Teach lite to restore photos, from a folder of good ones.
@@ -247,7 +250,7 @@ def train(
         loop.dry_run(data, config, set or [], typer.echo)
     else:
         with stopped_by_signal():
-            tell_weights(loop.train(data, need_out(out), config, set or [], typer.echo))
+            loop.train(data, need_out(out), config, set or [], typer.echo)
 
 
 @app.command()
@@ -260,17 +263,21 @@ def distill(
     ] = "lite",
     config: ConfigFile = None,
     set: Settings = None,
+    preview: Preview = None,
     dry_run: DryRun = False,
 ) -> None:
     """Teach one-step restoration by a coach and, in a second stage, a frequency loss (StrSR)."""
     from . import distill as loop
 
     with_warnings()
-    if dry_run:
+    if preview is not None:
+        loop.preview(student, data, config, set or [], preview)
+        typer.echo(f"look at {preview}")
+    elif dry_run:
         loop.dry_run(student, data, config, set or [], typer.echo)
     else:
         with stopped_by_signal():
-            tell_weights(loop.distill(student, data, need_out(out), config, set or [], typer.echo))
+            loop.distill(student, data, need_out(out), config, set or [], typer.echo)
 
 
 @app.command()

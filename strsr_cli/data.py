@@ -123,11 +123,12 @@ class Photos:
             return None  # `read` says so when the photo's turn comes
 
 
-def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB) -> Photos:
+def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB, tell: bool = True) -> Photos:
     """All photos below the folders of at least `smallest` px on the short side.
 
-    Those whose header cannot be read and those too small are logged and skipped. cache_gb: decoded
-    here and kept, in order, as far as they fit into so many 10^9 bytes. Raises UsageError when nothing is left.
+    Those whose header cannot be read and those too small are skipped, and logged if `tell`. cache_gb:
+    decoded here and kept, in order, as far as they fit into so many 10^9 bytes. Raises UsageError when
+    nothing is left.
     """
     files: list[PhotoFile] = []
     skipped: list[str] = []
@@ -145,9 +146,9 @@ def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB) 
                 skipped.append(f"{path}: {width}x{height} px is smaller than {smallest}")
                 continue
             files.append(PhotoFile(path, path.relative_to(folder).as_posix(), width * height, size))
-    for reason in skipped[:NAMED]:
+    for reason in skipped[:NAMED] if tell else ():
         log.warning("skipped: %s", reason)
-    if len(skipped) > NAMED:
+    if len(skipped) > NAMED and tell:
         log.warning("skipped: %d more, %d in all", len(skipped) - NAMED, len(skipped))
     if not files:
         where = ", ".join(map(str, folders))

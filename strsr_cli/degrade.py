@@ -52,6 +52,16 @@ class PassConfig:
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
                 raise ValueError(f"{name} [{low}, {high}]: must be in order, from {lowest} to {highest}")
+        check_shares(self, "blur_prob", "sinc_prob")
+        if min(self.resize_prob) < 0 or abs(sum(self.resize_prob) - 1) > 1e-6:
+            raise ValueError(f"resize_prob {list(self.resize_prob)}: must not be negative and sum to 1")
+
+
+def check_shares(config: object, *names: str) -> None:
+    """Raise ValueError for one of these fields that is no share or probability."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} {getattr(config, name)}: must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,11 @@ class DegradeConfig:
     sharpen: float = 0.0  # weight of an unsharp mask on the target; Real-ESRGAN trains with 0.5
 
     def __post_init__(self) -> None:
-        if min(self.clean_share, self.mild_share) < 0 or self.clean_share + self.mild_share > 1 + 1e-9:
-            raise ValueError("clean_share and mild_share must not be negative and sum to at most 1")
+        check_shares(self, "clean_share", "mild_share", "scale_four_share", "final_sinc_prob")
+        if self.clean_share + self.mild_share > 1 + 1e-9:
+            raise ValueError(
+                f"clean_share {self.clean_share} and mild_share {self.mild_share}: must sum to at most 1"
+            )
         if not 1 <= self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale {list(self.scale)}: must be two numbers from 1 on, in order")
         if self.sharpen < 0:
@@ -125,8 +138,17 @@ class Recipe:
 
 def seeded(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose state depends on the key alone, unrelated to that of any other key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator(device).manual_seed(_digest(key))
+
+
+def draw_below(limit: int, *key: str | int) -> int:
+    """A whole number from 0 to limit - 1 that depends on the key alone."""
+    return _digest(key) % limit
+
+
+def _digest(key: tuple[str | int, ...]) -> int:
+    """63 bits."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def uniform(rng: torch.Generator, low: float, high: float) -> float:

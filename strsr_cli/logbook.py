@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from strsr_models.load import save_pipeline
 
 from . import __version__
 from .data import Crops, Photos, data_hash
-from .engine import (
-    Average,
-    Distance,
-    Guard,
-    LoopConfig,
-    Meter,
-    StopSignals,
-    config_hash,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .engine import Distance, LoopConfig, Meter
 from .progress import Progress, Report
-from .runs import Run
+from .runs import Run, writing
+from .safety import Average, Guard, StopSignals, load_checkpoint, save_checkpoint
 from .sheets import lattice_curve, restore_samples, sample_batch, sample_scores, write_sheet
 
 if TYPE_CHECKING:
@@ -40,6 +33,9 @@ MAY_CHANGE = {
     *("device", "precision", "accumulate", "gradient_checkpointing", "models_dir"),
     *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student"),
 }
+
+
+CURVE_POINTS = 10  # steps of an interval whose lattice is looked at: doing so keeps a device waiting
 
 
 class Stopped(Exception):
@@ -59,16 +55,22 @@ class Logbook:
         accelerator: Accelerator,
         config: LoopConfig,
         crops: Crops,
+        models: Sequence[nn.Module],
         average: Average,
         distance: Distance | None,
+        start: Path | None,
         size: str,
         report: Report,
     ) -> None:
-        """distance: that the samples are scored with. size: how large the pipeline is, in words."""
+        """models: as prepared by accelerate, in that order. distance: that the samples are scored with.
+
+        start: file of weights that the run begins with, if any. size: how large the pipeline is, in words.
+        """
         self.run, self.accelerator, self.config, self.average = run, accelerator, config, average
         run.check_same(config, MAY_CHANGE)
-        self.step = load_checkpoint(run, accelerator, average)  # done so far
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
+        self._guards = (self.guard, self.coach_guard)
+        self.step = load_checkpoint(run, accelerator, models, average, self._guards)  # done so far
         self._progress = Progress(
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )
@@ -76,8 +78,10 @@ class Logbook:
         self._photos, self._distance = crops.photos, distance
         self._sheet = sample_batch(crops, config.degrade) if accelerator.is_main_process else None
         self._logged = self.step
+        self._start = ""
         if accelerator.is_main_process:
             run.write_config(config)
+            self._start = run.started_from(start)
         self._progress.say(
             f"resumed at step {self.step}" if self.step else f"{len(crops.photos)} photos, {size}"
         )
@@ -102,23 +106,15 @@ class Logbook:
         """
         self.step += 1
         config, last = self.config, self.step == self.config.steps
-        self.meter.add(lattice_curve(restored, hq))
-        values: dict[str, float] = {}
-        if self.step % config.log_every == 0 or last:
-            values |= {**self.meter.take((self.step - self._logged) * config.batch_size), **rates}
-            skipped = self.guard.skipped + self.coach_guard.skipped
-            values |= {"skipped_steps": float(skipped)} if skipped else {}
-            self._logged = self.step
+        values = self._means(restored, hq, rates, self.step % config.log_every == 0 or last)
         stop = self._signals.asked(self.accelerator)
-        due = self.step % config.save_every == 0 and self.guard.healthy and self.coach_guard.healthy
+        due = self.step % config.save_every == 0 and all(guard.healthy for guard in self._guards)
         if due or last or stop:
-            save_checkpoint(self.run, self.accelerator, self.step, self.average)
+            save_checkpoint(self.run, self.accelerator, self.step, self.average, self._guards)
             if self.accelerator.is_main_process:
                 self.run.export(self._write_weights)
-        if self._sheet is not None and (self.step % config.sample_every == 0 or last):
-            restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
-            write_sheet(self.run.folder / "samples" / f"{self.step:07d}.png", self._sheet, restored)
-            values |= sample_scores(self._sheet, restored, self._distance, self.accelerator.device)
+        if self.step % config.sample_every == 0 or last:
+            values |= self._samples()
         values = {name: value for name, value in values.items() if math.isfinite(value)}  # NaN is not JSON
         if values:
             self._progress.log(self.step, values)
@@ -126,8 +122,33 @@ class Logbook:
             self._progress.say(f"stopped at step {self.step}; the same command goes on from here")
         return stop
 
+    def _means(self, restored: Tensor, hq: Tensor, rates: dict[str, float], log: bool) -> dict[str, float]:
+        """Measure the lattice where it is time to; the interval's numbers when it ends here, else none."""
+        if log or self.step % max(1, self.config.log_every // CURVE_POINTS) == 0:
+            self.meter.add(lattice_curve(restored, hq))
+        if not log:
+            return {}
+        crops = (self.step - self._logged) * self.config.batch_size
+        self._logged = self.step
+        skipped = sum(guard.skipped for guard in self._guards)
+        return {
+            **self.meter.take(crops),
+            **rates,
+            **({"skipped_steps": float(skipped)} if skipped else {}),
+        }
+
+    def _samples(self) -> dict[str, float]:
+        """Draw the sheet of this step; its scores. Of the main process alone."""
+        if self._sheet is None:
+            return {}
+        restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
+        path = self.run.folder / "samples" / f"{self.step:07d}.png"
+        with writing(path, self.run.advice):
+            write_sheet(path, self._sheet, restored)
+        return sample_scores(self._sheet, restored, self._distance, self.accelerator.device)
+
     def finish(self) -> Path:
-        """The folder of the weights. Raises Stopped when a signal ended the run before its last step."""
+        """The folder of the weights, which is told. Raises Stopped when a signal ended the run before its last step."""
         weights = self.run.folder / "model"
         if self.accelerator.is_main_process and not weights.is_dir():  # killed between checkpoint and export
             self.run.export(self._write_weights)
@@ -135,17 +156,25 @@ class Logbook:
             raise Stopped(self._signals.exit_code)
         if self.step > self.config.steps:
             self._progress.say(f"steps = {self.config.steps}: the run has done {self.step} already")
+        self._progress.say(f"weights in {weights}; try them: strsr upscale INPUT OUTPUT --weights {weights}")
         return weights
 
     def _write_weights(self, folder: Path) -> None:
-        save_pipeline(self.average.pipeline, folder, provenance(self.config, self._photos, self.step))
+        words = provenance(self.config, self._photos, self.step, self._start)
+        save_pipeline(self.average.pipeline, folder, words)
 
 
-def provenance(config: LoopConfig, photos: Photos, step: int) -> dict[str, str]:
-    """What weights say of themselves in their metadata."""
+def provenance(config: LoopConfig, photos: Photos, step: int, start: str) -> dict[str, str]:
+    """What weights say of themselves in their metadata; start: hash of those they were trained on from."""
     return {
         "strsr": __version__,
         "steps": str(step),
         "config": config_hash(config),
         "data": data_hash(photos),
+        **({"start": start} if start else {}),
     }
+
+
+def config_hash(config: LoopConfig) -> str:
+    """A short name for a configuration."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]

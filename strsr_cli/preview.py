@@ -10,15 +10,25 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .data import Crops, sample_noise, sample_recipe, step_sizes
+from .data import Crops, load_photos, sample_noise, sample_recipe, step_sizes
 from .degrade import KINDS, DegradeConfig, degrade, sharpen
+from .engine import LoopConfig
 from .journal import whole_file
+from .runs import writing
 
 CELL = 192  # px, at least: smaller crops are shown several times as large
 LABEL = 124  # px, width of the column of labels
 HEAD = 28  # px, height of the row of headings
 GAP = 6  # px
 CHOICE = 8  # as many samples are looked at for each row of the sheet
+
+
+def draw_preview(path: Path, data: list[Path], config: LoopConfig) -> None:
+    """Write the sheet of a run that has not begun; StrsrError when it cannot be written."""
+    crops = Crops(load_photos(data, config.crop_size, cache_gb=0), config.crop_size, config.seed)
+    with writing(path, "nothing else was written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_preview(path, crops, config.degrade, config.batch_size)
 
 
 def write_preview(path: Path, crops: Crops, config: DegradeConfig, batch_size: int, rows: int = 8) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from strsr_models.errors import UsageError
 
-from .runs import Run
+from .runs import Run, cannot_write, writing
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
@@ -32,10 +34,13 @@ class Progress:
         self._start, self._began = step, time.monotonic()
         self._live: Any = None
         self._board: Any = None
+        self._events = run.folder / "tensorboard"
+        self._hook = threading.excepthook
         if main:
             run.trim_log(step)
             if tensorboard:
-                self._board = _summary_writer(run, step)
+                with writing(self._events, run.advice):
+                    self._board = _summary_writer(self._events, step)
 
     def __enter__(self) -> Self:
         """Open the live line, where there is a terminal for it."""
@@ -43,6 +48,7 @@ class Progress:
             self._live = _live_line(self.steps)
         if self._live is not None:
             self._live.start()
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         return self
 
     def __exit__(
@@ -53,7 +59,17 @@ class Progress:
             self._live.stop()
             self._live = None
         if self._board is not None:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError as failure:
+                if error is None:  # else that is what there is to tell
+                    raise cannot_write(self._events, failure, self.run.advice) from failure
+        threading.excepthook = self._hook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's writer fails in a thread of its own; the next `log` tells why, in one line."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook(failure)
 
     def say(self, text: str) -> None:
         """One line for the person at the terminal."""
@@ -70,8 +86,10 @@ class Progress:
             return
         self.run.log({"step": step, **values})
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            with writing(self._events, self.run.advice):
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()  # what a full disk does not take is told now
         numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if name != "crops_per_s")
         speed = f"{values.get('crops_per_s', 0):.1f} crops/s"
         if self._live is not None:
@@ -107,11 +125,11 @@ def _live_line(steps: int) -> Any:
     return live
 
 
-def _summary_writer(run: Run, step: int) -> Any:
+def _summary_writer(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
             "tensorboard is not installed: pip install 'strsr[train]', or set tensorboard=false"
         ) from error
-    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

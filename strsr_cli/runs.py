@@ -1,6 +1,8 @@
 """A training run's folder, where a night's work is safe.
 
 config.toml        the configuration, every value resolved
+start.sha256       hash of the weights that the run started from, where it did not start from random ones
+lock               locked by the process that trains in the folder
 metrics.jsonl      one line per log interval; the same numbers for TensorBoard in tensorboard/
 checkpoints/N/     all that is needed to go on from step N; appears whole, the two newest are kept
 samples/           sheets of lq_up | restored | hq
@@ -9,14 +11,16 @@ model/             the averaged weights, for `strsr upscale --weights` and `strs
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +28,11 @@ from strsr_models.config import from_dict
 from strsr_models.errors import StrsrError, UsageError
 
 from .journal import TEMPORARY_PREFIX, whole_file
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two commands out of one folder
+    fcntl = None  # type: ignore[assignment]
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -99,17 +108,49 @@ class Run:
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be made: {error.strerror}") from error
 
+    @contextlib.contextmanager
+    def locked(self, main: bool) -> Iterator[None]:
+        """Keep other commands out of the folder; of the processes of one command, only the main one does.
+
+        Raises StrsrError when another one is in it. The system gives the lock back however the process
+        ends. It is the process's own (lockf, not flock): workers that outlive a kill -9 do not keep it.
+        """
+        if not main or fcntl is None:
+            yield
+            return
+        path = self.folder / "lock"
+        with writing(path, self.advice):
+            file = open(path, "w")  # noqa: SIM115
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:  # other errors: a file system that knows no locks
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise StrsrError(
+                        f"another process is training in {self.folder}; wait for it, or choose another --out"
+                    ) from error
+            yield
+
+    def started_from(self, weights: Path | None) -> str:
+        """SHA-256 of the file of weights that the run began with, also when that has changed since; or "".
+
+        To be called by the main process.
+        """
+        path = self.folder / "start.sha256"
+        if self.latest() is None:
+            path.unlink(missing_ok=True)
+            if weights is not None:
+                self.write(path, hashlib.sha256(weights.read_bytes()).hexdigest().encode())
+        return path.read_text() if path.exists() else ""
+
     def write_config(self, config: Any) -> None:
         """Save the resolved configuration."""
         self.write(self.folder / "config.toml", to_toml(config).encode())
 
     def write(self, path: Path, data: bytes) -> None:
         """One file of the run, whole; StrsrError when the disk does not take it."""
-        try:
-            with whole_file(path) as file:
-                file.write(data)
-        except OSError as error:
-            raise cannot_write(path, error, self.advice) from error
+        with writing(path, self.advice), whole_file(path) as file:
+            file.write(data)
 
     @property
     def advice(self) -> str:
@@ -140,11 +181,8 @@ class Run:
     def log(self, values: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
-        try:
-            with open(path, "a") as file:
-                file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise cannot_write(path, error, self.advice) from error
+        with writing(path, self.advice), open(path, "a") as file:
+            file.write(json.dumps(values) + "\n")
 
     def trim_log(self, step: int) -> None:
         """Forget logged lines after `step`, which a resumed run makes again."""
@@ -188,6 +226,20 @@ class Run:
         target = self.folder / "model"
         whole_folder(target, write, "the run's checkpoints are still there")
         return target
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where the weights are that a person means by a folder: in a run's model/, else in itself."""
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Inside, an OSError is a StrsrError that says that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error, advice) from error
 
 
 def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") -> None:

@@ -15,7 +15,7 @@ from strsr_models.spectrum import lattice_excess
 
 from .data import Batch, Crops, join, prepare
 from .degrade import DegradeConfig
-from .engine import Distance
+from .engine import Distance, condition_image
 from .journal import whole_file
 
 if TYPE_CHECKING:
@@ -36,15 +36,16 @@ def sample_batch(crops: Crops, config: DegradeConfig) -> Batch:
 def restore_samples(pipeline: OneStepPipeline, batch: Batch, accelerator: Accelerator) -> Tensor:
     """The samples as the pipeline restores them in the run's precision, (b, 3, s, s) in [0, 1] on the CPU."""
     restored = []
-    for lq_up, picture in zip(batch.lq_up, batch.picture, strict=True):
+    for pair in zip(batch.lq_up, batch.picture, strict=True):
+        lq_up, picture = (image[None].to(pipeline.device) for image in pair)
         with accelerator.autocast():
-            cond = pipeline.encode_condition(picture[None].to(pipeline.device))
-            restored.append(pipeline.restore(lq_up[None].to(pipeline.device), cond).float().clamp(0, 1).cpu())
+            cond = pipeline.encode_condition(condition_image(pipeline, lq_up, picture))
+            restored.append(pipeline.restore(lq_up, cond).float().clamp(0, 1).cpu())
     return torch.cat(restored)
 
 
 def write_sheet(path: Path, batch: Batch, restored: Tensor) -> None:
-    """Draw a row for each sample: lq_up | restored | hq."""
+    """Draw a row for each sample: lq_up | restored | hq. Raises OSError."""
     rows = torch.cat([batch.lq_up, restored, batch.hq], dim=-1)  # (b, 3, s, 3s)
     sheet = torch.cat(list(rows), dim=-2).permute(1, 2, 0)  # (b*s, 3s, 3)
     with whole_file(path) as file:

@@ -10,6 +10,7 @@ The loop runs the verbs that `strsr upscale` runs, with gradients on. `strsr dis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strsr_models.errors import UsageError, nearest
-from strsr_models.load import load_pipeline
+from strsr_models.load import WEIGHTS_NAME, load_pipeline
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
-from .data import PICTURE_SIZE, Crops, load_photos
+from .data import Batch, Crops, load_photos
 from .degrade import seeded
 from .engine import (
-    Average,
     Distance,
     LoopConfig,
     batches_from,
     check_crop_size,
     describe,
-    estimate_memory,
     image_losses,
     in_parts,
     learning_rate,
@@ -40,10 +39,12 @@ from .engine import (
     set_learning_rate,
     weighted_sum,
 )
+from .estimate import estimate_memory
 from .logbook import Logbook
-from .preview import write_preview
+from .preview import draw_preview
 from .progress import Report
-from .runs import Run, read_config, to_toml
+from .runs import Run, read_config, to_toml, weights_folder
+from .safety import Average
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainConfig(LoopConfig):
     """All that decides a run's result, but for the photos themselves."""
 
     stage: str = "pixel"  # or autoencoder, flow
-    init: str = ""  # folder of weights to start from; empty: from random
+    init: str = ""  # folder of weights, or of a run, to start from; empty: from random
     flow_weight: float = 1.0
     flow_noise: float = 0.05  # added to the degraded end of the path; latents are about 1
     model: LiteConfig = field(default_factory=LiteConfig)
@@ -60,6 +61,8 @@ class TrainConfig(LoopConfig):
         super().__post_init__()
         if self.stage not in STAGES:
             raise ValueError(f"stage {self.stage!r}: unknown; {nearest(self.stage, STAGES)}")
+        if self.flow_noise < 0:
+            raise ValueError(f"flow_noise {self.flow_noise}: must not be negative")
         if self.stage == "flow" and not self.init:
             raise ValueError("stage flow needs init: the weights of an autoencoder run, whose latents stay")
 
@@ -69,22 +72,24 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     config = read_config(TrainConfig, config_file, settings)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
-    pipeline = build_pipeline(config).to(accelerator.device)
-    pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
-    check_crop_size(config, pipeline)
-    distance = make_distance(config, accelerator.device)
-    stage: nn.Module = STAGES[config.stage](pipeline, config, distance)
+    pipeline, stage, distance = build(config, accelerator.device)
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    crops = Crops(load_photos(data, config.crop_size, config.cache_gb), config.crop_size, config.seed)
+    main = accelerator.is_main_process
+    crops = Crops(load_photos(data, config.crop_size, config.cache_gb, main), config.crop_size, config.seed)
     run, average = Run(out), Average(pipeline, config.ema_decay)
     stage, optimizer = accelerator.prepare(stage, make_adamw(parameters, config, config.learning_rate))
-    with Logbook(run, accelerator, config, crops, average, distance, describe(pipeline), report) as logbook:
+    start = weights_folder(Path(config.init)) / WEIGHTS_NAME if config.init else None
+    told = (distance, start, describe(pipeline), report)
+    with (
+        run.locked(main),
+        Logbook(run, accelerator, config, crops, [stage], average, *told) as logbook,
+    ):
         for batch, numbers in batches_from(logbook.step, crops, config, accelerator):
             step = logbook.step
             rate = learning_rate(config, step)
             set_learning_rate(optimizer, rate)
-            tensors = (batch.hq, batch.lq_up, batch.picture, numbers)
-            for hq, lq_up, picture, part in in_parts(accelerator, stage, tensors, config.accumulate):
+            whole = (batch.hq, batch.lq_up, batch.picture, numbers)
+            for hq, lq_up, picture, part in in_parts(accelerator, stage, whole, config.accumulate):
                 losses, restored = stage(hq, lq_up, picture, part)
                 accelerator.backward(weighted_sum(losses, config) / config.accumulate)
                 logbook.meter.add(losses)
@@ -95,11 +100,20 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     return logbook.finish()
 
 
+def build(config: TrainConfig, device: torch.device) -> tuple[LitePipeline, nn.Module, Distance | None]:
+    """What a run trains, the stage that computes its losses, and the perceptual one among these."""
+    pipeline = build_pipeline(config).to(device)
+    pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
+    check_crop_size(config, pipeline)
+    distance = make_distance(config, device)
+    return pipeline, STAGES[config.stage](pipeline, config, distance), distance
+
+
 def build_pipeline(config: TrainConfig) -> LitePipeline:
     """A pipeline with random weights, or with those of `init`, in float32 on the CPU."""
     if not config.init:
         return LitePipeline(config.model).train()
-    pipeline = load_pipeline("lite", weights=config.init)
+    pipeline = load_pipeline("lite", weights_folder(Path(config.init)))
     assert isinstance(pipeline, LitePipeline)
     if pipeline.config != config.model and config.model != LiteConfig():
         raise UsageError(f"init {config.init}: its config.json differs from [model]; leave [model] out")
@@ -114,7 +128,7 @@ class PixelStage(nn.Module):
         self.pipeline, self.config, self.distance = pipeline, config, distance
 
     def forward(
-        self, hq: Tensor, lq_up: Tensor, picture: Tensor, _numbers: Tensor
+        self, hq: Tensor, lq_up: Tensor, picture: Tensor, _numbers: Sequence[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses, and the restored crops (b, 3, s, s)."""
         restored = self.pipeline(lq_up, picture)
@@ -132,7 +146,7 @@ class AutoencoderStage(nn.Module):
         self.pipeline, self.config, self.distance = pipeline, config, distance
 
     def forward(
-        self, hq: Tensor, lq_up: Tensor, _picture: Tensor, _numbers: Tensor
+        self, hq: Tensor, lq_up: Tensor, _picture: Tensor, _numbers: Sequence[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses, and the crops (b, 3, s, s) as they come back."""
         restored = self.pipeline.decode_latents(self.pipeline.encode_latents(hq), lq_up)
@@ -155,7 +169,7 @@ class FlowStage(nn.Module):
         self.pipeline, self.seed, self.noise = pipeline, config.seed, config.flow_noise
 
     def forward(
-        self, hq: Tensor, lq_up: Tensor, picture: Tensor, numbers: Tensor
+        self, hq: Tensor, lq_up: Tensor, picture: Tensor, numbers: Sequence[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses, and the crops (b, 3, s, s) that the velocity of this moment would lead to at once."""
         pipeline = self.pipeline
@@ -183,30 +197,22 @@ STAGES: dict[str, type[PixelStage | AutoencoderStage | FlowStage]] = {
 
 def preview(data: list[Path], config_file: Path | None, settings: list[str], sheet: Path) -> None:
     """Write a sheet of what the network would see of the data: rows of hq | lq."""
-    config = read_config(TrainConfig, config_file, settings)
-    crops = Crops(load_photos(data, config.crop_size, cache_gb=0), config.crop_size, config.seed)
-    try:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        write_preview(sheet, crops, config.degrade, config.batch_size)
-    except OSError as error:
-        raise UsageError(f"--preview {sheet}: cannot be written: {error.strerror or error}") from error
+    draw_preview(sheet, data, read_config(TrainConfig, config_file, settings))
 
 
 def dry_run(data: list[Path], config_file: Path | None, settings: list[str], report: Report) -> None:
     """Tell what `train` would run and what memory it would take; nothing is written."""
     config = read_config(TrainConfig, config_file, settings)
     accelerator = make_accelerator(config)
-    pipeline = build_pipeline(config)
-    pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
-    check_crop_size(config, pipeline)
-    make_distance(config, accelerator.device)  # its weights may be missing
-    stage = STAGES[config.stage](pipeline, config, None)
-    side = config.crop_size
-    crop, picture = torch.rand(1, 3, side, side), torch.rand(1, 3, PICTURE_SIZE, PICTURE_SIZE)
-    photos = load_photos(data, side, cache_gb=0)
-    estimate = estimate_memory(
-        pipeline, config, accelerator.num_processes, lambda: stage(crop, crop, picture, torch.zeros(1))
-    )
+    photos = load_photos(data, config.crop_size, cache_gb=0)
+    pipeline, stage, distance = build(config, torch.device("cpu"))
     report(to_toml(config))
     report(f"# {len(photos)} photos, {describe(pipeline)}")
+
+    def step(batch: Batch, numbers: list[int]) -> None:
+        losses, _ = stage(batch.hq, batch.lq_up, batch.picture, numbers)
+        weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
+
+    judges = [distance.network] if distance is not None else []
+    estimate = estimate_memory(pipeline, judges, config, accelerator.num_processes, step)
     report(f"# memory on each device: {estimate}")

@@ -21,6 +21,7 @@ from .images import Picture, decode_image, encode_image, read_image
 from .journal import whole_file
 from .plan import Job
 from .report import Reporter
+from .runs import weights_folder
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
     """Do all jobs; one that fails is reported with its reason, and the rest go on."""
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    pipeline = load_pipeline(options.model, options.weights, str(device))
+    weights = weights_folder(options.weights) if options.weights else None
+    pipeline = load_pipeline(options.model, weights, str(device))
     log.debug("model %s on %s in %s", options.model, device, precision)
     reporter.start(len(jobs))
     for job in jobs:

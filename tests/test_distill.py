@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from strsr_cli.distill import (
-    CoachTurn,
-    Criterion,
-    build_student,
-    condition_image,
-    distill,
-    read_distill_config,
-)
-from strsr_cli.engine import weighted_sum
+from strsr_cli.data import Batch
+from strsr_cli.distill import build_student, distill, read_distill_config
+from strsr_cli.engine import condition_image, weighted_sum
+from strsr_cli.export import export
+from strsr_cli.judges import CoachTurn, Criterion, in_share, shifted
 from strsr_cli.runs import Run
-from strsr_models import StrsrError
+from strsr_cli.sheets import restore_samples
+from strsr_models import StrsrError, WeightsError
 from strsr_models.pipelines.lite import LitePipeline
+from strsr_models.pipelines.pretrained import SAVED
 
 from .tiny_models import cached_models_folder
 
@@ -98,11 +98,14 @@ def test_student_and_coach_take_turns(
     assert ["coach_loss" in line for line in metrics(out)] == [False, True, False, True]
 
 
-@pytest.mark.parametrize("coach", ["conv", "dit", "none"])
+@pytest.mark.parametrize(
+    ("coach", "turns", "parts"),
+    [("conv", "alternate", 2), ("dit", "both", 1), ("none", "both", 1)],
+)
 def test_ten_steps_equal_five_a_kill_and_five(
-    coach: str, photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path
+    coach: str, turns: str, parts: int, photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path
 ) -> None:
-    settings = [*settings, "steps=6", f"coach={coach}"]
+    settings = [*settings, "steps=6", f"coach={coach}", f"accumulate={parts}", f"turns={turns}"]
     distill(str(tiny_weights), [photos], tmp_path / "straight", None, settings, quiet)
 
     def die_at_four(line: str) -> None:
@@ -133,7 +136,7 @@ def test_the_coach_learns_to_tell_photos_from_restored_ones(
     losses = []
     for step in range(30):
         optimizer.zero_grad()
-        values = turn(hq, fake, torch.tensor([step]))
+        values = turn(hq, fake, [step])
         weighted_sum(values, config).backward()
         optimizer.step()
         losses.append(values["coach_loss"].item())
@@ -161,6 +164,59 @@ def test_published_values_are_the_defaults_of_the_big_students(squeezenet: Path)
     assert config.gradient_checkpointing
 
 
+def test_judges_look_elsewhere_in_each_step_or_at_all_of_it() -> None:
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(shifted(image, 0, 0, 5), image)
+    windows = [shifted(image, 16, 0, step) for step in range(50)]
+    assert {window.shape for window in windows} == {(1, 3, 48, 48)}
+    corners = {float(window[0, 0, 0, 0]) for window in windows}
+    assert len(corners) > 40
+    assert corners <= set(image[0, 0, :17, :17].flatten().tolist())
+
+
+def test_the_frequency_loss_takes_its_share_of_the_batch_in_whatever_parts(
+    tiny: LitePipeline, settings: list[str], squeezenet: Path
+) -> None:
+    ours = [*settings, "batch_size=4", "fdl_share=0.5", "coach=none", "perceptual_weight=0", "crop_size=96"]
+    config = read_distill_config("lite", None, [*ours, "judge_shift=0"])
+    assert [number for number in range(8) if in_share(number, config)] == [1, 3, 5, 7]
+    criterion = Criterion(tiny, config, torch.device("cpu"))
+    restored, hq = torch.rand(4, 3, 96, 96), torch.rand(4, 3, 96, 96)
+    whole = criterion(restored, hq, 9, [4, 5, 6, 7])["fdl_loss"]
+    halves = [criterion(restored[i : i + 2], hq[i : i + 2], 9, [4 + i, 5 + i])["fdl_loss"] for i in (0, 2)]
+    quarters = [criterion(restored[i : i + 1], hq[i : i + 1], 9, [4 + i])["fdl_loss"] for i in range(4)]
+    torch.testing.assert_close(sum(halves) / 2, whole)
+    torch.testing.assert_close(sum(quarters) / 4, whole)
+    assert quarters[0] == quarters[2] == 0
+    full = read_distill_config("lite", None, [*ours, "judge_shift=0", "fdl_share=1"])
+    chosen = Criterion(tiny, full, torch.device("cpu"))(restored[1::2], hq[1::2], 9, [5, 7])["fdl_loss"]
+    torch.testing.assert_close(chosen, whole)
+
+
+@pytest.mark.parametrize("student", ["lite", "flux2"])
+def test_samples_are_conditioned_as_training_is(
+    student: str, settings: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    models = cached_models_folder(tmp_path_factory)
+    config = read_distill_config(student, None, [*settings, f"models_dir={models}", "rank=4", "crop_size=64"])
+    pipeline = build_student(config).eval()
+    lq_up, picture = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        expected = pipeline(lq_up, condition_image(pipeline, lq_up, picture)).clamp(0, 1)
+    restored = restore_samples(pipeline, Batch(lq_up, lq_up, picture), Accelerator(cpu=True))
+    torch.testing.assert_close(restored, expected)
+
+
+def test_preview_draws_a_sheet(
+    photos: Path, settings: list[str], tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = strsr("distill", "--data", photos, "--preview", tmp_path / "sheet.png", *words)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert min(image.size) > 200
+
+
 @pytest.mark.parametrize("student", ["zimage", "flux2"])
 def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
     student: str, settings: list[str], photos: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -177,8 +233,8 @@ def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
     assert criterion.coach is not None
     hq, lq_up = torch.rand(1, 3, 112, 112), torch.rand(1, 3, 112, 112)
     restored = pipeline(lq_up, condition_image(pipeline, lq_up, lq_up))
-    weighted_sum(criterion(restored, hq, 0), config).backward()
-    weighted_sum(CoachTurn(criterion.coach, config)(hq, restored.detach(), torch.zeros(1)), config).backward()
+    weighted_sum(criterion(restored, hq, 0, [0]), config).backward()
+    weighted_sum(CoachTurn(criterion.coach, config)(hq, restored.detach(), [0]), config).backward()
     moved = {name for name, parameter in pipeline.named_parameters() if parameter.grad is not None}
     assert moved == trained
     # B starts at zero, so that A's first gradient is zero, but B's and the projector's are not.
@@ -191,9 +247,46 @@ def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
 
     folder = distill(student, [photos], tmp_path / "run", None, ours, quiet)
     assert {path.name for path in folder.iterdir()} >= {"lora.safetensors", "projector.safetensors"}
+    assert {path.name for path in export(tmp_path / "run", tmp_path / "out").iterdir()} >= set(SAVED)
     saved = Run(tmp_path / "run").latest()
     assert saved is not None
     assert all("lora_" in k or k.startswith("projector.") for k in load_file(saved / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("lora", lambda t: t.pop(next(iter(t))), "missing base_model.model."),
+        ("lora", lambda t: t.update({next(iter(t)): torch.full((4, 32), float("nan"))}), "is not finite"),
+        (
+            "lora",
+            lambda t: t.update({"base_model.model.other.lora_A.default.weight": torch.ones(4, 4)}),
+            "is no t",
+        ),
+        ("projector", lambda t: t.pop("2.weight"), "missing 2.weight"),
+        ("projector", lambda t: t.update({"0.bias": torch.ones(3)}), r"0.bias is \(3,\), expected"),
+    ],
+)
+def test_export_refuses_an_adapter_that_no_base_takes(
+    file: str,
+    damage: Callable[[dict], object],
+    message: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    published = cached_models_folder(tmp_path_factory) / "StrSR-zimage"
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"family": "zimage"}')
+    for name, saved in zip(("state_dict.pth", "projector.pth"), SAVED, strict=True):
+        save_file(torch.load(published / name, weights_only=True), model / saved)
+    export(tmp_path / "run", tmp_path / "whole")
+    tensors = load_file(model / f"{file}.safetensors")
+    damage(tensors)
+    save_file(tensors, model / f"{file}.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -205,6 +298,15 @@ def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
         ("coach_weights=", "needs coach_weights"),
         ("fdl_weights=", "needs fdl_weights"),
         ("fdl_share=0", "fdl_share must lie in (0, 1]"),
+        ("r1_sigma=-1", "r1_sigma -1.0: must be at least 0"),
+        ("fdl_strides=[0]", "fdl_strides [0]: must be at least 1"),
+        ("judge_shift=-1", "judge_shift -1: leaves 113 px of crop_size 112"),
+        ("judge_shift=100", "leave at least 32 px"),
+        ("coach=dit", "judge_shift 8: leaves 104 px of crop_size 112"),
+        (
+            "coach_network=convnext_base",
+            "judge_shift 8: leaves 104 px of crop_size 112; must not be negative, and ",
+        ),
         ("crop_size=80", "3 x 3 is smaller than the kernel"),
         ("fdl_strides=[1, 2]", "with a stride for each map"),
         ("gan_wieght=1", "did you mean 'gan_weight'"),
@@ -219,7 +321,8 @@ def test_a_wrong_setting_is_one_line(
     tmp_path: Path,
     strsr: Callable[..., Result],
 ) -> None:
-    words = [word for entry in [*settings, setting] for word in ("--set", entry)]
+    shift = [] if "judge_shift 8" not in message else ["judge_shift=8"]
+    words = [word for entry in [*settings, *shift, setting] for word in ("--set", entry)]
     out = tmp_path / "run"
     result = strsr("distill", "--data", photos, "--student", tiny_weights, "--out", out, *words)
     assert result.exit_code in (2, 3), result.output

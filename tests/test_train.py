@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -9,20 +11,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
+from strsr_cli import logbook
 from strsr_cli.data import Crops, join, load_photos, prepare
 from strsr_cli.degrade import DegradeConfig
 from strsr_cli.engine import learning_rate
 from strsr_cli.logbook import Stopped
+from strsr_cli.progress import Progress
 from strsr_cli.runs import Run, read_config, to_toml, whole_folder
 from strsr_cli.train import FlowStage, TrainConfig, train
 from strsr_models import StrsrError, UsageError, load_pipeline
@@ -162,6 +167,23 @@ def test_init_starts_from_given_weights(
     torch.testing.assert_close(before, after, atol=2e-3, rtol=0)
 
 
+def test_a_run_s_folder_stands_for_its_weights(
+    photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    first = tmp_path / "first"
+    weights = run(photos, first, tiny_config, "steps=1") / "model.safetensors"
+    second = run(photos, tmp_path / "second", tiny_config, "steps=1", f"init={first}")
+    with safe_open(second / "model.safetensors", "pt") as file:
+        assert file.metadata()["start"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    with safe_open(weights, "pt") as file:
+        assert "start" not in file.metadata()
+    outputs = [tmp_path / "by-run.png", tmp_path / "by-weights.png"]
+    for output, folder in zip(outputs, (tmp_path / "second", second), strict=True):
+        result = strsr("upscale", photos / "cat.png", output, "--weights", folder)
+        assert result.exit_code == 0, result.output
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
 def test_a_batch_in_parts_or_computed_twice_is_the_batch(
     photos: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
@@ -204,18 +226,24 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 # --- a run that loses no night ---------------------------------------------------------------------
 
 
-def test_ten_steps_equal_five_a_kill_and_five(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
-    run(photos, tmp_path / "straight", tiny_config, "steps=10")
+@pytest.mark.parametrize(
+    "settings", [[], ["workers=1"], ["batch_size=4", "accumulate=2"]], ids=["plain", "workers", "parts"]
+)
+def test_ten_steps_equal_five_a_kill_and_five(
+    settings: list[str], photos: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    run(photos, tmp_path / "straight", tiny_config, "steps=10", *settings)
 
     def die_at_seven(line: str) -> None:
         if line.startswith("step 7/"):
             raise SystemExit  # two steps behind the checkpoint
 
     out = tmp_path / "killed"
+    settings = [*settings, "steps=10", "save_every=5"]
     with pytest.raises(SystemExit):
-        train([photos], out, tiny_config, [*BASE, "steps=10", "save_every=5"], die_at_seven)
+        train([photos], out, tiny_config, [*BASE, *settings], die_at_seven)
     assert Run(out).saved_steps() == [5]
-    run(photos, out, tiny_config, "steps=10", "save_every=5")
+    run(photos, out, tiny_config, *settings)
     assert same(newest(tmp_path / "straight"), newest(out))
     kept = ("step", "l1_loss", "learning_rate")
     first, second = (
@@ -246,16 +274,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(photos: Path, tiny_config: Path, 
     out = tmp_path / "run"
     run(photos, out, tiny_config, "steps=2")
     before = newest(out)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing then fails, as on a full disk
-    try:
-        with pytest.raises(
+    with (
+        limits_end(),
+        pytest.raises(
             StrsrError, match=r"cannot be written .*; is the disk full\? the last checkpoint is .*0000002"
-        ):
-            train([photos], out, tiny_config, [*BASE, "steps=4"], lambda line: limit_files(line))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+        ),
+    ):
+        train([photos], out, tiny_config, [*BASE, "steps=4"], limit_files)
     assert Run(out).saved_steps() == [2]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["0000002"]
     assert same(before, newest(out))
@@ -263,10 +288,63 @@ def test_a_full_disk_leaves_the_old_checkpoint(photos: Path, tiny_config: Path, 
     assert Run(out).saved_steps() == [2, 4]
 
 
-def limit_files(line: str) -> None:
-    """Behind step 3 no file may grow past 100 kB."""
+def limit_files(line: str, most: int = 100_000) -> None:
+    """Behind step 3 no file may grow past so many bytes."""
     if line.startswith("step 3/"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextlib.contextmanager
+def limits_end() -> Iterator[None]:
+    """Inside, a limit may be set: writing then fails as on a full disk. Behind it, pytest writes again."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    ("setting", "file"), [("log_every=1", "metrics.jsonl"), ("sample_every=4", "samples/0000004.png")]
+)
+def test_a_full_disk_is_one_line_that_names_the_file(
+    setting: str, file: str, photos: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = [*BASE, "steps=8", "save_every=3", "log_every=3", setting]
+    with limits_end(), pytest.raises(StrsrError) as caught:
+        train([photos], out, tiny_config, settings, lambda line: limit_files(line, 100))
+    told = str(caught.value)
+    assert told.startswith(f"{out / file}: cannot be written")
+    assert told.endswith(f"is the disk full? the last checkpoint is {Run(out).checkpoint(3)}")
+    assert len(told.splitlines()) == 1
+
+
+def test_so_it_is_with_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(True, 5, Run(tmp_path / "run"), 0, True, lambda _line: None)
+
+    def log_a_lot() -> None:
+        with limits_end(), progress:
+            limit_files("step 3/", 400)
+            for step in range(5):
+                progress.log(step, {f"n{number}": 1.0 for number in range(10)})
+
+    with pytest.raises(StrsrError, match=r"run/tensorboard: cannot be written .*last checkpoint"):
+        log_a_lot()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_preview_on_a_full_disk_is_one_line(
+    photos: Path, tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    with limits_end():
+        limit_files("step 3/", 100)
+        result = strsr("train", "--data", photos, "--preview", tmp_path / "sheet.png", *SMALL)
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'sheet.png'}: cannot be written" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_only_two_checkpoints_are_kept(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
@@ -293,6 +371,16 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     run(photos, tmp_path / "run", tiny_config, "steps=3")
     assert metrics(tmp_path / "run")[-1]["skipped_steps"] == 1
     assert all(value.isfinite().all() for value in newest(tmp_path / "run").values())
+
+
+def test_their_count_goes_on_over_a_resume(
+    photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_finite_in({2, 4}, monkeypatch)
+    run(photos, tmp_path / "run", tiny_config, "steps=3")
+    run(photos, tmp_path / "run", tiny_config, "steps=5")
+    assert [line.get("skipped_steps") for line in metrics(tmp_path / "run")] == [None, 1, 1, 2, 2]
+    assert [line.get("not_finite") for line in metrics(tmp_path / "run")] == [None, 1, None, 1, None]
 
 
 def test_ten_of_them_in_a_row_stop_the_run(
@@ -338,6 +426,26 @@ def test_a_checkpoint_of_another_network_is_never_loaded_in_part(
     save_file({f"other.{name}": value for name, value in tensors.items()}, saved / "model.safetensors")
     with pytest.raises(StrsrError, match=r"cannot be resumed \(it has no pipeline"):
         run(photos, tmp_path / "run", tiny_config, "steps=2")
+
+
+@pytest.mark.slow
+def test_one_run_at_a_time(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    words = [word for setting in [*BASE, "steps=1"] for word in ("--set", setting)]
+    command = [sys.executable, "-m", "strsr_cli", "train", "--data", photos, "--config", tiny_config, "--out"]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with Run(tmp_path / "run").locked(True):
+        other = subprocess.run(
+            [*map(str, command), str(tmp_path / "run"), *words],
+            env=paths,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert other.returncode == 1
+    assert other.stderr.splitlines()[-1].startswith(
+        f"strsr: another process is training in {tmp_path / 'run'}; "
+    )
+    assert Run(tmp_path / "run").latest() is None
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
@@ -413,6 +521,17 @@ def test_the_resolved_config_makes_the_same_config_again(
         ("stage=flow", "needs init"),
         ("accumulate=3", "must be a multiple of processes x accumulate"),
         ("init=/nowhere", "no such weights"),
+        ("degrade.clean_share=1.5", "clean_share 1.5: must lie in [0, 1]"),
+        ("degrade.mild_share=-0.1", "mild_share -0.1: must lie in [0, 1]"),
+        ("degrade.mild_share=0.9", "must sum to at most 1"),
+        ("degrade.final_sinc_prob=2", "final_sinc_prob 2.0: must lie in [0, 1]"),
+        ("degrade.first.blur_prob=-1", "blur_prob -1.0: must lie in [0, 1]"),
+        ("degrade.first.resize_prob=[0.5, 0.6, 0.3]", "resize_prob [0.5, 0.6, 0.3]: must not be negative"),
+        ("degrade.scale=[0.5, 4]", "scale [0.5, 4.0]: must be two numbers from 1 on"),
+        ("flow_noise=-1", "flow_noise -1.0: must not be negative"),
+        ("model.sigma=0", "sigma 0.0: must lie in (0, 1]"),
+        ("model.semantic.grid=0", "grid 0: must be at least 1"),
+        ("model.autoencoder.encoder_channels=0", "encoder_channels 0: must be at least 1"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
@@ -466,6 +585,28 @@ def test_part_of_a_table_is_enough(tmp_path: Path) -> None:
     assert config.degrade.first.noise_sigma == default.degrade.first.noise_sigma
     assert config.degrade.second == default.degrade.second
     assert config.model.dit.depth == 3
+
+
+def test_a_dry_run_counts_the_perceptual_network(
+    photos: Path, tiny_config: Path, squeezenet: Path, strsr: Callable[..., Result]
+) -> None:
+    judged = ["--set", "perceptual_weight=1", "--set", f"perceptual_weights={squeezenet}", *SMALL]
+    result = strsr("train", "--data", photos, "--config", tiny_config, "--dry-run", *judged)
+    assert result.exit_code == 0, result.output
+    told = re.search(r"judges ([\d.]+),", result.stdout)
+    assert told is not None
+    assert float(told.group(1)) == pytest.approx(0.722e6 * 4 / 2**30, rel=0.05)
+
+
+def test_the_lattice_is_looked_at_ten_times_an_interval(
+    photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    real = logbook.lattice_curve
+    monkeypatch.setattr(logbook, "lattice_curve", lambda *images: looked.append(1) or real(*images))
+    run(photos, tmp_path / "run", tiny_config, "steps=21", "log_every=20", "batch_size=1")
+    assert len(looked) == 11
+    assert all("lattice_4_db" in line for line in metrics(tmp_path / "run"))
 
 
 def test_what_cannot_be_measured_on_small_crops_is_left_out_of_the_log(

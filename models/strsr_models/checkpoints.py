@@ -6,6 +6,7 @@ Knows files and folders, no family and no arithmetic. Nothing here downloads any
 from __future__ import annotations
 
 import contextlib
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,28 +86,43 @@ def _quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Everything in a .safetensors or .pth file; that the values of a .pth are tensors is not checked."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Any]:
+    """Everything in a safetensors file or in a torch checkpoint (any other suffix), by name, as it is.
 
-    if path.suffix == ".pth":
-        return _read_pth(path)
+    prefix: only names that start with it are read, and are returned without it.
+    A training checkpoint's `state_dict` is opened, and DDP's `module.` dropped. That the values of a
+    torch checkpoint are tensors is not checked. Raises WeightsError if the file cannot be read.
+    """
+    tensors = _read_safetensors(path, prefix) if path.suffix == ".safetensors" else _read_torch(path)
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_safetensors(path: Path, prefix: str) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
-def _read_pth(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path) -> dict[str, Any]:
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, so that the parts which are not wanted (a text tower) take no memory.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds; each means an unusable file
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{path}: cannot be read as tensors ({reason})") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path}: holds a {type(data).__name__}, expected a dict of tensors")
-    return data
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
+    found = {str(name): value for name, value in content.items()}
+    tensors = [name for name, value in found.items() if isinstance(value, Tensor)]
+    if tensors and all(name.startswith("module.") for name in tensors):
+        found = {name.removeprefix("module."): value for name, value in found.items()}
+    return found
 
 
 def fill_strictly(module: nn.Module, tensors: dict[str, Any], path: Path, owner: str = "this model") -> None:

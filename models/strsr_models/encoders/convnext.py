@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints import read_tensors
 from ..errors import UsageError, WeightsError, nearest
-from .frozen import FrozenNetwork, fill, read_tensors
+from .frozen import FrozenNetwork, fill
 
 NAME, TAG = "convnext_xxlarge", "laion2b_s34b_b82k_augreg_soup"
 STAGES = 3  # of four: their maps are at 1/4, 1/8 and 1/16 size

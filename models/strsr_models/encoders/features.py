@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import read_tensors
 from ..errors import UsageError, nearest
 from ..networks.resnet50v2 import ResNet50V2Stages
-from .frozen import FrozenNetwork, fill, read_tensors
+from .frozen import FrozenNetwork, fill
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoints import mismatches, shorten
 from ..errors import WeightsError
@@ -29,45 +28,7 @@ class FrozenNetwork(nn.Module):
         return super().train(False)
 
 
-def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Tensors of a safetensors file or of a torch checkpoint, by name; floating point as it is.
-
-    prefix: only names that start with it are read, and are returned without it.
-    A training checkpoint's `state_dict` is opened, and DDP's `module.` dropped.
-    Raises WeightsError if the file cannot be read or holds anything but tensors.
-    """
-    tensors = _read_safetensors(path, prefix) if path.suffix == ".safetensors" else _read_torch(path)
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _read_safetensors(path: Path, prefix: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        # Mapped, so that the parts which are not wanted (a text tower) take no memory.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # damaged pickles raise nearly anything
-        reason = str(error).strip().split("\n")[0]
-        raise WeightsError(f"{path}: cannot be read as a torch checkpoint ({reason})") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
-    found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if found and all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
-    return found
-
-
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
+def fill(module: nn.Module, tensors: dict[str, Any], path: Path, what: str) -> None:
     """Fill all of a module's tensors in float32, or raise one WeightsError that names every mismatch.
 
     Tensors that the module does not have are left alone: files hold whole networks of which only

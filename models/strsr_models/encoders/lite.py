@@ -22,6 +22,15 @@ class SemanticConfig:
     channels: tuple[int, int, int, int] = (24, 48, 96, 128)  # at 1/2, 1/4, 1/8 and 1/16 size
     grid: int = 4  # tokens per side
 
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("short_side", self.short_side),
+            ("channels", min(self.channels)),
+            ("grid", self.grid),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+
 
 def resize_short_side(image: Tensor, short_side: int) -> Tensor:
     """Resize (b, 3, h, w) so that the short side is `short_side` px and the long one at most 4x.

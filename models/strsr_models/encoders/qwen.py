@@ -53,15 +53,25 @@ class VisionLanguageEncoder(nn.Module):
 
     def _look(self, image: Tensor) -> Tensor:
         """(3, h, w) -> (1, m, e)."""
-        messages = [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]},
-        ]
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         inputs = self.processor(
-            text=[text], images=[to_bytes(image)], input_data_format="channels_first", return_tensors="pt"
+            text=[self._text()],
+            images=[to_bytes(image)],
+            input_data_format="channels_first",
+            return_tensors="pt",
         ).to(next(self.model.parameters()).device)
         states = self.model(**inputs, use_cache=False).last_hidden_state  # (1, image tokens + m, e)
         return states[:, inputs["input_ids"][0] != self.processor.image_token_id].float()  # type: ignore[no-any-return]
+
+    def _text(self) -> str:
+        messages = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]},
+        ]
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def count_tokens(self) -> int:
+        """m, without looking at a picture."""
+        tokens = self.processor.tokenizer(self._text())["input_ids"]
+        return sum(token != self.processor.image_token_id for token in tokens)
 
 
 def to_bytes(image: Tensor) -> Tensor:

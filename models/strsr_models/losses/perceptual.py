@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints import read_tensors
 from ..encoders.features import unit
-from ..encoders.frozen import FrozenNetwork, fill, read_tensors
+from ..encoders.frozen import FrozenNetwork, fill
 from ..errors import UsageError, WeightsError, nearest
 
 BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # torchvision's names

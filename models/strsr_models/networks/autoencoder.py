@@ -34,6 +34,14 @@ class AutoencoderConfig:
     decoder_blocks: tuple[int, int, int] = (3, 2, 1)
     pixel_channels: int = 8  # at full size, before the smoothing convolution
 
+    def __post_init__(self) -> None:
+        for name in ("latent_channels", "encoder_channels", "decoder_channels", "pixel_channels"):
+            value = getattr(self, name)
+            if min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+        if min(self.encoder_blocks, *self.decoder_blocks) < 0:
+            raise ValueError("encoder_blocks and decoder_blocks must not be negative")
+
 
 def keep_variance(conv: nn.Conv2d, gain: float = 1.0) -> None:
     """Start a convolution such that its output varies as its input does.

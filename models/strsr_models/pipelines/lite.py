@@ -28,6 +28,8 @@ class LiteConfig:
     dit: DiTConfig = field(default_factory=DiTConfig)
 
     def __post_init__(self) -> None:
+        if not 0 < self.sigma <= 1:
+            raise ValueError(f"sigma {self.sigma}: must lie in (0, 1]")
         if self.autoencoder.latent_channels != self.dit.latent_channels:
             raise UsageError(
                 f"latent_channels differ: autoencoder {self.autoencoder.latent_channels}, "
