@@ -26,8 +26,9 @@ from pathlib import Path
 
 import torch
 
-from strsr_cli.distill import DistillConfig, distill
+from strsr_cli.distill import distill
 from strsr_cli.export import export
+from strsr_cli.judges import DistillConfig
 from strsr_cli.logbook import Stopped
 from strsr_cli.runs import read_config
 from strsr_cli.train import TrainConfig, train

@@ -21,6 +21,7 @@ from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.errors import UsageError, nearest
 from strsr_models.load import EMBEDDED, MODELS, WEIGHTS_NAME, load_pipeline
 from strsr_models.pipelines.base import OneStepPipeline
+from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.pretrained import PretrainedOptions
 
 from .data import Batch, Crops, load_photos
@@ -136,6 +137,10 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
     else:
         pipeline = load_pipeline("lite", lite_folder(config.student))
     pipeline.prepare_training(config.rank)
+    if not config.semantic_tokens:
+        if not isinstance(pipeline, LitePipeline):
+            raise UsageError("semantic_tokens=false: is an ablation of lite only")
+        pipeline.silence_semantics()
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
     check_crop_size(config, pipeline)
     return pipeline

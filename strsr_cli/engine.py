@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.errors import UsageError
-from strsr_models.losses.lattice import lattice_loss
+from strsr_models.losses.lattice import LEAST_CROP, lattice_loss
 from strsr_models.losses.perceptual import Lpips, feature_distance
 from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.lite import LitePipeline
@@ -63,7 +63,7 @@ class LoopConfig:
     perceptual_weight: float = 0.0
     perceptual_network: str = "squeezenet"  # or vgg19, resnet50v2, lpips
     perceptual_weights: str = ""  # safetensors file of that network; lpips has its own
-    lattice_weight: float = 0.0  # of the error's part that repeats every 8 px
+    lattice_weight: float = 0.0  # of lines in the spectrum at the harmonics of 16 px
     seed: int = 0
     workers: int = 1  # processes that read and crop photos
     cache_gb: float = CACHE_GB  # of decoded photos, kept in memory by each process
@@ -82,6 +82,10 @@ class LoopConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.crop_size < 32 or self.crop_size % 16:
             raise ValueError(f"crop_size {self.crop_size}: must be a multiple of 16, at least 32")
+        if self.lattice_weight and self.crop_size < LEAST_CROP:
+            raise ValueError(
+                f"lattice_weight > 0 needs crop_size from {LEAST_CROP} on, or set lattice_weight=0"
+            )
         if self.perceptual_weight > 0 and not self.perceptual_weights and self.perceptual_network != "lpips":
             raise ValueError(
                 "perceptual_weight > 0 needs perceptual_weights, a safetensors file of perceptual_network; "

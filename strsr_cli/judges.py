@@ -54,6 +54,7 @@ class DistillConfig(LoopConfig):
     student: str = "lite"  # lite, zimage, flux2, or a folder of lite's weights or run to go on from
     models_dir: str = ""  # where the published checkpoints of zimage and flux2 are; empty: the default
     rank: int = 256  # of LoRA
+    semantic_tokens: bool = True  # false: lite does without them for good, an ablation
     turns: str = "alternate"  # student and coach batch by batch; or both: each on every batch
     coach: str = "conv"  # or dit: the student's own kind, the baseline; or none
     # Frozen trunk of a conv coach: an open_clip ConvNeXt, or a feature network (resnet50v2, vgg19, squeezenet).

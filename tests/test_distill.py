@@ -18,7 +18,7 @@ from strsr_cli.export import export
 from strsr_cli.judges import CoachTurn, Criterion, in_share, shifted
 from strsr_cli.runs import Run
 from strsr_cli.sheets import restore_samples
-from strsr_models import StrsrError, WeightsError
+from strsr_models import StrsrError, UsageError, WeightsError
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.pretrained import SAVED
 
@@ -333,3 +333,20 @@ def test_a_wrong_setting_is_one_line(
 def test_a_student_that_is_nowhere_is_named(photos: Path, settings: list[str], tmp_path: Path) -> None:
     with pytest.raises(StrsrError, match="did you mean 'zimage'"):
         distill("zimages", [photos], tmp_path / "run", None, settings, quiet)
+
+
+def test_without_semantic_tokens_the_picture_around_a_crop_makes_no_difference(
+    settings: list[str],
+) -> None:
+    pipeline = build_student(read_distill_config("lite", None, [*settings, "semantic_tokens=false"]))
+    crop, pictures = torch.rand(1, 3, 64, 64), torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        first, second = (pipeline(crop, picture[None]) for picture in pictures)
+    assert torch.equal(first, second)
+    trained = {name.split(".")[0] for name in pipeline.trainable_state()}
+    assert trained == {"structural_encoder", "dit", "decoder"}
+
+
+def test_a_lattice_loss_needs_crops_that_hold_the_lattice(settings: list[str]) -> None:
+    with pytest.raises(UsageError, match="needs crop_size from 64 on"):
+        read_distill_config("lite", None, [*settings, "lattice_weight=1e-4", "crop_size=48"])

@@ -23,6 +23,7 @@ from ..spectrum import ROUNDING, block_spectra
 PERIOD = 16  # px: a transformer's patch; holds the harmonics of 2, 4 and 8, which a decoder's shuffles print
 LEAST_PERIODS = 4  # in a block
 MOST_PERIODS = 8
+LEAST_CROP = LEAST_PERIODS * PERIOD  # px
 NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between, short of the next harmonic
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..encoders.lite import SemanticConfig, SemanticEncoder
 from ..errors import UsageError
@@ -70,6 +70,13 @@ class LitePipeline(OneStepPipeline):
         """The enlarged image plus the decoder's detail, (b, 3, H, W)."""
         detail: Tensor = self.decoder(latents).float()
         return lq_up + detail / 2  # half: from a range of 2 to one of 1
+
+    def silence_semantics(self) -> None:
+        """Make all semantic tokens zero from now on, in weights that are saved too; neither organ trains."""
+        for parameter in self.projector[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.projector.requires_grad_(False)
+        self.semantic_encoder.requires_grad_(False)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Of the DiT's blocks."""
