@@ -6,6 +6,7 @@ Knows files and folders, no family and no arithmetic. Nothing here downloads any
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,8 +31,11 @@ REPOSITORIES = {
 def default_models_dir() -> Path:
     """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache."""
     named = os.environ.get("STRSR_MODELS_DIR")
-    if named:
-        return Path(named).expanduser()
+    return Path(named).expanduser() if named else cache_dir() / "models"
+
+
+def cache_dir() -> Path:
+    """strsr's folder in the user's cache, where the platform has it."""
     home = Path.home()
     if sys.platform == "darwin":
         cache = home / "Library" / "Caches"
@@ -39,7 +43,25 @@ def default_models_dir() -> Path:
         cache = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return cache / "strsr" / "models"
+    return cache / "strsr"
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """What tells the contents of files and folders apart without reading them: names, sizes, times.
+
+    Not where they lie: a models folder may move. Raises WeightsError for what is not there.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            try:
+                state = file.stat()
+            except OSError as error:
+                raise WeightsError(f"{file}: cannot be read ({error.strerror})") from error
+            name = file.relative_to(path.parent).as_posix()
+            digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def require_pieces(root: Path, pieces: Iterable[str]) -> None:

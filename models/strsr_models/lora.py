@@ -8,6 +8,7 @@ the tensors as the released checkpoints do: base_model.model.<module>.lora_A.def
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,15 @@ def lora_state_dict(dit: nn.Module) -> dict[str, Tensor]:
 
 
 def lora_rank(tensors: dict[str, Any], path: Path) -> int:
-    """The rank of an adapter, which its tensors must agree on."""
-    ranks = {
+    """The rank of an adapter: that of most of its tensors, so that the others are named as misfits."""
+    ranks = Counter(
         int(value.shape[0])
         for name, value in tensors.items()
-        if name.endswith(".lora_A.default.weight") and isinstance(value, Tensor) and value.ndim == 2
-    }
-    if len(ranks) != 1:
-        found = ", ".join(map(str, sorted(ranks))) or "none"
-        raise WeightsError(f"{path}: expected LoRA tensors of one rank, found ranks: {found}")
-    return ranks.pop()
+        if str(name).endswith(".lora_A.default.weight") and isinstance(value, Tensor) and value.ndim == 2
+    )
+    if not ranks:
+        raise WeightsError(f"{path}: holds no LoRA tensors (names that end in .lora_A.default.weight)")
+    return ranks.most_common(1)[0][0]
 
 
 @torch.no_grad()
