@@ -8,6 +8,7 @@ Letters: b batch, h w pixels, m tokens, e width of the encoder's tokens, d of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import fill_strictly, read_tensors
-from ..encoders.qwen import PROMPT, VisionLanguageEncoder, load_vision_language
+from ..encoders.qwen import VisionLanguageEncoder, load_vision_language
 from ..encoders.text import TextEncoder, load_text_encoder
 from ..errors import WeightsError
 from ..networks.projector import Projector
+from ..offload import execution_device
 
 if TYPE_CHECKING:
     from .pretrained import PretrainedOptions, PretrainedPipeline
@@ -27,15 +29,8 @@ VISION_LANGUAGE_FOLDER = "Qwen3-VL-4B-Instruct"
 NEUTRAL_PROMPT = "A photo."  # of conditioning "none": says nothing about the picture
 
 
-def make_condition(
-    encoder: nn.Module, projector: nn.Module | None, image: Tensor, most_tokens: int | None
-) -> Tensor:
-    """Tokens (b, m, d), float32, of whole images (b, 3, h, w) in [0, 1]; m at most `most_tokens`."""
-    return project(encoder(image), projector, most_tokens)
-
-
 def project(tokens: Tensor, projector: nn.Module | None, most_tokens: int | None) -> Tensor:
-    """The encoder's tokens (b, n, e) -> the transformer's (b, m, d), float32."""
+    """The encoder's tokens (b, n, e) -> the transformer's (b, m, d), float32; m at most `most_tokens`."""
     if projector is not None:
         tokens = projector(tokens.to(next(projector.parameters()).dtype))
     return tokens.float()[:, :most_tokens]
@@ -56,28 +51,29 @@ class Conditioner(nn.Module):
         self.projector = projector
         self.most_tokens = most_tokens
 
-    @torch.inference_mode()
-    def encode(self, image: Tensor, prompt: str | None = None) -> Tensor:
-        """The condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU.
+    def look(self, image: Tensor) -> Tensor:
+        """The condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU."""
+        image = image.to(execution_device(self.encoder))
+        return self._finite(lambda: self.encoder(image))
 
-        prompt: of text conditioning, in place of the encoder's own; the image is then only counted.
-        Tokens that are not finite in half precision are made again in float32.
-        """
-        cond = self._encode(image, prompt)
+    def read(self, prompt: str) -> Tensor:
+        """The condition (1, m, d) of a prompt, in text conditioning: float32, on the CPU."""
+        encoder = self.encoder
+        assert isinstance(encoder, TextEncoder)
+        return self._finite(lambda: encoder.encode(prompt))
+
+    @torch.inference_mode()
+    def _finite(self, encode: Callable[[], Tensor]) -> Tensor:
+        """Tokens that are not finite in half precision are made again in float32."""
+        cond = project(encode(), self.projector, self.most_tokens)
         dtype = next(self.encoder.parameters()).dtype
         if not torch.isfinite(cond).all() and dtype != torch.float32:
             self.encoder.float()
-            cond = self._encode(image, prompt)
+            cond = project(encode(), self.projector, self.most_tokens)
             self.encoder.to(dtype)
         if not torch.isfinite(cond).all():
             raise WeightsError("the semantic encoder's tokens are not finite: its weights are damaged")
         return cond.cpu()
-
-    def _encode(self, image: Tensor, prompt: str | None) -> Tensor:
-        if isinstance(self.encoder, TextEncoder) and prompt is not None:
-            tokens = self.encoder.encode(prompt).expand(len(image), -1, -1)
-            return project(tokens, self.projector, self.most_tokens)
-        return make_condition(self.encoder, self.projector, image, self.most_tokens)
 
 
 def load_encoder(
@@ -97,9 +93,3 @@ def fill_projector(projector: nn.Module | None, path: Path) -> None:
     """Fill the projector, where there is one, from its file. Raises WeightsError."""
     if projector is not None:
         fill_strictly(projector, read_tensors(path), path)
-
-
-def prompt_of(options: PretrainedOptions) -> str:
-    """What the language model reads, apart from the picture; empty for "given"."""
-    prompts = {"vlm": PROMPT, "none": NEUTRAL_PROMPT, "text": options.prompt}
-    return prompts.get(options.conditioning, "")

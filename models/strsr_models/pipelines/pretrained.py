@@ -32,7 +32,7 @@ from .conditioner import (
     Conditioner,
     fill_projector,
     load_encoder,
-    make_condition,
+    project,
 )
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class PretrainedPipeline(OneStepPipeline):
         """
         if self.semantic_encoder is None:
             raise UsageError(f"{self.name} was loaded without a semantic encoder: give it a cond")
-        return make_condition(self.semantic_encoder, self.projector, image, self.most_tokens)
+        return project(self.semantic_encoder(image), self.projector, self.most_tokens)
 
     def encode_posterior(self, lq_up: Tensor) -> Tensor:
         """The VAE's latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]: the mode, never a sample."""
