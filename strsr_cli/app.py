@@ -140,8 +140,7 @@ def upscale(
     lora_scale: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            min=0,
-            max=1.5,
+            metavar="0..1.5",
             help="Fidelity against generation: 0 is the base model, 1 as trained (the default).",
             rich_help_panel=BIG,
         ),

@@ -10,6 +10,8 @@ from strsr_models.errors import ImageError, UsageError
 
 from .plan import Job
 
+LARGEST_LORA_SCALE = 1.5
+
 
 @dataclass(frozen=True)
 class BigModelOptions:
@@ -60,6 +62,8 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
     if conditioning == "text" and not prompts:
         raise UsageError("--conditioning text: needs --prompt TEXT or --prompt-from FOLDER")
     options = BigModelOptions(**given)
+    if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:  # false for NaN as well
+        raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
     if options.prompt_from is not None and not options.prompt_from.is_dir():
         raise UsageError(f"--prompt-from {options.prompt_from}: no such folder")
     if options.prompt_from is not None and any(job.source is None for job in jobs):

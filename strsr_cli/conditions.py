@@ -81,10 +81,11 @@ class Conditions:
                 ready.append(job)
             reporter.looked(number, len(jobs))
         self.cache.trim(keys)
-        del conditioner
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if conditioner is not None:
+            del conditioner
+            gc.collect()  # modules and their hooks hold each other
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         return ready
 
     def of(self, job: Job, lq: Tensor) -> Tensor:
