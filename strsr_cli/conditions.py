@@ -70,7 +70,7 @@ class Conditions:
         conditioner: Conditioner | None = None
         ready, keys = [], []
         for number, job in enumerate(jobs, start=1):
-            with told(job, reporter, self.device):
+            with told(job, reporter, self.device, "try --offload sequential or --conditioning none"):
                 lq = see(job) if self.options.conditioning == "vlm" else None
                 key = self._key(job, lq)
                 if self.cache.get(key) is None:

@@ -14,14 +14,19 @@ from .report import Reporter
 
 
 @contextlib.contextmanager
-def told(job: Job, reporter: Reporter, device: torch.device) -> Iterator[None]:
-    """Work on one image; if it fails, it is reported with its reason, and what follows goes on."""
+def told(
+    job: Job, reporter: Reporter, device: torch.device, cure: str = "use a smaller --tile or --scale"
+) -> Iterator[None]:
+    """Work on one image; if it fails, it is reported with its reason, and what follows goes on.
+
+    cure: of too little memory.
+    """
     try:
         yield
     except ImageError as error:
         reporter.failed(job.name, str(error))
     except (torch.OutOfMemoryError, MemoryError):
-        reporter.failed(job.name, f"{job.name}: out of memory on {device}; use a smaller --tile or --scale")
+        reporter.failed(job.name, f"{job.name}: out of memory on {device}; {cure}")
     except RuntimeError as error:  # torch's word for anything from a full CPU to a lost device
         reporter.failed(job.name, f"{job.name}: {str(error).splitlines()[0]}")
 

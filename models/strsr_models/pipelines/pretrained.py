@@ -294,10 +294,11 @@ class PretrainedPipeline(OneStepPipeline):
         dit_class, vae_class = cls.classes()
         dit = read_model(dit_class, root / cls.base_folder / "transformer", dtype)
         vae = read_model(vae_class, root / cls.base_folder / "vae", dtype)
-        pipeline = cls(dit, vae, *load_encoder(cls, root, options, dtype))
+        pipeline = cls(dit, vae)
         mode = pipeline._fitting_mode(options, device)
         if mode == options.quantize == "none":
-            pipeline.to(device)  # where merging is fastest
+            pipeline.to(device)  # where merging is fastest; and main memory is free for the encoder
+        pipeline.semantic_encoder, pipeline.projector = load_encoder(cls, root, options, dtype)
         if options.adapter != "none":
             pipeline.merge_adapter(cls.adapter_in(root, options), options.lora_scale)
         if options.quantize != "none":
