@@ -75,6 +75,17 @@ def test_what_is_not_finite_is_done_again(mode: str, models: Path, caplog: pytes
     assert torch.equal(results[0], results[1])
 
 
+@families
+def test_eight_bits_are_close_and_hold_the_adapter(family: str, models: Path) -> None:
+    pytest.importorskip("torchao", reason="an extra")
+    plain, base = load(family, models), load(family, models, adapter="none")
+    rounded = load(family, models, quantize="int8")
+    lq, cond = torch.rand(1, 3, 20, 30), cond_for(plain)
+    exact = plain.upscale(lq, 4, cond=cond)
+    error = (rounded.upscale(lq, 4, cond=cond) - exact).abs().mean()
+    assert 0 < error < 0.1 * (base.upscale(lq, 4, cond=cond) - exact).abs().mean()
+
+
 @pytest.mark.parametrize("conditioning", ["vlm", "text"])
 def test_a_language_model_can_move_layer_by_layer(conditioning: str, models: Path) -> None:
     prompt = {"prompt": "a cat"} if conditioning == "text" else {}
