@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.metadata
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from strsr_models.errors import ImageError
 from strsr_models.load import load_conditioner, pretrained_family
 from strsr_models.pipelines.conditioner import NEUTRAL_PROMPT, Conditioner
 from strsr_models.pipelines.pretrained import PretrainedOptions, parameter_dtype
+from strsr_models.quantize import require_torchao
 
 from .big_models import BigModelOptions
 from .failures import loading, told
 from .plan import Job
 from .report import Reporter
 from .token_cache import TokenCache, make_key
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the cache's entries
 
@@ -51,6 +55,8 @@ class Conditions:
             quantize=options.quantize,
         )
         require_pieces(self.root, family.pieces(self.pretrained))
+        require_torchao(options.quantize)
+        family.check_adapter(self.root, self.pretrained)  # not after hours of the first phase
         self.cache = TokenCache(cache_dir() / "tokens" if options.token_cache else None)
         self._same = {  # for all images of the batch
             "format": FORMAT,
@@ -77,6 +83,7 @@ class Conditions:
                     conditioner = conditioner or self._load_conditioner()
                     cond = conditioner.read(self._prompt(job)) if lq is None else conditioner.look(lq)
                     self.cache.put(key, cond)
+                    log.debug("%s: tokens %s", job.name, tuple(cond.shape))
                 keys.append(key)
                 ready.append(job)
             reporter.looked(number, len(jobs))

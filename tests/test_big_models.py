@@ -283,7 +283,7 @@ def test_quantising_without_torchao_names_the_command(
 
 @pytest.fixture
 def damaged(models: Path, tmp_path: Path) -> Path:
-    """The models folder, to be damaged: files linked, so that replacing one leaves the original."""
+    """A copy of the models folder, to be damaged."""
     root = tmp_path / "damaged"
     shutil.copytree(models, root)
     return root
@@ -310,10 +310,15 @@ def test_weights_that_do_not_fit_are_one_line(
 
     refused(run(root=tmp_path / "nowhere"), f"missing {BASES[family]}/transformer", "huggingface.co")
     refused(run(root=folder), f"missing {BASES[family]}/transformer", "--models-dir")
-    refused(run("--weights", other), "projector.pth: does not fit", "2.bias is")
+    refused(run("--weights", other), f"{other}/state_dict.pth: does not fit this model: missing base")
     refused(run("--weights", other, "--prompt", "x"), "state_dict.pth: does not fit this model: missing base")
+    with_projector = (own / "projector.pth").read_bytes()
+    shutil.copy(other / "projector.pth", own / "projector.pth")
+    refused(run(), f"{own}/projector.pth: does not fit", "2.bias is")
+    (own / "projector.pth").write_bytes(with_projector)
     refused(run("--weights", folder), f"{folder}: no adapter there")
 
+    whole = (own / "state_dict.pth").read_bytes()
     lora = torch.load(own / "state_dict.pth")
     key = next(name for name in lora if "lora_A" in name)
     lora["left.over"] = lora.pop(key)
@@ -326,6 +331,9 @@ def test_weights_that_do_not_fit_are_one_line(
         run(),
         *(f"missing {key}", "unknown left.over", f"{rank_key} is (9,", f"{text_key} is a str, expected a"),
     )
+    (own / "state_dict.pth").write_bytes(whole[:-100])
+    refused(run(), f"{own}/state_dict.pth: cannot be read as tensors")
+    (own / "state_dict.pth").write_bytes(whole)
     vae = damaged / BASES[family] / "vae" / "diffusion_pytorch_model.safetensors"
     vae.write_bytes(vae.read_bytes()[:-100])
     refused(run(), f"{BASES[family]}/vae: cannot be read as Autoencoder")
@@ -335,6 +343,26 @@ def test_weights_that_do_not_fit_are_one_line(
     (own / "projector.pth").unlink()
     refused(run(), f"missing {ADAPTERS[family]}/projector.pth", "jkwang28/StrSR")
     assert not (tmp_path / "out").exists()
+
+
+@families
+def test_an_adapter_of_ones_own(
+    family: str, upscale: Run, folder: Path, models: Path, tmp_path: Path
+) -> None:
+    pipeline = load_pipeline(family, models, options=PretrainedOptions(adapter="none"))
+    pipeline.prepare_training(start=models / ADAPTERS[family])
+    own = tmp_path / "own"
+    own.mkdir()
+    pipeline.save_adapter(own, {})
+    for out, options in (("own-out", ["--weights", own]), ("published", [])):
+        result = upscale(family, folder / "a.png", out, *options)
+        assert result.exit_code == 0, result.output
+    assert made(tmp_path / "own-out") == made(tmp_path / "published")
+    other = "flux2" if family == "zimage" else "zimage"
+    refused(upscale(other, folder / "a.png", "other", "--weights", own), f"an adapter for --model {family}")
+    lora = own / "lora.safetensors"
+    lora.write_bytes(lora.read_bytes()[:-10])
+    refused(upscale(family, folder / "a.png", "x", "--weights", own), "lora.safetensors: cannot be read")
 
 
 def test_files_on_disk_are_float32(upscale: Run, folder: Path, tokens: Path) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,18 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
+def read_skeleton(cls: Any, folder: Path) -> Any:
+    """A model of a diffusers class from its folder's config.json alone: shapes without values."""
+    from accelerate import init_empty_weights
+
+    try:
+        with _quiet(), init_empty_weights():
+            return cls.from_config(cls.load_config(folder, local_files_only=True))
+    except Exception as error:  # as in read_component
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
+
+
 def read_component(cls: Any, folder: Path, **options: Any) -> Any:
     """`cls.from_pretrained(folder)` without network, progress bars or remarks, or WeightsError."""
     try:
@@ -144,9 +157,16 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
-def _read_pth(path: Path) -> dict[str, Any]:
+def read_shapes(path: Path) -> dict[str, Any]:
+    """As `read_tensors`, with tensors on the meta device: a large file is hardly touched."""
+    is_pth = path.suffix == ".pth"  # safetensors maps its files by itself
+    found = _read_pth(path, mmap=zipfile.is_zipfile(path)) if is_pth else read_tensors(path)
+    return {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in found.items()}
+
+
+def _read_pth(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load raises many kinds; each means an unusable file
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{path}: cannot be read as tensors ({reason})") from error
@@ -168,7 +188,10 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Any], path: Path, owner:
 
 
 def mismatches(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-    """Every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted."""
+    """Every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted.
+
+    Tensors on the meta device have no values to look at.
+    """
     problems = [f"missing {key}" for key in wanted.keys() - tensors.keys()]
     problems += [f"unknown {key}" for key in tensors.keys() - wanted.keys()]
     for key in wanted.keys() & tensors.keys():
@@ -177,7 +200,7 @@ def mismatches(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> l
             problems.append(f"{key} is a {type(value).__name__}, expected a tensor")
         elif tuple(value.shape) != wanted[key]:
             problems.append(f"{key} is {tuple(value.shape)}, expected {wanted[key]}")
-        elif not value.isfinite().all():
+        elif not value.is_meta and not value.isfinite().all():
             problems.append(f"{key} is not finite")
     return sorted(problems)
 

@@ -95,8 +95,19 @@ def merge_lora(
 ) -> None:
     """Add scale * B A to the target layers of an unwrapped `dit`: in float32, then rounded back.
 
-    tensors: those of `path`. Raises one WeightsError that names every missing, unknown, non-tensor,
-    wrongly shaped or not finite entry; the layers are then as they were.
+    tensors: those of `path`. Raises as `check_lora`; the layers are then as they were.
+    """
+    for name in check_lora(dit, tensors, targets, path):
+        weight = dit.get_parameter(f"{name}.weight")
+        a, b = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))
+        weight.copy_(weight.float() + scale * (b @ a))
+
+
+def check_lora(dit: nn.Module, tensors: dict[str, Any], targets: tuple[str, ...], path: Path) -> list[str]:
+    """The target layers of an unwrapped `dit`, for all of which `tensors`, those of `path`, must be.
+
+    Raises one WeightsError that names every missing, unknown, non-tensor, wrongly shaped or not
+    finite entry.
     """
     rank = lora_rank(tensors, path)
     names = target_names(dit, targets)
@@ -110,10 +121,7 @@ def merge_lora(
     problems = mismatches(tensors, shapes)
     if problems:
         raise WeightsError(f"{path}: does not fit this model: {shorten(problems)}")
-    for name in names:
-        weight = dit.get_parameter(f"{name}.weight")
-        a, b = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))
-        weight.copy_(weight.float() + scale * (b @ a))
+    return names
 
 
 def _keys(module: str) -> tuple[str, str]:

@@ -19,11 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import offload
-from ..checkpoints import default_models_dir, read_model, read_tensors, require_pieces
+from ..checkpoints import (
+    default_models_dir,
+    read_model,
+    read_shapes,
+    read_skeleton,
+    read_tensors,
+    require_pieces,
+)
 from ..devices import DTYPES, autocast
 from ..encoders.text import TextConvention
-from ..errors import UsageError, WeightsError
-from ..lora import add_lora, load_lora, lora_rank, lora_state_dict, merge_lora
+from ..errors import UsageError
+from ..lora import add_lora, check_lora, load_lora, lora_rank, lora_state_dict, merge_lora
 from ..quantize import BYTES, QUANTIZATIONS, quantize, require_torchao
 from .adapter import PUBLISHED, SAVED, adapter_files, check_family
 from .base import OneStepPipeline
@@ -130,12 +137,7 @@ class PretrainedPipeline(OneStepPipeline):
     @classmethod
     def width_of(cls, root: Path) -> int:
         """The same from a models folder, before the transformer is read."""
-        folder = root / cls.base_folder / "transformer"
-        dit_class, _ = cls.classes()
-        try:
-            return int(dit_class.load_config(folder, local_files_only=True)[cls.width_key])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{folder}: its config.json says no {cls.width_key} ({error})") from error
+        return cls.condition_width(read_skeleton(cls.classes()[0], root / cls.base_folder / "transformer"))
 
     @property
     def device(self) -> torch.device:
@@ -358,6 +360,16 @@ class PretrainedPipeline(OneStepPipeline):
     def adapter_in(cls, root: Path, options: PretrainedOptions) -> Path:
         """The folder of the adapter that `options` ask for."""
         return root / cls.adapter_folder if options.adapter == "published" else Path(options.adapter)
+
+    @classmethod
+    def check_adapter(cls, root: Path, options: PretrainedOptions) -> None:
+        """Raise WeightsError, before anything large is read, unless the LoRA's names and shapes fit."""
+        if options.adapter != "none":
+            folder = cls.adapter_in(root, options)
+            check_family(folder, cls.name)
+            path, _ = adapter_files(folder)
+            dit = read_skeleton(cls.classes()[0], root / cls.base_folder / "transformer")
+            check_lora(dit, read_shapes(path), cls.lora_targets, path)
 
     @classmethod
     def condition_sources(cls, root: Path, options: PretrainedOptions) -> list[Path]:
