@@ -78,7 +78,7 @@ class Conditions:
         for number, job in enumerate(jobs, start=1):
             with told(job, reporter, self.device, "try --offload sequential or --conditioning none"):
                 lq = see(job) if self.options.conditioning == "vlm" else None
-                key = self._key(job, lq)
+                key = self.key(job, lq)
                 if self.cache.get(key) is None:
                     conditioner = conditioner or self._load_conditioner()
                     cond = conditioner.read(self._prompt(job)) if lq is None else conditioner.look(lq)
@@ -97,7 +97,7 @@ class Conditions:
 
     def of(self, job: Job, lq: Tensor) -> Tensor:
         """The condition (1, m, d) of an image that `make` has seen."""
-        cond = self.cache.get(self._key(job, lq))
+        cond = self.cache.get(self.key(job, lq))
         if cond is None:
             raise ImageError(f"{job.name}: the file or its tokens changed while strsr ran; run it again")
         return cond
@@ -117,7 +117,8 @@ class Conditions:
         fixed = {"vlm": PROMPT, "none": NEUTRAL_PROMPT}
         return fixed.get(self.options.conditioning) or self.options.prompt_of(job)
 
-    def _key(self, job: Job, lq: Tensor | None) -> str:
+    def key(self, job: Job, lq: Tensor | None) -> str:
+        """The name of the cache's entry for a job with the image lq (1, 3, h, w)."""
         image = None
         if self.options.conditioning == "vlm" and lq is not None:
             pixels = lq.contiguous()

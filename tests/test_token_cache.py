@@ -20,6 +20,20 @@ def test_entries_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert cache.get("other") is None
 
 
+def test_damage_is_seen(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path)
+    cache.put("k", torch.ones(1, 2, 3))
+    path = tmp_path / "k.safetensors"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    for damaged in (b"", whole[:-1], whole + b"x", bytes(flipped), b"rubbish" * 50):
+        path.write_bytes(damaged)
+        assert cache.get("k") is None
+    path.write_bytes(whole)
+    assert cache.get("k") is not None
+
+
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cache = TokenCache(None)
