@@ -78,6 +78,7 @@ def parse_tile(text: str) -> Optional[int]:  # noqa: UP045  (typer reads annotat
 
 
 MODEL, TILES, WHERE, OUTPUT, TALK = "Model", "Tiles", "Where and how precisely", "Output", "Messages"
+BIG = "Only for zimage and flux2"
 
 
 @app.command()
@@ -96,13 +97,76 @@ def upscale(
         ),
     ],
     scale: Annotated[float, typer.Option("--scale", "-s", help="How many times larger, 1 to 16.")] = 4,
-    model: Annotated[str, typer.Option(help="Which model restores.", rich_help_panel=MODEL)] = "lite",
+    model: Annotated[
+        str, typer.Option(help="Which model restores: lite, zimage or flux2.", rich_help_panel=MODEL)
+    ] = "lite",
     weights: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder of weights, or of a run, to use in place of the model's own.", rich_help_panel=MODEL
+            help="Folder of weights, or of a run, to use in place of the model's own (zimage, flux2: of an adapter).",
+            rich_help_panel=MODEL,
         ),
     ] = None,
+    models_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the published checkpoints; default: STRSR_MODELS_DIR, else in the user's cache.",
+            rich_help_panel=BIG,
+        ),
+    ] = None,
+    conditioning: Annotated[
+        Optional[Literal["vlm", "text", "none"]],  # noqa: UP045
+        typer.Option(
+            help="What tells the model what it sees: a vision-language model, a prompt, or nothing (default: vlm).",
+            rich_help_panel=BIG,
+        ),
+    ] = None,
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="TEXT",
+            help="What is in the images, in words; implies --conditioning text.",
+            rich_help_panel=BIG,
+        ),
+    ] = None,
+    prompt_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder with a prompt for each image, photo.txt for photo.jpg; an image without one gets that of --prompt, or fails.",
+            rich_help_panel=BIG,
+        ),
+    ] = None,
+    lora_scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="0..1.5",
+            help="Fidelity against generation: 0 is the base model, 1 as trained (the default).",
+            rich_help_panel=BIG,
+        ),
+    ] = None,
+    offload: Annotated[
+        Optional[Literal["auto", "none", "model", "sequential"]],  # noqa: UP045
+        typer.Option(
+            help="What waits in main memory: networks in turn, or each layer; auto: by free GPU memory (the default).",
+            rich_help_panel=BIG,
+        ),
+    ] = None,
+    quantize: Annotated[
+        Optional[Literal["none", "int8", "int4"]],  # noqa: UP045
+        typer.Option(
+            help="Round the transformer's weights; needs torchao (default: none).", rich_help_panel=BIG
+        ),
+    ] = None,
+    no_token_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-token-cache",
+            help="Neither use nor keep what was understood of images.",
+            rich_help_panel=BIG,
+        ),
+    ] = False,
     tile: Annotated[
         str, typer.Option(metavar="auto|N", help="Largest tile side in output pixels.", rich_help_panel=TILES)
     ] = "auto",
@@ -129,7 +193,10 @@ def upscale(
     ] = "auto",
     precision: Annotated[
         Literal["auto", "fp16", "bf16", "fp32"],
-        typer.Option(help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32.", rich_help_panel=WHERE),
+        typer.Option(
+            help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 on CUDA, else fp32.",
+            rich_help_panel=WHERE,
+        ),
     ] = "auto",
     format: Annotated[
         Literal["keep", "png", "jpg", "webp", "tif", "bmp"],
@@ -167,6 +234,7 @@ def upscale(
     """
     from strsr_models.sizes import check_scale
 
+    from .big_models import resolve_options
     from .plan import STREAM, plan_jobs, planned_sizes
     from .report import describe_plan, make_reporter
 
@@ -177,6 +245,18 @@ def upscale(
         raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
     tile_size = parse_tile(tile)
     jobs = plan_jobs(source, target, format)
+    big = resolve_options(
+        model,
+        jobs,
+        models_dir=models_dir,
+        conditioning=conditioning,
+        prompt=prompt,
+        prompt_from=prompt_from,
+        lora_scale=lora_scale,
+        offload=offload,
+        quantize=quantize,
+        token_cache=False if no_token_cache else None,
+    )
     reporter = make_reporter(json, quiet, verbose)
     try:
         pending = []
@@ -198,7 +278,7 @@ def upscale(
             from .upscale import UpscaleOptions, upscale_batch
 
             options = UpscaleOptions(
-                scale, model, weights, tile_size, overlap, device, precision, quality, steps
+                scale, model, weights, tile_size, overlap, device, precision, quality, steps, big
             )
             upscale_batch(pending, options, reporter)
         reporter.summary()

@@ -11,8 +11,8 @@ from strsr_models.checkpoints import mismatches, read_tensors, shorten
 from strsr_models.errors import UsageError, WeightsError, nearest
 from strsr_models.load import load_pipeline
 from strsr_models.lora import lora_rank
+from strsr_models.pipelines.adapter import adapter_files
 from strsr_models.pipelines.flux2 import Flux2Pipeline
-from strsr_models.pipelines.pretrained import adapter_files
 from strsr_models.pipelines.zimage import ZImagePipeline
 
 from .runs import whole_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -82,6 +83,16 @@ def decode_image(data: bytes, name: str) -> Picture:
         raise ImageError(f"{name}: not a PNG, JPEG, WebP, TIFF or BMP image") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: cannot be decoded: {error}") from error
+
+
+@contextlib.contextmanager
+def without_remarks(silent: bool) -> Iterator[None]:
+    """Whether what reading an image would warn of has been said before."""
+    before, log.disabled = log.disabled, silent or log.disabled
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _to_picture(image: Image.Image, data: bytes, orientation: int, name: str) -> Picture:

@@ -47,6 +47,9 @@ class Reporter(logging.Handler):
     def start(self, pending: int) -> None:
         """The work begins: `pending` images are left to do."""
 
+    def looked(self, done: int, total: int) -> None:
+        """The condition of `done` of `total` images is known, in models that have two phases."""
+
     def tile(self, done: int, total: int) -> None:
         """`done` of `total` tiles of the current image."""
 
@@ -141,6 +144,7 @@ class RichReporter(Reporter):
             TimeRemainingColumn(),
             console=self.console,
         )
+        self.looks = self.progress.add_task("looked at", total=None, rate="", visible=False)
         self.files = self.progress.add_task("files", total=None, rate="", visible=False)
         self.tiles = self.progress.add_task("tiles", total=None, rate="", visible=False)
 
@@ -148,6 +152,10 @@ class RichReporter(Reporter):
         """Show the bars."""
         self.progress.update(self.files, total=pending, visible=True)
         self.progress.start()
+
+    def looked(self, done: int, total: int) -> None:
+        """Move the first phase's bar, which goes when all is looked at."""
+        self.progress.update(self.looks, completed=done, total=total, visible=done < total)
 
     def tile(self, done: int, total: int) -> None:
         """Move the lower bar."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,10 @@ from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.errors import ImageError, StrsrError
 from strsr_models.pipelines.base import TileCallback, enlarge
 
-from .images import Picture, decode_image, encode_image, read_image
+from .big_models import BigModelOptions
+from .conditions import Conditions
+from .failures import told
+from .images import Picture, decode_image, encode_image, read_image, without_remarks
 from .journal import whole_file
 from .plan import Job
 from .report import Reporter
@@ -39,6 +42,7 @@ class UpscaleOptions:
     precision: str
     quality: int
     steps: int = 1  # of the network
+    big: BigModelOptions | None = None  # of zimage and flux2; None: lite
 
 
 def upscale_image(
@@ -47,17 +51,21 @@ def upscale_image(
     options: UpscaleOptions,
     precision: str,
     on_tile: TileCallback,
+    cond: Tensor | None = None,
 ) -> Picture:
-    """Restore one picture at `scale` times its size: gray stays gray, 16 bits stay 16, alpha comes along."""
-    lq = to_tensor(picture.color).expand(-1, 3, -1, -1)
+    """Restore one picture at `scale` times its size: gray stays gray, 16 bits stay 16, alpha comes along.
+
+    cond: the pipeline's condition of this picture, where it was made before.
+    """
     hq = pipeline.upscale(
-        lq,
+        lq_of(picture),
         options.scale,
         tile=options.tile,
         overlap=options.overlap,
         precision=precision,
         steps=options.steps,
         on_tile=on_tile,
+        cond=cond,
     )
     if picture.color.shape[2] == 1:
         hq = hq.mean(1, keepdim=True)
@@ -70,35 +78,49 @@ def upscale_image(
 def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
     """Do all jobs; one that fails is reported with its reason, and the rest go on."""
     device = resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
     weights = weights_folder(options.weights) if options.weights else None
-    pipeline = load_pipeline(options.model, weights, str(device))
+    inputs = Inputs()
+    conditions: Conditions | None = None
+    if options.big is None:
+        precision = resolve_precision(options.precision, device)
+        pipeline = load_pipeline(options.model, weights, str(device))
+        reporter.start(len(jobs))
+    else:  # what the pictures mean, before the transformer comes into memory
+        conditions = Conditions(options.model, weights, options.big, options.precision, device)
+        reporter.start(len(jobs))
+        jobs = conditions.make(jobs, lambda job: lq_of(inputs.read(job)), reporter)
+        if not jobs:
+            return
+        pipeline = conditions.load_pipeline()
+        precision = pipeline.native_precision
     log.debug("model %s on %s in %s", options.model, device, precision)
-    reporter.start(len(jobs))
     for job in jobs:
         began = time.monotonic()
-        try:
-            picture = read_picture(job)
-            restored = upscale_image(pipeline, picture, options, precision, reporter.tile)
+        with told(job, reporter, device):
+            picture = inputs.read(job)
+            cond = conditions.of(job, lq_of(picture)) if conditions else None
+            restored = upscale_image(pipeline, picture, options, precision, reporter.tile, cond)
             write_picture(job, restored, options.quality)
-        except ImageError as error:
-            reporter.failed(job.name, str(error))
-        except (torch.OutOfMemoryError, MemoryError):
-            reporter.failed(
-                job.name, f"{job.name}: out of memory on {device}; use a smaller --tile or --scale"
-            )
-        except RuntimeError as error:  # torch's word for anything from a full CPU to a lost device
-            reporter.failed(job.name, f"{job.name}: {str(error).splitlines()[0]}")
-        else:
             height, width = restored.color.shape[:2]
             reporter.done(job.name, job.target_name, width, height, time.monotonic() - began)
 
 
-def read_picture(job: Job) -> Picture:
-    """The job's input, from its file or from standard input."""
-    if job.source is None:
-        return decode_image(sys.stdin.buffer.read(), "standard input")
-    return read_image(job.source)
+@dataclass
+class Inputs:
+    """The pictures of a batch, each of which may be read twice; standard input itself only once."""
+
+    stream: bytes | None = None
+    known: set[Job] = field(default_factory=set)
+
+    def read(self, job: Job) -> Picture:
+        """The job's input, from its file or from standard input; remarked upon the first time."""
+        with without_remarks(job in self.known):
+            self.known.add(job)
+            if job.source is not None:
+                return read_image(job.source)
+            if self.stream is None:
+                self.stream = sys.stdin.buffer.read()
+            return decode_image(self.stream, "standard input")
 
 
 def write_picture(job: Job, picture: Picture, quality: int) -> None:
@@ -116,6 +138,11 @@ def write_picture(job: Job, picture: Picture, quality: int) -> None:
         raise ImageError(f"{job.name}: {error}") from error
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
+
+
+def lq_of(picture: Picture) -> Tensor:
+    """What the networks see of a picture: (1, 3, h, w) in [0, 1]."""
+    return to_tensor(picture.color).expand(-1, 3, -1, -1)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -46,6 +46,12 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test reads or writes the cache of the person who runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def _fresh_accelerate() -> None:
     """accelerate keeps one precision per process; each test may choose its own."""
     AcceleratorState._reset_state(reset_partial_state=True)

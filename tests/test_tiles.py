@@ -31,7 +31,7 @@ def test_weights_sum_to_one(axis: tuple[int, int, int]) -> None:
     length, tile, overlap = axis
     starts = tiles.axis_starts(length, tile, overlap)
     total = torch.zeros(length)
-    for start, weight in zip(starts, tiles.axis_weights(length, tile, starts), strict=True):
+    for start, weight in zip(starts, tiles.axis_weights(length, tile, starts, overlap), strict=True):
         assert (weight > 0).all()
         total[start : start + min(tile, length)] += weight
     torch.testing.assert_close(total, torch.ones(length), atol=1e-6, rtol=0)
@@ -62,7 +62,7 @@ def test_fitted_tiles_are_no_more_in_number_and_no_larger(length: int, largest: 
 
 
 def test_feathers_are_linear_over_the_overlap() -> None:
-    first, second = tiles.axis_weights(12, 8, [0, 4])
+    first, second = tiles.axis_weights(12, 8, [0, 4], 4)
     torch.testing.assert_close(first[4:], torch.tensor([0.875, 0.625, 0.375, 0.125]))
     torch.testing.assert_close(second[:4], torch.tensor([0.125, 0.375, 0.625, 0.875]))
 

@@ -6,6 +6,7 @@ Knows files and folders, no family and no arithmetic. Nothing here downloads any
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,26 @@ from torch import Tensor, nn
 
 from .errors import WeightsError
 from .published import FOLDERS, pull_command
+from .published import cache_dir as cache_dir  # noqa: PLC0414
 from .published import default_models_dir as default_models_dir  # noqa: PLC0414  (the loader's name for it)
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """What tells the contents of files and folders apart without reading them: names, sizes, times.
+
+    Not where they lie: a models folder may move. Raises WeightsError for what is not there.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            try:
+                state = file.stat()
+            except OSError as error:
+                raise WeightsError(f"{file}: cannot be read ({error.strerror})") from error
+            name = file.relative_to(path.parent).as_posix()
+            digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def require_pieces(root: Path, pieces: Iterable[str]) -> None:
@@ -52,6 +72,18 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     if problems:
         raise WeightsError(f"{folder}: does not fit its config.json: {shorten(problems)}")
     return model
+
+
+def read_skeleton(cls: Any, folder: Path) -> Any:
+    """A model of a diffusers class from its folder's config.json alone: shapes without values."""
+    from accelerate import init_empty_weights
+
+    try:
+        with _quiet(), init_empty_weights():
+            return cls.from_config(cls.load_config(folder, local_files_only=True))
+    except Exception as error:  # as in read_component
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
 
 
 def read_component(cls: Any, folder: Path, **options: Any) -> Any:
@@ -107,6 +139,12 @@ def _read_safetensors(path: Path, prefix: str) -> dict[str, Any]:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
+def read_shapes(path: Path) -> dict[str, Any]:
+    """As `read_tensors`, with tensors on the meta device: a large file is hardly touched."""
+    found = read_tensors(path)  # both kinds of file are mapped
+    return {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in found.items()}
+
+
 def _read_torch(path: Path) -> dict[str, Any]:
     try:
         # Mapped, so that the parts which are not wanted (a text tower) take no memory.
@@ -138,7 +176,10 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Any], path: Path, owner:
 
 
 def mismatches(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-    """Every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted."""
+    """Every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted.
+
+    Tensors on the meta device have no values to look at.
+    """
     problems = [f"missing {key}" for key in wanted.keys() - tensors.keys()]
     problems += [f"unknown {key}" for key in tensors.keys() - wanted.keys()]
     for key in wanted.keys() & tensors.keys():
@@ -147,7 +188,7 @@ def mismatches(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> l
             problems.append(f"{key} is a {type(value).__name__}, expected a tensor")
         elif tuple(value.shape) != wanted[key]:
             problems.append(f"{key} is {tuple(value.shape)}, expected {wanted[key]}")
-        elif not value.isfinite().all():
+        elif not value.is_meta and not value.isfinite().all():
             problems.append(f"{key} is not finite")
     return sorted(problems)
 

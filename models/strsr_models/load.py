@@ -9,13 +9,15 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import fill_strictly, read_tensors
+from .checkpoints import default_models_dir, fill_strictly, read_tensors
 from .config import from_dict, to_dict
 from .devices import resolve_device
 from .errors import StrsrError, UsageError, WeightsError, nearest
+from .pipelines.adapter import SAVED
 from .pipelines.base import OneStepPipeline
+from .pipelines.conditioner import Conditioner
 from .pipelines.lite import LiteConfig, LitePipeline
-from .pipelines.pretrained import SAVED, PretrainedOptions, PretrainedPipeline
+from .pipelines.pretrained import PretrainedOptions, PretrainedPipeline
 
 EMBEDDED = Path(__file__).parent / "weights"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -37,11 +39,16 @@ def load_pipeline(
     Raises UsageError for an unknown model or options that it does not have, WeightsError for weights
     that are missing or do not fit, DeviceError for a device that is not there.
     """
-    if model not in MODELS:
-        raise UsageError(f"--model {model}: unknown; {nearest(model, MODELS)}")
+    check_model(model)
     target = resolve_device(device)
     pipeline = MODELS[model](Path(weights) if weights else None, target, options)
     return pipeline.eval().requires_grad_(False)
+
+
+def check_model(model: str) -> None:
+    """Raise UsageError unless `model` is one of MODELS."""
+    if model not in MODELS:
+        raise UsageError(f"--model {model}: unknown; {nearest(model, MODELS)}")
 
 
 def load_lite(folder: Path | None, device: torch.device, options: PretrainedOptions | None) -> LitePipeline:
@@ -60,18 +67,28 @@ def load_zimage(
     folder: Path | None, device: torch.device, options: PretrainedOptions | None
 ) -> PretrainedPipeline:
     """Z-Image-Turbo with StrSR's adapter; see `load_pipeline`."""
-    from .pipelines.zimage import ZImagePipeline
-
-    return load_pretrained(ZImagePipeline, folder, device, options)
+    return load_pretrained(pretrained_family("zimage"), folder, device, options)
 
 
 def load_flux2(
     folder: Path | None, device: torch.device, options: PretrainedOptions | None
 ) -> PretrainedPipeline:
     """FLUX.2-klein with StrSR's adapter; see `load_pipeline`."""
-    from .pipelines.flux2 import Flux2Pipeline
+    return load_pretrained(pretrained_family("flux2"), folder, device, options)
 
-    return load_pretrained(Flux2Pipeline, folder, device, options)
+
+def pretrained_family(model: str) -> type[PretrainedPipeline]:
+    """The class of a family on a published base, imported on call. Raises UsageError for others."""
+    check_model(model)
+    if model == "zimage":
+        from .pipelines.zimage import ZImagePipeline
+
+        return ZImagePipeline
+    if model == "flux2":
+        from .pipelines.flux2 import Flux2Pipeline
+
+        return Flux2Pipeline
+    raise UsageError(f"--model {model}: has no published base")
 
 
 def load_pretrained(
@@ -81,12 +98,28 @@ def load_pretrained(
     options: PretrainedOptions | None,
 ) -> PretrainedPipeline:
     """A family from a models folder; `folder` may be an adapter's instead."""
-    options = options or PretrainedOptions()
+    root, options = models_and_adapter(folder, options or PretrainedOptions())
+    return family.from_models_dir(root, device, options)
+
+
+def models_and_adapter(folder: Path | None, options: PretrainedOptions) -> tuple[Path, PretrainedOptions]:
+    """The models folder, and options that name the adapter: `folder` may be either, or None."""
     if folder is not None and (folder / SAVED[0]).is_file():
         if options.adapter != "published":
             raise UsageError(f"{folder} holds an adapter, and options name another: {options.adapter}")
         folder, options = None, dataclasses.replace(options, adapter=str(folder))
-    return family.from_models_dir(folder, device, options)
+    return folder or default_models_dir(), options
+
+
+def load_conditioner(
+    model: str, root: Path | None = None, device: str = "cpu", *, options: PretrainedOptions | None = None
+) -> Conditioner:
+    """The semantic half of zimage or flux2 by itself, to make conditions before the rest is loaded.
+
+    root: the models folder (None: the default one). Raises as `load_pipeline`.
+    """
+    family = pretrained_family(model)
+    return family.load_conditioner(root, resolve_device(device), options or PretrainedOptions())
 
 
 # Family by name; the page to extend when a family is added.

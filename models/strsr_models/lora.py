@@ -8,6 +8,7 @@ the tensors as the released checkpoints do: base_model.model.<module>.lora_A.def
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,15 @@ def lora_state_dict(dit: nn.Module) -> dict[str, Tensor]:
 
 
 def lora_rank(tensors: dict[str, Any], path: Path) -> int:
-    """The rank of an adapter, which its tensors must agree on."""
-    ranks = {
+    """The rank of an adapter: that of most of its tensors, so that the others are named as misfits."""
+    ranks = Counter(
         int(value.shape[0])
         for name, value in tensors.items()
-        if name.endswith(".lora_A.default.weight") and isinstance(value, Tensor) and value.ndim == 2
-    }
-    if len(ranks) != 1:
-        found = ", ".join(map(str, sorted(ranks))) or "none"
-        raise WeightsError(f"{path}: expected LoRA tensors of one rank, found ranks: {found}")
-    return ranks.pop()
+        if str(name).endswith(".lora_A.default.weight") and isinstance(value, Tensor) and value.ndim == 2
+    )
+    if not ranks:
+        raise WeightsError(f"{path}: holds no LoRA tensors (names that end in .lora_A.default.weight)")
+    return ranks.most_common(1)[0][0]
 
 
 @torch.no_grad()
@@ -95,8 +95,19 @@ def merge_lora(
 ) -> None:
     """Add scale * B A to the target layers of an unwrapped `dit`: in float32, then rounded back.
 
-    tensors: those of `path`. Raises one WeightsError that names every missing, unknown, non-tensor,
-    wrongly shaped or not finite entry; the layers are then as they were.
+    tensors: those of `path`. Raises as `check_lora`; the layers are then as they were.
+    """
+    for name in check_lora(dit, tensors, targets, path):
+        weight = dit.get_parameter(f"{name}.weight")
+        a, b = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))
+        weight.copy_(weight.float() + scale * (b @ a))
+
+
+def check_lora(dit: nn.Module, tensors: dict[str, Any], targets: tuple[str, ...], path: Path) -> list[str]:
+    """The target layers of an unwrapped `dit`, for all of which `tensors`, those of `path`, must be.
+
+    Raises one WeightsError that names every missing, unknown, non-tensor, wrongly shaped or not
+    finite entry.
     """
     rank = lora_rank(tensors, path)
     names = target_names(dit, targets)
@@ -110,10 +121,7 @@ def merge_lora(
     problems = mismatches(tensors, shapes)
     if problems:
         raise WeightsError(f"{path}: does not fit this model: {shorten(problems)}")
-    for name in names:
-        weight = dit.get_parameter(f"{name}.weight")
-        a, b = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))
-        weight.copy_(weight.float() + scale * (b @ a))
+    return names
 
 
 def _keys(module: str) -> tuple[str, str]:

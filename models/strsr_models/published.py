@@ -121,9 +121,12 @@ def pull_command(root: Path, pieces: Iterable[str]) -> str:
 
 def default_models_dir() -> Path:
     """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache."""
-    folder = os.environ.get("STRSR_MODELS_DIR")
-    if folder:
-        return Path(folder).expanduser()
+    named = os.environ.get("STRSR_MODELS_DIR")
+    return Path(named).expanduser() if named else cache_dir() / "models"
+
+
+def cache_dir() -> Path:
+    """strsr's folder in the user's cache, where the platform has it."""
     home = Path.home()
     if sys.platform == "darwin":
         cache = home / "Library" / "Caches"
@@ -131,4 +134,4 @@ def default_models_dir() -> Path:
         cache = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return cache / "strsr" / "models"
+    return cache / "strsr"

@@ -42,19 +42,21 @@ def axis_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, stride), length - tile]
 
 
-def axis_weights(length: int, tile: int, starts: list[int]) -> list[Tensor]:
-    """One weight vector (tile,) for each start; at every pixel of the axis they sum to one."""
+def axis_weights(length: int, tile: int, starts: list[int], overlap: int) -> list[Tensor]:
+    """One weight vector (tile,) for each start; at every pixel of the axis they sum to one.
+
+    Each tile rises over its first `overlap` pixels and falls over its last, but not at the image's
+    own borders. Where a tile was shifted inward, neighbours share more than that: in between both count alike.
+    """
     tile = min(tile, length)
+    rise = (torch.arange(overlap, dtype=torch.float64) + 0.5) / max(overlap, 1)
     ramps = []
-    for number, start in enumerate(starts):
+    for number in range(len(starts)):
         ramp = torch.ones(tile, dtype=torch.float64)
         if number > 0:
-            shared = starts[number - 1] + tile - start
-            ramp[:shared] = (torch.arange(shared) + 0.5) / max(shared, 1)
+            ramp[:overlap] = rise
         if number < len(starts) - 1:
-            shared = start + tile - starts[number + 1]
-            falling = (torch.arange(shared) + 0.5).flip(0) / max(shared, 1)
-            ramp[tile - shared :] = torch.minimum(ramp[tile - shared :], falling.double())
+            ramp[tile - overlap :] = torch.minimum(ramp[tile - overlap :], rise.flip(0))
         ramps.append(ramp)
     total = torch.zeros(length, dtype=torch.float64)
     for start, ramp in zip(starts, ramps, strict=True):
@@ -94,8 +96,8 @@ class Blender:
     def __init__(self, like: Tensor, tile: tuple[int, int], overlap: int) -> None:
         self.image = torch.zeros_like(like, dtype=torch.float32)
         h, w = like.shape[-2:]
-        self._rows = axis_weights(h, tile[0], axis_starts(h, tile[0], overlap))
-        self._columns = axis_weights(w, tile[1], axis_starts(w, tile[1], overlap))
+        self._rows = axis_weights(h, tile[0], axis_starts(h, tile[0], overlap), overlap)
+        self._columns = axis_weights(w, tile[1], axis_starts(w, tile[1], overlap), overlap)
 
     def add(self, tile: Tile, pixels: Tensor) -> None:
         """Add pixels (b, 3, tile.height, tile.width), feathered."""

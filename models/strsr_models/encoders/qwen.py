@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoints import read_component, read_model
+from ..offload import execution_device
 
 # What the released projectors were trained with, to the letter: a part of the checkpoint.
 PROMPT = (
@@ -58,7 +59,7 @@ class VisionLanguageEncoder(nn.Module):
             images=[to_bytes(image)],
             input_data_format="channels_first",
             return_tensors="pt",
-        ).to(next(self.model.parameters()).device)
+        ).to(execution_device(self.model))
         states = self.model(**inputs, use_cache=False).last_hidden_state  # (1, image tokens + m, e)
         return states[:, inputs["input_ids"][0] != self.processor.image_token_id].float()  # type: ignore[no-any-return]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import read_component, read_model
 from ..errors import WeightsError
+from ..offload import execution_device
 
 MOST_TOKENS = 512
 
@@ -49,7 +50,7 @@ class TextEncoder(nn.Module):
         )
         inputs = self.tokenizer(
             text, padding="max_length", max_length=MOST_TOKENS, truncation=True, return_tensors="pt"
-        ).to(next(self.model.parameters()).device)
+        ).to(execution_device(self.model))
         states = self.model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -149,16 +149,29 @@ class OneStepPipeline(nn.Module, ABC):
         plan = tiles.plan(lq_up.shape[-2], lq_up.shape[-1], shape, overlap)
         blender = tiles.Blender(lq_up, shape, overlap)
         redone = 0
-        for done, rectangle in enumerate(plan, start=1):
-            tile_up = lq_up[(..., *rectangle.slices)].to(self.device, memory_format=torch.channels_last)
-            restored, used = self._finite(partial(self.restore, steps=steps), precision, tile_up, cond)
+        views = [lq_up[(..., *rectangle.slices)] for rectangle in plan]
+        for done, (restored, used) in enumerate(self.restore_tiles(views, cond, precision, steps), start=1):
             redone += used != precision
-            blender.add(rectangle, restored)
+            blender.add(plan[done - 1], restored)
             if on_tile is not None:
                 on_tile(done, len(plan))
         if redone:
             log.warning("%d of %d tiles were not finite in %s: computed again", redone, len(plan), precision)
         return blender.image[..., :height, :width].clamp(0, 1)
+
+    def restore_tiles(
+        self, views: list[Tensor], cond: Tensor, precision: str, steps: int
+    ) -> Iterator[tuple[Tensor, str]]:
+        """Each tile restored, in order, and the precision that made it finite.
+
+        views: of the enlarged image (b, 3, H, W), wherever it is.
+        """
+        for view in views:
+            yield self._finite(partial(self.restore, steps=steps), precision, self.placed(view), cond)
+
+    def placed(self, view: Tensor) -> Tensor:
+        """A tile where the networks compute."""
+        return view.to(self.device, memory_format=torch.channels_last)
 
     def tile_shape(
         self, height: int, width: int, tile: int | None, overlap: int | None

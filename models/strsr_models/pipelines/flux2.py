@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..encoders.text import MOST_TOKENS, TextConvention
@@ -33,6 +33,8 @@ class Flux2Pipeline(PretrainedPipeline):
         *("to_add_out", "to_out", "to_out.0", "to_qkv_mlp_proj"),
     )
     text_convention = TextConvention(thinking=False, layers=(9, 18, 27), keep_padding=True)
+    width_key = "joint_attention_dim"
+    most_tokens = MOST_TOKENS
 
     @staticmethod
     def classes() -> tuple[Any, Any]:
@@ -40,15 +42,6 @@ class Flux2Pipeline(PretrainedPipeline):
         from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 
         return Flux2Transformer2DModel, AutoencoderKLFlux2
-
-    @staticmethod
-    def condition_width(dit: nn.Module) -> int:
-        """Width of a token of text."""
-        return int(dit.config.joint_attention_dim)  # type: ignore[union-attr,arg-type]
-
-    def encode_condition(self, image: Tensor) -> Tensor:
-        """Semantic tokens (b, m, d) of whole images (b, 3, h, w) in [0, 1], at most 512 of them."""
-        return super().encode_condition(image)[:, :MOST_TOKENS]
 
     def encode_latents(self, lq_up: Tensor) -> Tensor:
         """Packed, normalised latents (b, 4c, p, q) of (b, 3, H, W) in [0, 1]."""
@@ -84,8 +77,12 @@ class Flux2Pipeline(PretrainedPipeline):
         """Mean and standard deviation (1, 4c, 1, 1) of packed latents, as the VAE's batch norm keeps them."""
         norm: Any = self.vae.bn
         epsilon: float = self.vae.config.batch_norm_eps  # type: ignore[union-attr,assignment]
-        mean = norm.running_mean.float().view(1, -1, 1, 1)
-        return mean, torch.sqrt(norm.running_var.float().view(1, -1, 1, 1) + epsilon)
+        # Not where the VAE is: it may be waiting in main memory.
+        mean, variance = (
+            value.to(self.device, torch.float32).view(1, -1, 1, 1)
+            for value in (norm.running_mean, norm.running_var)
+        )
+        return mean, torch.sqrt(variance + epsilon)
 
 
 def image_positions(rows: int, columns: int, device: torch.device) -> Tensor:

@@ -7,38 +7,54 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import default_models_dir, fill_strictly, read_model, read_tensors, require_pieces
+from .. import offload
+from ..checkpoints import (
+    default_models_dir,
+    read_model,
+    read_shapes,
+    read_skeleton,
+    read_tensors,
+    require_pieces,
+)
 from ..devices import DTYPES, autocast, multiplies_bf16
-from ..encoders.qwen import VisionLanguageEncoder, load_vision_language
-from ..encoders.text import TextConvention, TextEncoder, load_text_encoder
-from ..errors import UsageError, WeightsError
+from ..encoders.text import TextConvention
+from ..errors import UsageError
 from ..half_precision import companion_dtype, make_float16_safe
-from ..lora import add_lora, load_lora, lora_rank, lora_state_dict, merge_lora
-from ..networks.projector import Projector
+from ..lora import add_lora, check_lora, load_lora, lora_rank, lora_state_dict, merge_lora
+from ..quantize import BYTES, QUANTIZATIONS, quantize, require_torchao
+from .adapter import PUBLISHED, SAVED, adapter_files, check_family
 from .base import OneStepPipeline
+from .conditioner import (
+    VISION_LANGUAGE_FOLDER,
+    Conditioner,
+    fill_projector,
+    load_encoder,
+    project,
+)
 
-VISION_LANGUAGE_FOLDER = "Qwen3-VL-4B-Instruct"
-CONDITIONINGS = ("vlm", "text", "given")
+log = logging.getLogger(__name__)
+
+CONDITIONINGS = ("vlm", "text", "none", "given")
 LARGEST_LORA_SCALE = 1.5
-# The two forms of an adapter's files: as `save_adapter` writes them, and as published.
-SAVED = ("lora.safetensors", "projector.safetensors")
-PUBLISHED = ("state_dict.pth", "projector.pth")
 
 
 @dataclass(frozen=True)
 class PretrainedOptions:
     """What a family on a published base is loaded with."""
 
-    conditioning: str = "vlm"  # vlm: from the picture; text: from `prompt`; given: no encoder is loaded
+    # vlm: from the picture; text: from `prompt`; none: from a neutral prompt; given: no encoder is loaded
+    conditioning: str = "vlm"
     prompt: str = ""  # of text conditioning
     # Which one-step tensors are merged: "published" (StrSR's, in the models folder), "none" (the base
     # model as it is, to train from), or a folder that `save_adapter` wrote.
@@ -47,6 +63,8 @@ class PretrainedOptions:
     # Of the parameters: auto, bf16, fp16 or fp32. auto, on CUDA: bf16 where the GPU multiplies it, else
     # fp16, which is made safe; elsewhere fp32.
     precision: str = "auto"
+    offload: str = "none"  # what waits in main memory: see offload.py
+    quantize: str = "none"  # the transformer's weights: none, int8 or int4
 
     def __post_init__(self) -> None:
         if self.conditioning not in CONDITIONINGS:
@@ -57,6 +75,14 @@ class PretrainedOptions:
             raise UsageError(f"lora_scale {self.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
         if self.precision not in ("auto", *DTYPES):
             raise UsageError(f"precision {self.precision!r}: use auto, {', '.join(DTYPES)}")
+        if self.offload not in offload.MODES:
+            raise UsageError(f"offload {self.offload!r}: use {', '.join(offload.MODES)}")
+        if self.quantize not in QUANTIZATIONS:
+            raise UsageError(f"quantize {self.quantize!r}: use {', '.join(QUANTIZATIONS)}")
+        if self.quantize != "none" and self.offload == "sequential":
+            raise UsageError(
+                "quantised weights cannot move layer by layer: choose --quantize or --offload sequential"
+            )
 
 
 class PretrainedPipeline(OneStepPipeline):
@@ -70,12 +96,15 @@ class PretrainedPipeline(OneStepPipeline):
     largest_tile = 1024
     overlap = 64
     sigma = 0.8  # where the one step starts; timestep = 1000 * sigma
+    vae_tile = 512  # px: of the VAE's own tiles, once it has run out of memory
 
     name: str
     base_folder: str  # in a models folder, diffusers' layout
     adapter_folder: str  # in a models folder, StrSR's files
     lora_targets: tuple[str, ...]
     text_convention: TextConvention
+    width_key: str  # of the transformer's config: the width of a token of the condition
+    most_tokens: int | None = None  # of the condition
 
     def __init__(
         self,
@@ -96,16 +125,27 @@ class PretrainedPipeline(OneStepPipeline):
         self.semantic_encoder = semantic_encoder
         self.projector = projector
         self.adapter = "none"  # what has been merged into `dit`
+        self.offload = "none"  # how `dit` and `vae` come to the device
 
     @staticmethod
     @abstractmethod
     def classes() -> tuple[Any, Any]:
         """diffusers' (transformer, autoencoder) classes; imported on call, as lite does without them."""
 
-    @staticmethod
-    @abstractmethod
-    def condition_width(dit: nn.Module) -> int:
+    @classmethod
+    def condition_width(cls, dit: nn.Module) -> int:
         """Width d of the tokens that the transformer takes."""
+        return int(dit.config[cls.width_key])  # type: ignore[index]
+
+    @classmethod
+    def width_of(cls, root: Path) -> int:
+        """The same from a models folder, before the transformer is read."""
+        return cls.condition_width(read_skeleton(cls.classes()[0], root / cls.base_folder / "transformer"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer computes."""
+        return offload.execution_device(self.dit)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,21 +159,60 @@ class PretrainedPipeline(OneStepPipeline):
         """
         if self.semantic_encoder is None:
             raise UsageError(f"{self.name} was loaded without a semantic encoder: give it a cond")
-        tokens: Tensor = self.semantic_encoder(image)  # (b, m, e)
-        if self.projector is not None:
-            tokens = self.projector(tokens.to(next(self.projector.parameters()).dtype))
-        return tokens.float()  # (b, m, d)
+        return project(self.semantic_encoder(image), self.projector, self.most_tokens)
 
     def encode_posterior(self, lq_up: Tensor) -> Tensor:
         """The VAE's latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]: the mode, never a sample."""
         image = (2 * lq_up - 1).to(next(self.vae.parameters()).dtype)
-        posterior = self.vae.encode(image).latent_dist  # type: ignore[operator]
-        return posterior.mode().float()  # type: ignore[no-any-return]
+        return self._through_vae(lambda: self.vae.encode(image).latent_dist.mode()).float()  # type: ignore[operator]
 
     def decode_image(self, latents: Tensor) -> Tensor:
         """(b, c, H/8, W/8) in the VAE's own scale -> (b, 3, H, W) near [0, 1]."""
-        image = self.vae.decode(latents.to(next(self.vae.parameters()).dtype)).sample  # type: ignore[operator]
-        return image.float() / 2 + 0.5  # type: ignore[no-any-return]
+        latents = latents.to(next(self.vae.parameters()).dtype)
+        image = self._through_vae(lambda: self.vae.decode(latents).sample)  # type: ignore[operator]
+        return image.float() / 2 + 0.5
+
+    def _through_vae(self, run: Callable[[], Tensor]) -> Tensor:
+        """run(); if the device's memory is too small for that, again with a VAE that works in tiles.
+
+        Its tiles do not see each other (norms and attention are over the whole input), so that this is
+        near to the same and not the same: the way out where nothing would come out otherwise.
+        """
+        vae: Any = self.vae
+        try:
+            return run()
+        except torch.OutOfMemoryError:
+            if vae.use_tiling or torch.is_grad_enabled():
+                raise
+        # Only here, outside the handler, is the memory of the attempt free again.
+        torch.cuda.empty_cache()
+        vae.enable_slicing()
+        vae.enable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = self.vae_tile, self.vae_tile // 8
+        log.warning(
+            "the VAE does not fit the free memory: from here on it works in tiles of %d px, which can "
+            "differ a little in colour; a smaller --tile keeps it exact",
+            self.vae_tile,
+        )
+        return run()
+
+    def restore_tiles(
+        self, views: list[Tensor], cond: Tensor, precision: str, steps: int
+    ) -> Iterator[tuple[Tensor, str]]:
+        """As in the base class; networks that take turns do so once per image, not once per tile."""
+        if self.offload != "model":
+            yield from super().restore_tiles(views, cond, precision, steps)
+            return
+        with self.computing(precision):
+            encoded = [self.encode_latents(self.placed(view)) for view in views]
+            latents = [self.denoise(one, cond, steps) for one in encoded]
+        for view, one in zip(views, latents, strict=True):
+            with self.computing(precision):
+                restored = self.decode_latents(one, self.placed(view)).float()
+            if torch.isfinite(restored).all():
+                yield restored, precision
+            else:
+                yield self._finite(partial(self.restore, steps=steps), precision, self.placed(view), cond)
 
     @contextlib.contextmanager
     def computing(self, precision: str) -> Iterator[None]:
@@ -171,8 +250,7 @@ class PretrainedPipeline(OneStepPipeline):
             lora_path, projector_path = adapter_files(start)
             lora = read_tensors(lora_path)
             rank = lora_rank(lora, lora_path)
-            if self.projector is not None:
-                fill_strictly(self.projector, read_tensors(projector_path), projector_path)
+            fill_projector(self.projector, projector_path)
         self.requires_grad_(False).eval()
         add_lora(self.dit, self.lora_targets, rank)
         if lora is not None and lora_path is not None:
@@ -216,32 +294,103 @@ class PretrainedPipeline(OneStepPipeline):
         """
         root = root or default_models_dir()
         require_pieces(root, cls.pieces(options))
+        require_torchao(options.quantize)
         dtype = parameter_dtype(options.precision, device)
         beside = companion_dtype(dtype, device)  # of VAE and language model
         dit_class, vae_class = cls.classes()
-        dit = read_model(dit_class, root / cls.base_folder / "transformer", dtype).to(device)
+        dit = read_model(dit_class, root / cls.base_folder / "transformer", dtype)
         vae = read_model(vae_class, root / cls.base_folder / "vae", beside)
-        encoder: VisionLanguageEncoder | TextEncoder | None = None
-        projector = None
-        if options.conditioning == "vlm":
-            encoder = load_vision_language(root / VISION_LANGUAGE_FOLDER, beside)
-            projector = Projector(encoder.width, cls.condition_width(dit))
-        elif options.conditioning == "text":
-            encoder = load_text_encoder(root / cls.base_folder, cls.text_convention, options.prompt, beside)
-        pipeline = cls(dit, vae, encoder, projector)
+        pipeline = cls(dit, vae)
+        mode = pipeline._fitting_mode(options, device)
+        if mode == options.quantize == "none":
+            pipeline.to(device)  # where merging is fastest; and main memory is free for the encoder
+        pipeline.semantic_encoder, pipeline.projector = load_encoder(cls, root, options, beside)
         if options.adapter != "none":
-            published = options.adapter == "published"
-            folder = root / cls.adapter_folder if published else Path(options.adapter)
-            pipeline.merge_adapter(folder, options.lora_scale)
+            pipeline.merge_adapter(cls.adapter_in(root, options), options.lora_scale)
         if dtype == torch.float16:
             make_float16_safe(dit)
-        return pipeline.to(device)
+        if options.quantize != "none":
+            quantize(dit, options.quantize, device)
+        pipeline.place(mode, device)
+        return pipeline
+
+    def _fitting_mode(self, options: PretrainedOptions, device: torch.device) -> str:
+        """The offloading that `options` ask for; "auto" by the memory that is free."""
+        dit, vae = offload.parameter_bytes(self.dit), offload.parameter_bytes(self.vae)
+        if options.quantize != "none":
+            dit = round(dit / self.dtype.itemsize * BYTES[options.quantize])
+        mode = offload.choose_mode(
+            options.offload, device, dit, vae, self.largest_tile**2, self.dtype.itemsize
+        )
+        # Quantised weights do not move layer by layer.
+        return "model" if mode == "sequential" and options.quantize != "none" else mode
+
+    def place(self, mode: str, device: torch.device) -> None:
+        """Bring the networks to the device, all at once or as `mode` of offloading says; done once."""
+        for network in (self.semantic_encoder, self.projector):
+            if network is not None:
+                network.to(device)
+        if mode == "none":
+            self.to(device)
+        elif mode == "model":
+            offload.take_turns((self.vae, self.dit), device)
+        else:
+            offload.move_layer_by_layer(self.dit, device)
+            offload.move_layer_by_layer(self.vae, device)
+        self.offload = mode
+
+    @classmethod
+    def load_conditioner(
+        cls, root: Path | None, device: torch.device, options: PretrainedOptions
+    ) -> Conditioner:
+        """What `encode_condition` needs, without the transformer and the VAE; raises as `from_models_dir`."""
+        root = root or default_models_dir()
+        dtype = companion_dtype(parameter_dtype(options.precision, device), device)
+        encoder, projector = load_encoder(cls, root, options, dtype)
+        if encoder is None:
+            raise UsageError("conditioning 'given' has no encoder to load")
+        if projector is not None and options.adapter != "none":
+            folder = cls.adapter_in(root, options)
+            check_family(folder, cls.name)
+            fill_projector(projector, adapter_files(folder)[1])
+        conditioner = Conditioner(encoder, projector, cls.most_tokens).eval().requires_grad_(False)
+        size = offload.parameter_bytes(encoder)
+        if offload.choose_mode(options.offload, device, size, 0, 1024**2, dtype.itemsize) == "sequential":
+            offload.move_layer_by_layer(encoder.model, device)
+            if projector is not None:
+                projector.to(device)
+            return conditioner
+        return conditioner.to(device)
+
+    @classmethod
+    def adapter_in(cls, root: Path, options: PretrainedOptions) -> Path:
+        """The folder of the adapter that `options` ask for."""
+        return root / cls.adapter_folder if options.adapter == "published" else Path(options.adapter)
+
+    @classmethod
+    def check_adapter(cls, root: Path, options: PretrainedOptions) -> None:
+        """Raise WeightsError, before anything large is read, unless the LoRA's names and shapes fit."""
+        if options.adapter != "none":
+            folder = cls.adapter_in(root, options)
+            check_family(folder, cls.name)
+            path, _ = adapter_files(folder)
+            dit = read_skeleton(cls.classes()[0], root / cls.base_folder / "transformer")
+            check_lora(dit, read_shapes(path), cls.lora_targets, path)
+
+    @classmethod
+    def condition_sources(cls, root: Path, options: PretrainedOptions) -> list[Path]:
+        """Files and folders that a condition depends on, beside the picture and the prompt."""
+        base = root / cls.base_folder
+        if options.conditioning != "vlm":
+            return [base / "text_encoder", base / "tokenizer"]
+        projector = [] if options.adapter == "none" else [adapter_files(cls.adapter_in(root, options))[1]]
+        return [root / VISION_LANGUAGE_FOLDER, *projector]
 
     @classmethod
     def pieces(cls, options: PretrainedOptions) -> list[str]:
         """What `from_models_dir` needs of a models folder, as "folder/part"."""
         parts = ["transformer", "vae"]
-        parts += ["text_encoder", "tokenizer"] if options.conditioning == "text" else []
+        parts += ["text_encoder", "tokenizer"] if options.conditioning in ("text", "none") else []
         pieces = [f"{cls.base_folder}/{part}" for part in parts]
         pieces += [VISION_LANGUAGE_FOLDER] if options.conditioning == "vlm" else []
         if options.adapter == "published":
@@ -254,8 +403,7 @@ class PretrainedPipeline(OneStepPipeline):
         check_family(folder, self.name)
         lora_path, projector_path = adapter_files(folder)
         merge_lora(self.dit, read_tensors(lora_path), self.lora_targets, lora_path, scale)
-        if self.projector is not None:
-            fill_strictly(self.projector, read_tensors(projector_path), projector_path)
+        fill_projector(self.projector, projector_path)
         self.adapter = str(folder)
 
 
@@ -266,24 +414,3 @@ def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if multiplies_bf16(device) else torch.float16
-
-
-def adapter_files(folder: Path) -> tuple[Path, Path]:
-    """The files (LoRA, projector) of a folder that `save_adapter` wrote, or of a published one."""
-    for lora, projector in (SAVED, PUBLISHED):
-        if (folder / lora).is_file():
-            return folder / lora, folder / projector
-    raise WeightsError(f"{folder}: no adapter there; expected {SAVED[0]} or {PUBLISHED[0]}")
-
-
-def check_family(folder: Path, family: str) -> None:
-    """Raise WeightsError if the folder's config.json (published ones have none) names another family."""
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    try:
-        found = json.loads(path.read_text())["family"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not the configuration of an adapter ({error})") from error
-    if found != family:
-        raise WeightsError(f"{folder}: an adapter for --model {found}, not {family}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..encoders.text import TextConvention
 from ..half_precision import input_dtype
@@ -30,6 +30,7 @@ class ZImagePipeline(PretrainedPipeline):
         *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
     )
     text_convention = TextConvention(thinking=True, layers=(-2,), keep_padding=False)
+    width_key = "cap_feat_dim"
 
     @staticmethod
     def classes() -> tuple[Any, Any]:
@@ -37,11 +38,6 @@ class ZImagePipeline(PretrainedPipeline):
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
 
         return ZImageTransformer2DModel, AutoencoderKL
-
-    @staticmethod
-    def condition_width(dit: nn.Module) -> int:
-        """Width of a caption's token."""
-        return int(dit.config.cap_feat_dim)  # type: ignore[union-attr,arg-type]
 
     def encode_latents(self, lq_up: Tensor) -> Tensor:
         """Latents (b, c, h, w) of (b, 3, H, W) in [0, 1], unscaled."""

@@ -1,0 +1,79 @@
+"""Options that zimage and flux2 have and lite has not; what they say before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strsr_models.errors import ImageError, UsageError
+
+from .plan import Job
+
+LARGEST_LORA_SCALE = 1.5
+
+
+@dataclass(frozen=True)
+class BigModelOptions:
+    """What a model on a published base is told; the defaults are the command's."""
+
+    models_dir: Path | None = None  # None: STRSR_MODELS_DIR or the user's cache
+    conditioning: str = "vlm"  # vlm, text or none
+    prompt: str | None = None  # of text conditioning, for images without one of their own
+    prompt_from: Path | None = None  # folder of <image's stem>.txt
+    lora_scale: float = 1.0
+    offload: str = "auto"
+    quantize: str = "none"
+    token_cache: bool = True
+
+    def prompt_of(self, job: Job) -> str:
+        """The prompt of one image in text conditioning. Raises ImageError where it has none."""
+        if self.prompt_from is None or job.source is None:
+            return self.prompt or ""
+        path = self.prompt_from / f"{job.source.stem}.txt"
+        if self.prompt is not None and not path.exists():
+            return self.prompt
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ImageError(f"{job.name}: its prompt {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ImageError(f"{job.name}: its prompt {path} is not UTF-8 text") from error
+        if not text:
+            raise ImageError(f"{job.name}: its prompt {path} is empty")
+        return text
+
+
+def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOptions | None:
+    """The options of a model on a published base from what was `given` (None: not given); None for lite.
+
+    Raises UsageError for options that the model does not have, or that contradict each other.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if model == "lite":
+        if given:
+            flags = ", ".join(_flag(name) for name in given)
+            raise UsageError(f"{flags}: not for --model lite; zimage and flux2 have such options")
+        return None
+    prompts = [name for name in ("prompt", "prompt_from") if name in given]
+    conditioning = given.setdefault("conditioning", "text" if prompts else "vlm")
+    if prompts and conditioning != "text":
+        raise UsageError(f"{_flag(prompts[0])}: needs --conditioning text, not {conditioning}")
+    if conditioning == "text" and not prompts:
+        raise UsageError("--conditioning text: needs --prompt TEXT or --prompt-from FOLDER")
+    options = BigModelOptions(**given)
+    if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:  # false for NaN as well
+        raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
+    if options.prompt_from is not None and not options.prompt_from.is_dir():
+        raise UsageError(f"--prompt-from {options.prompt_from}: no such folder")
+    if options.prompt_from is not None and any(job.source is None for job in jobs):
+        raise UsageError("--prompt-from: standard input has no name to find a prompt by; use --prompt")
+    if options.quantize != "none" and options.offload == "sequential":
+        raise UsageError(
+            "--quantize: quantised weights cannot move layer by layer; drop --offload sequential"
+        )
+    return options
+
+
+def _flag(name: str) -> str:
+    return "--no-token-cache" if name == "token_cache" else "--" + name.replace("_", "-")
