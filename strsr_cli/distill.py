@@ -28,6 +28,7 @@ from .data import Batch, Crops, load_photos
 from .engine import (
     batches_from,
     check_crop_size,
+    compile_networks,
     condition_image,
     describe,
     in_parts,
@@ -60,6 +61,7 @@ def distill(
     main = accelerator.is_main_process
     crops = Crops(load_photos(data, config.crop_size, config.cache_gb, main), config.crop_size, config.seed)
     run, average = Run(out), Average(pipeline, config.ema_decay)
+    compile_networks(config, pipeline)
     model, optimizer = accelerator.prepare(pipeline, make_adamw(parameters, config, config.learning_rate))
     models, heads = [model], []
     if turn is not None:

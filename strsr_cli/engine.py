@@ -73,6 +73,7 @@ class LoopConfig:
     tensorboard: bool = True
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False  # by torch.compile: faster steps on a GPU, after a minute or two of compiling
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
@@ -140,6 +141,12 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
             f"{accelerator.num_processes} x {config.accumulate}"
         )
     return accelerator
+
+
+def compile_networks(config: LoopConfig, pipeline: OneStepPipeline) -> None:
+    """Have torch compile a pipeline's networks, if the configuration says so; names and weights stay as they are."""
+    for network in pipeline.children() if config.compile else ():
+        network.compile()
 
 
 def check_crop_size(config: LoopConfig, pipeline: OneStepPipeline) -> None:

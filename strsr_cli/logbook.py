@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = {
     *("steps", "learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"),
     *("log_every", "save_every", "sample_every", "tensorboard", "workers", "cache_gb"),
-    *("device", "precision", "accumulate", "gradient_checkpointing", "models_dir"),
+    *("device", "precision", "accumulate", "gradient_checkpointing", "compile", "models_dir"),
     *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student"),
 }
 

@@ -29,6 +29,7 @@ from .engine import (
     LoopConfig,
     batches_from,
     check_crop_size,
+    compile_networks,
     describe,
     image_losses,
     in_parts,
@@ -77,6 +78,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     main = accelerator.is_main_process
     crops = Crops(load_photos(data, config.crop_size, config.cache_gb, main), config.crop_size, config.seed)
     run, average = Run(out), Average(pipeline, config.ema_decay)
+    compile_networks(config, pipeline)
     stage, optimizer = accelerator.prepare(stage, make_adamw(parameters, config, config.learning_rate))
     start = weights_folder(Path(config.init)) / WEIGHTS_NAME if config.init else None
     told = (distance, start, describe(pipeline), report)
@@ -112,7 +114,8 @@ def build(config: TrainConfig, device: torch.device) -> tuple[LitePipeline, nn.M
 def build_pipeline(config: TrainConfig) -> LitePipeline:
     """A pipeline with random weights, or with those of `init`, in float32 on the CPU."""
     if not config.init:
-        return LitePipeline(config.model).train()
+        fresh = LitePipeline(config.model).train()
+        return fresh.to(memory_format=torch.channels_last)
     pipeline = load_pipeline("lite", weights_folder(Path(config.init)))
     assert isinstance(pipeline, LitePipeline)
     if pipeline.config != config.model and config.model != LiteConfig():

@@ -708,3 +708,13 @@ def test_kill_at_any_moment_loses_at_most_the_steps_since_the_checkpoint(
         assert max(Run(out).saved_steps()) >= want
         assert all(value.isfinite().all() for value in newest(out).values())
     run(photos, out, tiny_config, f"steps={max(Run(out).saved_steps()) + 1}")
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
+    curves = []
+    for compiled in ("false", "true"):
+        out = tmp_path / compiled
+        run(photos, out, tiny_config, "steps=3", "log_every=1", f"compile={compiled}")
+        curves.append([line["l1_loss"] for line in metrics(out) if "l1_loss" in line])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
