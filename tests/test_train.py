@@ -711,6 +711,7 @@ def test_kill_at_any_moment_loses_at_most_the_steps_since_the_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch warns itself while it compiles
 def test_compiled_networks_learn_the_same(photos: Path, tiny_config: Path, tmp_path: Path) -> None:
     curves = []
     for compiled in ("false", "true"):
