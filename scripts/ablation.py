@@ -3,9 +3,9 @@
     python scripts/ablation.py OUT --student WEIGHTS --data PHOTOS --val PHOTOS \\
         --features squeezenet=FILE --set steps=200 --set coach_weights=FILE ...
 
-Runs `strsr distill` six times from the same weights on the same crops, coach none, conv and dit, FDL
-off and on, into OUT/; a run that is there already goes on or is only read. Then prints a table: L1
-and perceptual distance on held-out photos (clean and severe), and lattice excess over the photos' own.
+Runs `strsr distill` from the same weights on the same crops, coach none, conv and dit, FDL off and on, then without
+semantic tokens and with the lattice loss (VARIANTS), into OUT/; a run that is there already goes on or is only read. Then
+prints a table: fidelity and perceptual distances on held-out photos (clean and severe), and lattice excess over the photos' own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from strsr_cli.distill import distill
 from strsr_models.devices import resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 
-COACHES = ("none", "conv", "dit")
+VARIANTS = {
+    "none": ["coach=none", "fdl_weight=0"],
+    "none + FDL": ["coach=none", "fdl_from=0"],
+    "conv": ["coach=conv", "fdl_weight=0"],
+    "conv + FDL": ["coach=conv", "fdl_from=0"],
+    "dit": ["coach=dit", "fdl_weight=0"],
+    "dit + FDL": ["coach=dit", "fdl_from=0"],
+    "conv + FDL, no semantic tokens": ["coach=conv", "fdl_from=0", "semantic_tokens=false"],
+    "conv + FDL + lattice loss": ["coach=conv", "fdl_from=0", "lattice_weight=1e-4"],
+}
 
 
 def main() -> None:
@@ -44,14 +53,11 @@ def main() -> None:
     device = torch.device("cpu")
     precision = resolve_precision("auto", device)
     methods: dict[str, Method] = {}
-    for coach in COACHES:
-        for filtered in (False, True):
-            name = f"{coach}{' + FDL' if filtered else ''}"
-            settings = [*args.set, f"coach={coach}", "fdl_from=0" if filtered else "fdl_weight=0"]
-            folder = args.out / name.replace(" ", "")
-            print(f"{name}: {folder}", file=sys.stderr, flush=True)
-            weights = distill(args.student, args.data, folder, None, settings, lambda _line: None)
-            methods[name] = restorer(weights, device, precision, None)
+    for name, variant in VARIANTS.items():
+        folder = args.out / name.replace(" ", "").replace(",", "-")
+        print(f"{name}: {folder}", file=sys.stderr, flush=True)
+        weights = distill(args.student, args.data, folder, None, [*args.set, *variant], lambda _line: None)
+        methods[name] = restorer(weights, device, precision, None)
     methods = {"start": restorer(Path(args.student), device, precision, None), **methods}
     files = dict(entry.split("=", 1) for entry in args.features)
     networks = {name: FeatureNetwork(name, Path(file)) for name, file in files.items()}
