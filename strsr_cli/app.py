@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsError
 
 from . import __version__
+from .fft_inspect_app import fft_inspect
 from .models_app import ModelsDir, models_app, models_root
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOT_AVAILABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -284,6 +285,7 @@ def export(
     tell_weights(export_run(run, out))
 
 
+app.command("fft-inspect")(fft_inspect)
 app.add_typer(models_app, name="models")
 
 

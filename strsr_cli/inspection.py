@@ -1,0 +1,328 @@
+"""What `strsr fft-inspect` measures of one image: its lattice, its spectrum, and how it differs from a reference.
+
+Letters: h w pixels, s side of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from strsr_models.errors import ImageError
+from strsr_models.losses.fdl import FrequencyDistributionLoss
+from strsr_models.spectrum import (
+    ROUNDING,
+    LatticeReport,
+    Peak,
+    inspect_lattice,
+    luma,
+    power_spectrum,
+    radial_profile,
+    verdict,
+)
+
+SIDE = 256  # px: of the blocks that the drawn spectrum is averaged over, at most
+BLOCKS = 16  # in a row and in a column, at most: enough to draw from, however large the image
+SLOPE_RANGE = (0.02, 0.2)  # cycles per pixel in which the fall of the spectrum is fitted
+NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power
+FDL_SIDE, FDL_PROJECTIONS = 256, 64  # px of the crop that is compared, and directions
+HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
+JPEG_PERIOD = 8  # px
+CHANNELS = ("luma", "r", "g", "b")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An image beside its reference."""
+
+    name: str
+    resized_from: tuple[int, int] | None  # (w, h) of the reference, where it had another size
+    excess: tuple[float, ...]  # dB per period, of the reference
+    profile_db: np.ndarray  # radial profile of the reference, at the image's frequencies
+    fdl: float  # of the pixels themselves: no feature network
+    high_energy: float  # power above HIGH, image over reference; nan where the reference has none
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of one image."""
+
+    name: str
+    width: int
+    height: int
+    crop: tuple[int, int, int, int] | None
+    channel: str
+    report: LatticeReport  # its region counts from the whole image's corner
+    verdict: str
+    frequency: np.ndarray  # cycles per pixel, of profile_db
+    profile_db: np.ndarray
+    slope: float  # of the power, as a power of the frequency; nan where it cannot be fitted
+    spectrum: np.ndarray  # (s, s) dB, centred: mean log-power of blocks
+    against: Comparison | None = None
+
+    @property
+    def score(self) -> float:
+        """The largest excess of all periods in dB; nan where the image is too small for each."""
+        return max(finite(self.report.excess), default=math.nan)
+
+    @property
+    def strongest(self) -> Peak | None:
+        """The peak that stands out most."""
+        return max(self.report.peaks, key=lambda peak: peak.excess, default=None)
+
+    @property
+    def note(self) -> str:
+        """What else a lattice may come from."""
+        return lattice_note(self.report, self.verdict)
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    """Those that are numbers."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def lattice_note(report: LatticeReport, word: str) -> str:
+    """ "JPEG blocks?" where the strongest lattice has JPEG's period and phase; else empty."""
+    scores = finite(report.excess)
+    if not scores or word == "clean" or JPEG_PERIOD not in report.periods:
+        return ""
+    at = report.periods.index(JPEG_PERIOD)
+    return "JPEG blocks?" if report.excess[at] == max(scores) and report.origin_aligned[at] else ""
+
+
+@torch.inference_mode()
+def inspect(
+    name: str,
+    image: Tensor,
+    periods: Sequence[int],
+    channel: str = "luma",
+    crop: tuple[int, int, int, int] | None = None,
+) -> Inspection:
+    """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
+    part = cropped(name, image, crop)
+    report = inspect_lattice(part, tuple(periods), channel)
+    word = verdict(report) if finite(report.excess) else "too small"
+    if crop is not None and report.region is not None:
+        x, y, w, h = report.region
+        report = replace(report, region=(x + crop[0], y + crop[1], w, h))
+    one = one_channel(part, channel)
+    frequency, profile = radial_profile(one)
+    return Inspection(
+        name,
+        image.shape[-1],
+        image.shape[-2],
+        crop,
+        channel,
+        report,
+        word,
+        frequency.numpy(),
+        profile[0].numpy(),
+        fitted_slope(frequency.numpy(), profile[0].numpy()),
+        log_spectrum(one, periods),
+    )
+
+
+@torch.inference_mode()
+def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> Inspection:
+    """The inspection of an image with a reference beside it, which is resized to the image's size."""
+    size, own = image.shape[-2:], reference.shape[-2:]
+    if abs(math.log(own[0] * size[1] / (own[1] * size[0]))) > 0.05 and max(abs(own[0] - size[0]), 1) > 1:
+        raise ImageError(
+            f"{found.name}: {size[1]}x{size[0]} px has another shape than {name}, {own[1]}x{own[0]} px"
+        )
+    same = own == size
+    reference = reference if same else resized(reference, *size)
+    image, reference = (cropped(found.name, each, found.crop) for each in (image, reference))
+    one, other = (one_channel(each, found.channel) for each in (image, reference))
+    report = inspect_lattice(reference, found.report.periods, found.channel)
+    comparison = Comparison(
+        name,
+        None if same else (own[1], own[0]),
+        report.excess,
+        radial_profile(other)[1][0].numpy(),
+        pixel_fdl(one, other),
+        high_energy(one) / (high_energy(other) or math.nan),
+    )
+    return replace(found, against=comparison)
+
+
+def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) -> Tensor:
+    """The part of an image (1, c, h, w) that --crop x,y,w,h means."""
+    if crop is None:
+        return image
+    x, y, w, h = crop
+    if x + w > image.shape[-1] or y + h > image.shape[-2]:
+        raise ImageError(
+            f"{name}: --crop {x},{y},{w},{h} reaches beyond its {image.shape[-1]}x{image.shape[-2]} px"
+        )
+    return image[..., y : y + h, x : x + w]
+
+
+def one_channel(image: Tensor, channel: str) -> Tensor:
+    """(1, 1, h, w): the luma, or a channel where there are three."""
+    if channel == "luma" or image.shape[1] == 1:
+        return luma(image)[:, None]
+    at = CHANNELS.index(channel) - 1
+    return image[:, at : at + 1]
+
+
+def resized(image: Tensor, height: int, width: int) -> Tensor:
+    """Bicubic, as `strsr upscale` enlarges; with antialias where the image shrinks."""
+    shrinks = height < image.shape[-2]
+    return F.interpolate(
+        image, (height, width), mode="bicubic", align_corners=False, antialias=shrinks
+    ).clamp(0, 1)
+
+
+def fitted_slope(frequency: np.ndarray, profile_db: np.ndarray) -> float:
+    """The power of the frequency that the power falls with: about -2 in photos."""
+    inside = (frequency >= SLOPE_RANGE[0]) & (frequency <= SLOPE_RANGE[1])
+    if inside.sum() < 3:
+        return math.nan
+    return float(np.polyfit(np.log10(frequency[inside]), profile_db[inside], 1)[0] / 10)
+
+
+def natural_profile(frequency: np.ndarray, profile_db: np.ndarray) -> np.ndarray:
+    """What a photo's profile would be: it falls by NATURAL_SLOPE, and is as high in SLOPE_RANGE as this one."""
+    line = 10 * NATURAL_SLOPE * np.log10(frequency)
+    inside = (frequency >= SLOPE_RANGE[0]) & (frequency <= SLOPE_RANGE[1])
+    level = (profile_db - line)[inside]
+    curve: np.ndarray = line + (np.median(level) if inside.any() else math.nan)
+    return curve
+
+
+def block_side(shorter: int, periods: Sequence[int]) -> int:
+    """Side of the blocks of the drawn spectrum: periods divide it where they can, so that harmonics fall on bins."""
+    side = min(SIDE, shorter, max(shorter // 2, 64))
+    common = math.lcm(*periods)
+    return side // common * common or side
+
+
+def log_spectrum(one: Tensor, periods: Sequence[int]) -> np.ndarray:
+    """Centred mean log-power (s, s) in dB of a channel (1, 1, h, w), by blocks of s px spread over the image.
+
+    Logarithms are averaged and not powers, as in the score: a smooth sky counts beside a loud lawn.
+    """
+    height, width = one.shape[-2:]
+    side = block_side(min(height, width), periods)
+    rows, columns = (starts(length, side) for length in (height, width))
+    total = torch.zeros(side, side // 2 + 1)
+    for top in rows:
+        strip = [one[0, :, top : top + side, left : left + side] for left in columns]
+        power = power_spectrum(torch.stack(strip), side)  # (columns, s, s/2 + 1)
+        total += (10 * torch.log10(power + ROUNDING)).mean(0)
+    half = (total / len(rows)).numpy()
+    # A real image's spectrum is the same at f and -f: the other half is this one, turned.
+    index = -np.arange(side) % side
+    whole = np.concatenate([half, half[index][:, 1 : (side + 1) // 2][:, ::-1]], axis=1)
+    centred: np.ndarray = np.fft.fftshift(whole)
+    return centred
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where at most BLOCKS blocks begin, evenly spread, overlapping by half where there is no more room."""
+    count = min(BLOCKS, 1 + math.ceil(2 * (length - side) / side))
+    return [round(number * (length - side) / max(count - 1, 1)) for number in range(count)]
+
+
+def high_energy(one: Tensor) -> float:
+    """Mean power above HIGH cycles per pixel of a channel (1, 1, h, w), the corners of the spectrum included."""
+    power = power_spectrum(one)[0]
+    side = power.shape[0]
+    fy, fx = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
+    weight = 1 + ((fx > 0) & (fx < 0.5)).to(power)  # columns that stand for their mirror image too
+    high = torch.hypot(fy[:, None], fx) > HIGH
+    return float((power * weight * high).sum() / side**2)
+
+
+def pixel_fdl(one: Tensor, other: Tensor) -> float:
+    """FDL of the pixels of the middle, at most FDL_SIDE px a side; nan where the image is smaller than its kernel.
+
+    No feature network: the pyramid is one map, the channel itself, so the value tells less than the loss of training.
+    """
+    height, width = one.shape[-2:]
+    h, w = min(height, FDL_SIDE), min(width, FDL_SIDE)
+    if min(h, w) < 5:
+        return math.nan
+    top, left = (height - h) // 2, (width - w) // 2
+    loss = FrequencyDistributionLoss([1], projections=FDL_PROJECTIONS)
+    return float(loss(*([each[..., top : top + h, left : left + w].contiguous()] for each in (one, other))))
+
+
+# --- words for people ---
+
+
+def decibel(value: float) -> str:
+    """One decimal; a dash for what could not be measured."""
+    return f"{value:.1f}" if math.isfinite(value) else "-"
+
+
+def period_text(peak: Peak) -> str:
+    """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5."""
+    frequency = math.hypot(peak.fx, peak.fy) if peak.axis != "xy" else max(abs(peak.fx), abs(peak.fy))
+    order = round(frequency * peak.period)
+    return f"{peak.period:g}" if order <= 1 else f"{peak.period:g}/{order}"
+
+
+# --- for programs ------------------------------------------------------------------------------------
+
+
+def as_json(found: Inspection) -> dict[str, Any]:
+    """All numbers of an inspection; what is not a number is None."""
+    report = found.report
+    values: dict[str, Any] = {
+        "image": found.name,
+        "width": found.width,
+        "height": found.height,
+        "channel": found.channel,
+        "crop": found.crop,
+        "verdict": found.verdict,
+        "score_db": found.score,
+        "note": found.note or None,
+        "excess_db": by_period(report.periods, report.excess),
+        "coherence": by_period(report.periods, report.coherence),
+        "origin_aligned": by_period(report.periods, report.origin_aligned),
+        "peaks": [
+            {"fy": p.fy, "fx": p.fx, "period": p.period, "excess_db": p.excess, "axis": p.axis}
+            for p in report.peaks
+        ],
+        "region": report.region,
+        "slope": found.slope,
+        "profile": {"frequency": found.frequency.tolist(), "db": found.profile_db.tolist()},
+    }
+    if found.against is not None:
+        other = found.against
+        values["against"] = {
+            "image": other.name,
+            "resized_from": other.resized_from,
+            "excess_db": by_period(report.periods, other.excess),
+            "profile_db": other.profile_db.tolist(),
+            "difference_db": (found.profile_db - other.profile_db).tolist(),
+            "fdl_pixels": other.fdl,
+            "high_frequency_energy_ratio": other.high_energy,
+        }
+    rounded: dict[str, Any] = plain(values)
+    return rounded
+
+
+def by_period(periods: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
+    """JSON's keys are text."""
+    return {str(period): value for period, value in zip(periods, values, strict=True)}
+
+
+def plain(value: Any) -> Any:
+    """The value with numbers rounded to what they are worth, and None for those that are none."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value
