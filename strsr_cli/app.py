@@ -6,6 +6,7 @@ Imports nothing heavy, so that --help and completion answer at once.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,20 @@ def upscale(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be made.", rich_help_panel=OUTPUT)
     ] = False,
+    check_grid: Annotated[
+        bool,
+        typer.Option(
+            "--check-grid", help="Look for a printed grid in each output, and warn.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    grid_limit: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="DB",
+            help="Warn above this score, with --check-grid; default: as `strsr fft-inspect` judges.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="One JSON object per event on standard output.", rich_help_panel=TALK),
@@ -175,6 +190,8 @@ def upscale(
     if target == STREAM and sys.stdout.isatty() and not dry_run:
         raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
     tile_size = parse_tile(tile)
+    if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
+        raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     jobs = plan_jobs(source, target, format)
     reporter = make_reporter(json, quiet, verbose)
     try:
@@ -197,7 +214,17 @@ def upscale(
             from .upscale import UpscaleOptions, upscale_batch
 
             options = UpscaleOptions(
-                scale, model, weights, tile_size, overlap, device, precision, quality, steps
+                scale,
+                model,
+                weights,
+                tile_size,
+                overlap,
+                device,
+                precision,
+                quality,
+                steps,
+                check_grid,
+                grid_limit,
             )
             upscale_batch(pending, options, reporter)
         reporter.summary()

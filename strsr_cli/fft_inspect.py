@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -20,7 +19,7 @@ from strsr_models.errors import ImageError, UsageError
 
 from . import spectrum_text
 from .images import find_images, read_image
-from .inspection import Inspection, as_json, compare, finite, inspect
+from .inspection import Inspection, compare, inspect, to_tensor
 from .journal import whole_file
 from .plan import inside
 
@@ -108,19 +107,12 @@ def with_bar(sources: list[Source]) -> Iterator[Source]:
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:
     """The inspection of one image and its pixels (1, c, h, w). Raises ImageError."""
-    image = to_tensor(source.path)
+    image = to_tensor(read_image(source.path).color)  # transparency is ignored
     found = inspect(str(source.path), image, options.periods, options.channel, options.crop)
     if options.against is not None:
         reference = find_reference(source, options.against)
-        found = compare(found, image, str(reference), to_tensor(reference))
+        found = compare(found, image, str(reference), to_tensor(read_image(reference).color))
     return found, image
-
-
-def to_tensor(path: Path) -> Tensor:
-    """An image file as float32 (1, 3 or 1, h, w) in [0, 1]; transparency is ignored. Raises ImageError."""
-    color = read_image(path).color
-    values = torch.from_numpy(color.astype(np.float32)).permute(2, 0, 1)[None]
-    return values.contiguous().div_(np.iinfo(color.dtype).max)
 
 
 def find_reference(source: Source, against: Path) -> Path:
@@ -153,7 +145,7 @@ def tell_failure(source: Source, error: Exception, options: InspectOptions, repo
 
 def too_high(found: list[Inspection], limit: float | None) -> bool:
     """Whether any score of any period is above the limit."""
-    return limit is not None and any(max(finite(one.report.excess), default=limit) > limit for one in found)
+    return limit is not None and any(one.score > limit for one in found)
 
 
 # --- sheets ------------------------------------------------------------------------------------------
@@ -228,3 +220,60 @@ def save(path: Path, figure: Any) -> None:
             figure.savefig(file, format="png")
     except OSError as error:
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+# --- for programs ------------------------------------------------------------------------------------
+
+
+def as_json(found: Inspection) -> dict[str, Any]:
+    """All numbers of an inspection; what is not a number is None."""
+    report = found.report
+    values: dict[str, Any] = {
+        "image": found.name,
+        "width": found.width,
+        "height": found.height,
+        "channel": found.channel,
+        "crop": found.crop,
+        "verdict": found.verdict,
+        "score_db": found.score,
+        "note": found.note or None,
+        "excess_db": by_period(report.periods, report.excess),
+        "coherence": by_period(report.periods, report.coherence),
+        "origin_aligned": by_period(report.periods, report.origin_aligned),
+        "peaks": [
+            {"fy": p.fy, "fx": p.fx, "period": p.period, "excess_db": p.excess, "axis": p.axis}
+            for p in report.peaks
+        ],
+        "region": report.region,
+        "slope": found.slope,
+        "profile": {"frequency": found.frequency.tolist(), "db": found.profile_db.tolist()},
+    }
+    if found.against is not None:
+        other = found.against
+        values["against"] = {
+            "image": other.name,
+            "resized_from": other.resized_from,
+            "excess_db": by_period(report.periods, other.excess),
+            "profile_db": other.profile_db.tolist(),
+            "difference_db": (found.profile_db - other.profile_db).tolist(),
+            "fdl_pixels": other.fdl,
+            "high_frequency_energy_ratio": other.high_energy,
+        }
+    rounded: dict[str, Any] = plain(values)
+    return rounded
+
+
+def by_period(periods: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
+    """JSON's keys are text."""
+    return {str(period): value for period, value in zip(periods, values, strict=True)}
+
+
+def plain(value: Any) -> Any:
+    """The value with numbers rounded to what they are worth, and None for those that are none."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value

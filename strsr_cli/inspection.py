@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from strsr_models.errors import ImageError
 from strsr_models.losses.fdl import FrequencyDistributionLoss
 from strsr_models.spectrum import (
+    LEAST_PERIODS,
     ROUNDING,
     LatticeReport,
     Peak,
@@ -31,10 +31,13 @@ from strsr_models.spectrum import (
 SIDE = 256  # px: of the blocks that the drawn spectrum is averaged over, at most
 BLOCKS = 16  # in a row and in a column, at most: enough to draw from, however large the image
 SLOPE_RANGE = (0.02, 0.2)  # cycles per pixel in which the fall of the spectrum is fitted
-NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power
+NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power, 6 dB an octave
 FDL_SIDE, FDL_PROJECTIONS = 256, 64  # px of the crop that is compared, and directions
 HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
 JPEG_PERIOD = 8  # px
+SAMPLE = 512  # px: side of the squares that stand for a large image where time counts
+SMALL_SAMPLE, SAMPLE_PIXELS, MOST_SAMPLES = 256, 2_000_000, 16  # below as many pixels one small square does
+USUAL_PERIODS = (4, 8, 16)  # px
 CHANNELS = ("luma", "r", "g", "b")
 
 
@@ -69,8 +72,8 @@ class Inspection:
 
     @property
     def score(self) -> float:
-        """The largest excess of all periods in dB; nan where the image is too small for each."""
-        return max(finite(self.report.excess), default=math.nan)
+        """The largest excess of all periods in dB."""
+        return max(finite(self.report.excess))
 
     @property
     def strongest(self) -> Peak | None:
@@ -80,7 +83,7 @@ class Inspection:
     @property
     def note(self) -> str:
         """What else a lattice may come from."""
-        return lattice_note(self.report, self.verdict)
+        return lattice_note(self.report)
 
 
 def finite(values: Sequence[float]) -> list[float]:
@@ -88,13 +91,20 @@ def finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def lattice_note(report: LatticeReport, word: str) -> str:
-    """ "JPEG blocks?" where the strongest lattice has JPEG's period and phase; else empty."""
-    scores = finite(report.excess)
-    if not scores or word == "clean" or JPEG_PERIOD not in report.periods:
+def lattice_note(report: LatticeReport) -> str:
+    """ "JPEG blocks?" where a lattice of JPEG's period and phase stands out, and none that it could be a part of."""
+    if JPEG_PERIOD not in report.periods:
         return ""
     at = report.periods.index(JPEG_PERIOD)
-    return "JPEG blocks?" if report.excess[at] == max(scores) and report.origin_aligned[at] else ""
+    own = replace(
+        report, periods=(JPEG_PERIOD,), excess=(report.excess[at],), coherence=(report.coherence[at],)
+    )
+    longer = [
+        excess
+        for period, excess in zip(report.periods, report.excess, strict=True)
+        if JPEG_PERIOD % period and excess > report.excess[at]
+    ]
+    return "JPEG blocks?" if report.origin_aligned[at] and not longer and verdict(own) != "clean" else ""
 
 
 @torch.inference_mode()
@@ -107,12 +117,16 @@ def inspect(
 ) -> Inspection:
     """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
     part = cropped(name, image, crop)
-    report = inspect_lattice(part, tuple(periods), channel)
-    word = verdict(report) if finite(report.excess) else "too small"
+    one = one_channel(part, channel)
+    report = inspect_lattice(one, tuple(periods))
+    if not finite(report.excess):
+        least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
+        raise ImageError(
+            f"{name}: {size} is too small to judge; at least {least} px a side for these periods"
+        )
     if crop is not None and report.region is not None:
         x, y, w, h = report.region
         report = replace(report, region=(x + crop[0], y + crop[1], w, h))
-    one = one_channel(part, channel)
     frequency, profile = radial_profile(one)
     return Inspection(
         name,
@@ -121,7 +135,7 @@ def inspect(
         crop,
         channel,
         report,
-        word,
+        verdict(report),
         frequency.numpy(),
         profile[0].numpy(),
         fitted_slope(frequency.numpy(), profile[0].numpy()),
@@ -133,7 +147,8 @@ def inspect(
 def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> Inspection:
     """The inspection of an image with a reference beside it, which is resized to the image's size."""
     size, own = image.shape[-2:], reference.shape[-2:]
-    if abs(math.log(own[0] * size[1] / (own[1] * size[0]))) > 0.05 and max(abs(own[0] - size[0]), 1) > 1:
+    rounding = max(0.01, 1 / min(*size, *own))
+    if abs(math.log(own[0] * size[1] / (own[1] * size[0]))) > rounding:
         raise ImageError(
             f"{found.name}: {size[1]}x{size[0]} px has another shape than {name}, {own[1]}x{own[0]} px"
         )
@@ -141,7 +156,7 @@ def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> I
     reference = reference if same else resized(reference, *size)
     image, reference = (cropped(found.name, each, found.crop) for each in (image, reference))
     one, other = (one_channel(each, found.channel) for each in (image, reference))
-    report = inspect_lattice(reference, found.report.periods, found.channel)
+    report = inspect_lattice(other, found.report.periods)
     comparison = Comparison(
         name,
         None if same else (own[1], own[0]),
@@ -151,6 +166,42 @@ def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> I
         high_energy(one) / (high_energy(other) or math.nan),
     )
     return replace(found, against=comparison)
+
+
+@torch.inference_mode()
+def sampled_report(pixels: np.ndarray) -> LatticeReport:
+    """A quick look at an image (h, w, 1 or 3) of unsigned integers: means over squares spread over it.
+
+    A square of SAMPLE px per SAMPLE_PIXELS, MOST_SAMPLES at most, so that it takes a small part of the time
+    that the image took to make. nan where the image is too small to judge. No peaks, no region.
+    """
+    height, width = pixels.shape[:2]
+    count = min(MOST_SAMPLES, height * width // SAMPLE_PIXELS)
+    side = min(SAMPLE if count else SMALL_SAMPLE, height, width)
+    down = max(1, round(math.sqrt(count * height / width)))
+    reports = []
+    for top in spread(height - side, down):
+        for left in spread(width - side, max(1, count // down)):
+            square = to_tensor(pixels[top : top + side, left : left + side])
+            reports.append(inspect_lattice(square, USUAL_PERIODS))
+    excess, coherence = (
+        tuple(float(value) for value in np.mean([getattr(each, name) for each in reports], axis=0))
+        for name in ("excess", "coherence")
+    )
+    aligned = tuple(all(each) for each in zip(*(report.origin_aligned for report in reports), strict=True))
+    return LatticeReport(USUAL_PERIODS, excess, coherence, aligned, (), None)
+
+
+def spread(room: int, count: int) -> list[int]:
+    """Places in 0..room, evenly spread away from the ends, each a multiple of the longest usual period."""
+    longest = max(USUAL_PERIODS)
+    return [round(room * (number + 0.5) / count) // longest * longest for number in range(count)]
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(h, w, c) uint8 or uint16 -> float32 (1, c, h, w) in [0, 1]."""
+    values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
+    return values.contiguous().div_(np.iinfo(pixels.dtype).max)
 
 
 def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) -> Tensor:
@@ -264,65 +315,13 @@ def decibel(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "-"
 
 
+def score_text(period: int, excess: float) -> str:
+    """A period and its score."""
+    return f"{period} px {excess:.1f} dB" if math.isfinite(excess) else f"{period} px: image too small"
+
+
 def period_text(peak: Peak) -> str:
     """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5."""
     frequency = math.hypot(peak.fx, peak.fy) if peak.axis != "xy" else max(abs(peak.fx), abs(peak.fy))
     order = round(frequency * peak.period)
     return f"{peak.period:g}" if order <= 1 else f"{peak.period:g}/{order}"
-
-
-# --- for programs ------------------------------------------------------------------------------------
-
-
-def as_json(found: Inspection) -> dict[str, Any]:
-    """All numbers of an inspection; what is not a number is None."""
-    report = found.report
-    values: dict[str, Any] = {
-        "image": found.name,
-        "width": found.width,
-        "height": found.height,
-        "channel": found.channel,
-        "crop": found.crop,
-        "verdict": found.verdict,
-        "score_db": found.score,
-        "note": found.note or None,
-        "excess_db": by_period(report.periods, report.excess),
-        "coherence": by_period(report.periods, report.coherence),
-        "origin_aligned": by_period(report.periods, report.origin_aligned),
-        "peaks": [
-            {"fy": p.fy, "fx": p.fx, "period": p.period, "excess_db": p.excess, "axis": p.axis}
-            for p in report.peaks
-        ],
-        "region": report.region,
-        "slope": found.slope,
-        "profile": {"frequency": found.frequency.tolist(), "db": found.profile_db.tolist()},
-    }
-    if found.against is not None:
-        other = found.against
-        values["against"] = {
-            "image": other.name,
-            "resized_from": other.resized_from,
-            "excess_db": by_period(report.periods, other.excess),
-            "profile_db": other.profile_db.tolist(),
-            "difference_db": (found.profile_db - other.profile_db).tolist(),
-            "fdl_pixels": other.fdl,
-            "high_frequency_energy_ratio": other.high_energy,
-        }
-    rounded: dict[str, Any] = plain(values)
-    return rounded
-
-
-def by_period(periods: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
-    """JSON's keys are text."""
-    return {str(period): value for period, value in zip(periods, values, strict=True)}
-
-
-def plain(value: Any) -> Any:
-    """The value with numbers rounded to what they are worth, and None for those that are none."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return round(value, 5) if math.isfinite(value) else None
-    return value

@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
 from strsr_models.spectrum import Peak
 
-from .inspection import HIGH, Inspection, decibel, finite, natural_profile, period_text
+from .inspection import HIGH, NATURAL_SLOPE, Inspection, decibel, natural_profile, period_text, score_text
 
 INK, FAINT, PALE, MARK = "#222222", "#767676", "#d5d5d5", "#D55E00"
 # Colours of Okabe and Ito, told apart by all kinds of colour vision: 16 px, 8 px, 4 px, then others.
@@ -53,6 +54,7 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": 9.5,
     "legend.frameon": False,
     "legend.fontsize": 9,
+    "text.parse_math": False,  # names of files may hold dollars
     "figure.facecolor": "white",
 }
 
@@ -90,7 +92,7 @@ def draw_heading(figure: Figure, found: Inspection) -> None:
     figure.text(right, 0.965, word, fontsize=15, weight="bold", color=color, ha="right", va="center")
     scores = zip(periods, found.report.excess, strict=True)
     parts = [f"{found.width}x{found.height} px, {found.channel}", "lattice excess"]
-    parts += [f"{period} px {decibel(excess)} dB" for period, excess in scores]
+    parts += [score_text(period, excess) for period, excess in scores]
     figure.text(left, 0.932, "   ".join(parts), fontsize=10.5, color=INK, va="center")
     other = found.against
     if other is not None:
@@ -223,7 +225,8 @@ def draw_profiles(figure: Figure, place: SubplotSpec, found: Inspection) -> None
         main.tick_params(labelbottom=False)
         main.plot(found.frequency, other.profile_db, color=REFERENCE, linewidth=1.4, label="reference")
     main.plot(found.frequency, found.profile_db, color=INK, linewidth=1.6, label="image")
-    slope = f", here $f^{{{found.slope:.1f}}}$" if math.isfinite(found.slope) else ""
+    octave = 10 * math.log10(2)
+    here = f", here {-octave * found.slope:.1f}" if math.isfinite(found.slope) else ""
     natural = natural_profile(found.frequency, found.profile_db)
     main.plot(
         found.frequency,
@@ -231,14 +234,15 @@ def draw_profiles(figure: Figure, place: SubplotSpec, found: Inspection) -> None
         color=FAINT,
         linewidth=1.1,
         linestyle=(0, (4, 3)),
-        label=f"photos: $f^{{-2}}${slope}",
+        label=f"photos fall {-octave * NATURAL_SLOPE:.0f} dB an octave{here}",
     )
     main.set_xscale("log", base=2)
     low = found.frequency[0]
     main.set_xlim(low, 0.5)
-    shown = [octave for octave in OCTAVES if octave >= low]
-    main.set_xticks(shown, [f"1/{round(1 / octave)}" for octave in shown])
+    shown = [each for each in OCTAVES if each >= low]
+    main.set_xticks(shown, [f"1/{round(1 / each)}" for each in shown])
     main.minorticks_off()
+    main.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     main.set(title="power by frequency", ylabel="dB")
     if other is None:
         main.set_xlabel("cycles per pixel")
@@ -279,6 +283,7 @@ def draw_axis(axes: Axes, line: np.ndarray, found: Inspection, axis: str) -> Non
     for peak in named:
         at = abs(peak.fx if axis == "x" else peak.fy)
         label_peak(axes, at, float(line[min(round(at * side), len(line) - 1)]), peak, periods)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     ticks = [number / 16 for number in range(9)]
     axes.set_xticks(ticks, ["0", "1/16", "1/8", "3/16", "1/4", "5/16", "3/8", "7/16", "1/2"])
     axes.set_xlim(0, 0.505)
@@ -305,16 +310,14 @@ def label_peak(axes: Axes, at: float, height: float, peak: Peak, periods: Sequen
 
 def draw_summary(found: Sequence[Inspection]) -> Figure:
     """Scores of all images, the highest first: a dot for each period."""
-    ranked = sorted(found, key=lambda one: -max(finite(one.report.excess), default=-math.inf))
+    ranked = sorted(found, key=lambda one: -one.score)
     shown, periods = ranked[:ROWS], found[0].report.periods
     with mpl.rc_context(STYLE):
         height = 1.55 + 0.3 * len(shown)
         figure = Figure(figsize=(12, height), dpi=100)
         axes = figure.add_axes((0.32, 0.6 / height, 0.56, 1 - 1.5 / height))
         for row, one in enumerate(shown):
-            scores = finite(one.report.excess)
-            if scores:
-                axes.plot([0, max(0.0, *scores)], [row, row], color=PALE, linewidth=2, zorder=1)
+            axes.plot([0, max(0, one.score)], [row, row], color=PALE, linewidth=2, zorder=1)
             word = one.verdict + (f" ({one.note})" if one.note else "")
             axes.text(
                 1.02, row, word, color=VERDICT_COLORS.get(one.verdict, FAINT), va="center",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from strsr_models.spectrum import Peak
 
-from .inspection import Inspection, decibel, finite, period_text
+from .inspection import Inspection, decibel, period_text
 
 VERDICT_STYLES = {"clean": "green", "suspect": "yellow", "grid": "bold red"}
 SPECTRUM_COLUMNS = 64  # characters, and half as many lines of two cells each
@@ -31,7 +31,7 @@ def as_line(found: Inspection) -> str:
         f"{period} px {decibel(value):>5} dB"
         for period, value in zip(found.report.periods, found.report.excess, strict=True)
     )
-    line = f"{found.verdict:<9}  {scores}  strongest {peak_text(found.strongest)}  {found.name}"
+    line = f"{found.verdict:<7}  {scores}  strongest {peak_text(found.strongest)}  {found.name}"
     return line + (f"  ({found.note})" if found.note else "") + compared(found)
 
 
@@ -73,12 +73,11 @@ def print_table(console: Console, inspections: Sequence[Inspection], periods: Se
 
 def print_spectrum(console: Console, inspections: Sequence[Inspection]) -> None:
     """The centred spectrum of the image with the highest score, where the terminal can show it."""
-    judged = [found for found in inspections if finite(found.report.excess)]
-    if not judged or console.width < SPECTRUM_COLUMNS or console.no_color or console.color_system is None:
+    if console.width < SPECTRUM_COLUMNS or console.no_color or console.color_system is None:
         return
     if not console.encoding.lower().startswith("utf"):
         return
-    worst = max(judged, key=lambda found: found.score)
+    worst = max(inspections, key=lambda found: found.score)
     console.print(
         Text(f"spectrum of {worst.name}; frequency 0 in the middle, 1/2 cycle per pixel at the borders")
     )

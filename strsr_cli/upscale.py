@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.errors import ImageError, StrsrError
 from strsr_models.pipelines.base import TileCallback, enlarge
+from strsr_models.spectrum import verdict
 
 from .images import Picture, decode_image, encode_image, read_image
+from .inspection import finite, sampled_report, to_tensor
 from .journal import whole_file
 from .plan import Job
 from .report import Reporter
@@ -38,6 +41,8 @@ class UpscaleOptions:
     precision: str
     quality: int
     steps: int = 1  # of the network
+    check_grid: bool = False  # look for a printed grid in what was made
+    grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
 
 
 def upscale_image(
@@ -79,6 +84,7 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
             picture = read_picture(job)
             restored = upscale_image(pipeline, picture, options, precision, reporter.tile)
             write_picture(job, restored, options.quality)
+            found = look_for_grid(job, restored, options.grid_limit) if options.check_grid else {}
         except ImageError as error:
             reporter.failed(job.name, str(error))
         except (torch.OutOfMemoryError, MemoryError):
@@ -89,7 +95,26 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
             reporter.failed(job.name, f"{job.name}: {str(error).splitlines()[0]}")
         else:
             height, width = restored.color.shape[:2]
-            reporter.done(job.name, job.target_name, width, height, time.monotonic() - began)
+            reporter.done(job.name, job.target_name, width, height, time.monotonic() - began, **found)
+
+
+def look_for_grid(job: Job, picture: Picture, limit: float | None) -> dict[str, Any]:
+    """Scores of an output for its "done" event; a warning where it prints a grid. See `strsr fft-inspect`."""
+    report = sampled_report(picture.color)
+    word, scores = verdict(report), finite(report.excess)
+    if not scores:
+        return {"verdict": None, "score_db": None}  # smaller than four periods
+    score = max(scores)
+    if word == "grid" if limit is None else score > limit:
+        period = report.periods[report.excess.index(score)]
+        log.warning(
+            "%s: prints a grid of %d px, %.1f dB; look: strsr fft-inspect --out sheet.png %s",
+            job.target_name,
+            period,
+            score,
+            job.target_name,
+        )
+    return {"verdict": word, "score_db": round(score, 3)}
 
 
 def read_picture(job: Job) -> Picture:
@@ -114,12 +139,6 @@ def write_picture(job: Job, picture: Picture, quality: int) -> None:
         raise ImageError(f"{job.name}: {error}") from error
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(h, w, c) uint8 or uint16 -> float32 (1, c, h, w) in [0, 1]."""
-    values = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
-    return values.permute(2, 0, 1)[None].contiguous()
 
 
 def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
