@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from strsr_models.errors import ImageError
+from strsr_models.lattice import LEAST_PERIODS
 from strsr_models.losses.fdl import FrequencyDistributionLoss
 from strsr_models.spectrum import (
-    LEAST_PERIODS,
     ROUNDING,
     LatticeReport,
     Peak,
@@ -38,6 +38,7 @@ JPEG_PERIOD = 8  # px
 SAMPLE = 512  # px: side of the squares that stand for a large image where time counts
 SMALL_SAMPLE, SAMPLE_PIXELS, MOST_SAMPLES = 256, 2_000_000, 16  # below as many pixels one small square does
 USUAL_PERIODS = (4, 8, 16)  # px
+SEAMS_ONLY = "none: seams only"  # jumps at the borders of cells, with nothing in the spectrum
 CHANNELS = ("luma", "r", "g", "b")
 
 
@@ -321,7 +322,14 @@ def score_text(period: int, excess: float) -> str:
 
 
 def period_text(peak: Peak) -> str:
-    """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5."""
-    frequency = math.hypot(peak.fx, peak.fy) if peak.axis != "xy" else max(abs(peak.fx), abs(peak.fy))
-    order = round(frequency * peak.period)
-    return f"{peak.period:g}" if order <= 1 else f"{peak.period:g}/{order}"
+    """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5; of a cross-point the period."""
+    order = 1 if peak.axis == "xy" else round((abs(peak.fx) + abs(peak.fy)) * peak.period)
+    return f"{peak.period}" if order == 1 else f"{peak.period}/{order}"
+
+
+def peak_text(found: Inspection) -> str:
+    """The strongest peak, and how high it stands: `16/3 px, 12.1 dB on x`."""
+    peak = found.strongest
+    if peak is None:
+        return "-" if found.verdict == "clean" else SEAMS_ONLY
+    return f"{period_text(peak)} px, {peak.excess:.1f} dB on {peak.axis}"

@@ -23,7 +23,7 @@ from strsr_models.spectrum import Peak
 
 from .inspection import HIGH, NATURAL_SLOPE, Inspection, decibel, natural_profile, period_text, score_text
 
-INK, FAINT, PALE, MARK = "#222222", "#767676", "#d5d5d5", "#D55E00"
+INK, FAINT, PALE = "#222222", "#767676", "#d5d5d5"
 # Colours of Okabe and Ito, told apart by all kinds of colour vision: 16 px, 8 px, 4 px, then others.
 PERIOD_COLORS = {16: "#D55E00", 8: "#0072B2", 4: "#009E73"}
 OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
@@ -33,7 +33,6 @@ WIDTH, HEIGHT, SQUARE = 1200, 950, 331  # px of a sheet, and of the panels of it
 ENLARGED = 96  # px of the image in the enlarged square
 SHOWN = 1000  # px of the longer side of the image as it is drawn
 LABELLED = 5  # peaks per axis that are named
-LEAST_LABELLED = 2.0  # dB
 ROWS = 40  # of a summary
 OCTAVES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 STYLE: dict[Any, Any] = {
@@ -95,6 +94,9 @@ def draw_heading(figure: Figure, found: Inspection) -> None:
     parts += [score_text(period, excess) for period, excess in scores]
     figure.text(left, 0.932, "   ".join(parts), fontsize=10.5, color=INK, va="center")
     other = found.against
+    if other is None and found.strongest is None and found.verdict != "clean":
+        text = "seams only: neighbouring pixels differ more across the borders of cells than inside them"
+        figure.text(left, 0.906, text, fontsize=10, color=FAINT, va="center")
     if other is not None:
         over = [
             f"{period} px {decibel(mine - its)} dB"
@@ -133,24 +135,24 @@ def draw_image(axes: Axes, image: Tensor, found: Inspection, square: tuple[int, 
     pixels.thumbnail((SHOWN, SHOWN), Image.Resampling.BOX)
     axes.imshow(pixels, extent=(0, w, h, 0), interpolation="antialiased", interpolation_stage="rgba")
     if found.report.region is not None:
-        frame(axes, found.report.region, MARK, "-")
+        frame(axes, found.report.region, "-")
         axes.set_title("image, strongest grid framed")
     else:
         axes.set_title("image")
     x, y, side = square
     if found.report.region != (x, y, side, side):
-        frame(axes, (x, y, side, side), MARK if found.report.region else "white", ":")
+        frame(axes, (x, y, side, side), ":")
     if found.crop is not None:
-        frame(axes, found.crop, "white", "--")
+        frame(axes, found.crop, "--")
     axes.set_axis_off()
     axes.set_anchor("NW")
 
 
-def frame(axes: Axes, place: tuple[int, int, int, int], color: str, line: str) -> None:
+def frame(axes: Axes, place: tuple[int, int, int, int], line: str) -> None:
     """A rectangle x, y, w, h in px, seen on dark and on light."""
     x, y, w, h = place
-    axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="black", linewidth=3.2, alpha=0.6))
-    axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=color, linewidth=1.8, linestyle=line))
+    axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="black", linewidth=3.4, alpha=0.7))
+    axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor="white", linewidth=1.6, linestyle=line))
 
 
 def draw_enlarged(axes: Axes, image: Tensor, square: tuple[int, int, int]) -> None:
@@ -183,8 +185,7 @@ def draw_spectrum(axes: Axes, found: Inspection) -> None:
         ring(axes, at, color_of(period, periods), 0.7)
         axes.plot([], [], "o", ms=7, mfc="none", color=color_of(period, periods), label=f"{period} px")
     for peak in found.report.peaks:
-        color = color_of(int(peak.period), periods) if peak.period in periods else MARK
-        ring(axes, [(peak.fx, peak.fy), (-peak.fx, -peak.fy)], color, 2.2)
+        ring(axes, [(peak.fx, peak.fy), (-peak.fx, -peak.fy)], color_of(peak.period, periods), 2)
     axes.set(xlim=(-0.505, 0.505), ylim=(0.505, -0.505), xticks=(-0.5, 0, 0.5), yticks=(-0.5, 0, 0.5))
     axes.set_xticklabels(("-1/2", "0", "1/2"))
     axes.set_yticklabels(("-1/2", "0", "1/2"))
@@ -279,8 +280,7 @@ def draw_axis(axes: Axes, line: np.ndarray, found: Inspection, axis: str) -> Non
                 axes.axvline(k / period, color=color_of(period, periods), linewidth=0.7, alpha=0.35)
     axes.plot(frequency[2:], line[2:], color=INK, linewidth=1.3)
     peaks = sorted((p for p in found.report.peaks if p.axis == axis), key=lambda peak: -peak.excess)
-    named = [peak for peak in peaks[:LABELLED] if peak.excess >= LEAST_LABELLED]
-    for peak in named:
+    for peak in peaks[:LABELLED]:
         at = abs(peak.fx if axis == "x" else peak.fy)
         label_peak(axes, at, float(line[min(round(at * side), len(line) - 1)]), peak, periods)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -291,7 +291,7 @@ def draw_axis(axes: Axes, line: np.ndarray, found: Inspection, axis: str) -> Non
 
 def label_peak(axes: Axes, at: float, height: float, peak: Peak, periods: Sequence[int]) -> None:
     """A dot on the peak and its name above it."""
-    color = color_of(int(peak.period), periods) if peak.period in periods else MARK
+    color = color_of(peak.period, periods)
     axes.plot([at], [height], "o", ms=4.5, color=color, zorder=4)
     axes.annotate(
         f"{period_text(peak)} px\n{peak.excess:+.1f} dB",
@@ -301,6 +301,7 @@ def label_peak(axes: Axes, at: float, height: float, peak: Peak, periods: Sequen
         ha="right" if at > 0.48 else "center",
         fontsize=9,
         linespacing=1.05,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
         color=color,
     )
 
@@ -315,7 +316,7 @@ def draw_summary(found: Sequence[Inspection]) -> Figure:
     with mpl.rc_context(STYLE):
         height = 1.55 + 0.3 * len(shown)
         figure = Figure(figsize=(12, height), dpi=100)
-        axes = figure.add_axes((0.32, 0.6 / height, 0.56, 1 - 1.5 / height))
+        axes = figure.add_axes((0.32, 0.6 / height, 0.52, 1 - 1.5 / height))
         for row, one in enumerate(shown):
             axes.plot([0, max(0, one.score)], [row, row], color=PALE, linewidth=2, zorder=1)
             word = one.verdict + (f" ({one.note})" if one.note else "")

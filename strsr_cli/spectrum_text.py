@@ -10,19 +10,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from strsr_models.spectrum import Peak
-
-from .inspection import Inspection, decibel, period_text
+from .inspection import Inspection, decibel, peak_text
 
 VERDICT_STYLES = {"clean": "green", "suspect": "yellow", "grid": "bold red"}
 SPECTRUM_COLUMNS = 64  # characters, and half as many lines of two cells each
 # Dark violet to pale yellow, even in lightness: dots of a lattice are bright.
 RAMP = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
-
-
-def peak_text(peak: Peak | None) -> str:
-    """Where a peak lies and how high it stands: `16 px, 12.1 dB on x`."""
-    return "-" if peak is None else f"{period_text(peak)} px, {peak.excess:.1f} dB on {peak.axis}"
 
 
 def as_line(found: Inspection) -> str:
@@ -31,7 +24,7 @@ def as_line(found: Inspection) -> str:
         f"{period} px {decibel(value):>5} dB"
         for period, value in zip(found.report.periods, found.report.excess, strict=True)
     )
-    line = f"{found.verdict:<7}  {scores}  strongest {peak_text(found.strongest)}  {found.name}"
+    line = f"{found.verdict:<7}  {scores}  peak {peak_text(found)}  {found.name}"
     return line + (f"  ({found.note})" if found.note else "") + compared(found)
 
 
@@ -62,7 +55,7 @@ def print_table(console: Console, inspections: Sequence[Inspection], periods: Se
     for found in inspections:
         scores = [decibel(value) for value in found.report.excess]
         word = Text(found.verdict, VERDICT_STYLES.get(found.verdict, "dim"))
-        cells: list[str | Text] = [Text(found.name), *scores, word, peak_text(found.strongest)]
+        cells: list[str | Text] = [Text(found.name), *scores, word, peak_text(found)]
         table.add_row(*cells, *([found.note] if notes else []))
     console.print(table)
     for found in inspections:

@@ -27,7 +27,7 @@ from .lattice import (
 )
 
 PEAK_DB = 3.0  # of excess: what is less is no peak
-MOST_PEAKS = 12
+MOST_PEAKS = 8  # of each axis
 GRID_DB, GRID_COHERENCE = 2.0, 0.5  # docs/fft.md has the figures behind these
 SUSPECT_DB, SUSPECT_COHERENCE = 3.0, 0.25
 ALIGNED = 0.75  # px by which seams may seem to lie beside the image's own origin
@@ -83,12 +83,13 @@ def inspect_lattice(
     signals = (seam_signal(y), seam_signal(y.transpose(1, 2)))
     found = [_look(y, period, signals) for period in periods]
     peaks = sorted((peak for one in found for peak in one.peaks), key=lambda peak: -peak.excess)
+    kept = [peak for axis in ("x", "y", "xy") for peak in [p for p in peaks if p.axis == axis][:MOST_PEAKS]]
     report = LatticeReport(
         periods=tuple(periods),
         excess=tuple(one.excess for one in found),
         coherence=tuple(one.coherence for one in found),
         origin_aligned=tuple(one.aligned for one in found),
-        peaks=tuple(peaks[:MOST_PEAKS]),
+        peaks=tuple(sorted(kept, key=lambda peak: -peak.excess)),
         region=None,
     )
     main = main_period(report)
