@@ -32,9 +32,10 @@ SIDE = 256  # px: of the blocks that the drawn spectrum is averaged over, at mos
 BLOCKS = 16  # in a row and in a column, at most: enough to draw from, however large the image
 SLOPE_RANGE = (0.02, 0.2)  # cycles per pixel in which the fall of the spectrum is fitted
 NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power, 6 dB an octave
-FDL_SIDE, FDL_PROJECTIONS = 256, 64  # px of the crop that is compared, and directions
+FDL_SIDE, FDL_PROJECTIONS = 256, 32  # px of the crop that is compared, and directions
 HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
 JPEG_PERIOD = 8  # px
+SHARED = 3.0  # dB: what blocks of 8 px may show at the periods 4 and 2 more than at their own
 SAMPLE = 512  # px: side of the squares that stand for a large image where time counts
 SMALL_SAMPLE, SAMPLE_PIXELS, MOST_SAMPLES = 256, 2_000_000, 16  # below as many pixels one small square does
 USUAL_PERIODS = (4, 8, 16)  # px
@@ -100,12 +101,13 @@ def lattice_note(report: LatticeReport) -> str:
     own = replace(
         report, periods=(JPEG_PERIOD,), excess=(report.excess[at],), coherence=(report.coherence[at],)
     )
-    longer = [
-        excess
+    others = [
+        excess - (0 if JPEG_PERIOD % period else SHARED)
         for period, excess in zip(report.periods, report.excess, strict=True)
-        if JPEG_PERIOD % period and excess > report.excess[at]
+        if period != JPEG_PERIOD and math.isfinite(excess)
     ]
-    return "JPEG blocks?" if report.origin_aligned[at] and not longer and verdict(own) != "clean" else ""
+    alone = report.excess[at] >= max(others, default=-math.inf)
+    return "JPEG blocks?" if report.origin_aligned[at] and alone and verdict(own) != "clean" else ""
 
 
 @torch.inference_mode()

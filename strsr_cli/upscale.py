@@ -108,7 +108,7 @@ def look_for_grid(job: Job, picture: Picture, limit: float | None) -> dict[str, 
     if word == "grid" if limit is None else score > limit:
         period = report.periods[report.excess.index(score)]
         log.warning(
-            "%s: prints a grid of %d px, %.1f dB; look: strsr fft-inspect --out sheet.png %s",
+            "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
             job.target_name,
             period,
             score,
