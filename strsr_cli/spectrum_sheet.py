@@ -33,6 +33,7 @@ WIDTH, HEIGHT, SQUARE = 1200, 950, 331  # px of a sheet, and of the panels of it
 ENLARGED = 96  # px of the image in the enlarged square
 SHOWN = 1000  # px of the longer side of the image as it is drawn
 LABELLED = 5  # peaks per axis that are named
+FINE = 192  # bins of a spectrum from which a dot would be too small to see, and is drawn 2 bins wide
 ROWS = 40  # of a summary
 OCTAVES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 STYLE: dict[Any, Any] = {
@@ -175,6 +176,9 @@ def draw_spectrum(axes: Axes, found: Inspection) -> None:
     """The centred spectrum, dark where the power is; rings where lattices would be, bold where one is."""
     power = found.spectrum
     low, high = np.percentile(power, (20, 99))
+    if len(power) >= FINE:
+        power = np.maximum(power, np.roll(power, -1, 0))
+        power = np.maximum(power, np.roll(power, -1, 1))
     half = 0.5 / len(power)  # bins are drawn around their frequencies
     extent = (-0.5 - half, 0.5 - half, 0.5 - half, -0.5 - half)
     axes.imshow(power, cmap="Greys", vmin=low, vmax=high, extent=extent, interpolation="nearest")
