@@ -32,7 +32,7 @@ VERDICT_COLORS = {"clean": "#009E73", "suspect": "#B07400", "grid": "#D55E00"}
 WIDTH, HEIGHT, SQUARE = 1200, 950, 331  # px of a sheet, and of the panels of its upper row
 ENLARGED = 96  # px of the image in the enlarged square
 SHOWN = 1000  # px of the longer side of the image as it is drawn
-LABELLED = 5  # peaks per axis that are named
+LABEL_ROOM = 0.045  # cycles per pixel: as wide as a label of a peak
 FINE = 192  # bins of a spectrum from which a dot would be too small to see, and is drawn 2 bins wide
 ROWS = 40  # of a summary
 OCTAVES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -198,9 +198,10 @@ def draw_spectrum(axes: Axes, found: Inspection) -> None:
     axes.set_xlabel("cycles per pixel", labelpad=1)
     axes.spines[:].set_visible(False)
     axes.set_anchor("NW")
+    few = len(periods) <= 3  # beside the title; more go below
     axes.legend(
-        loc="lower right", bbox_to_anchor=(1.02, 0.985), ncols=len(periods), handletextpad=0, columnspacing=0.8,
-        borderpad=0.2,
+        loc="lower right" if few else "upper right", bbox_to_anchor=(1.02, 0.985 if few else -0.1),
+        ncols=min(len(periods), 5), handletextpad=0, columnspacing=0.8, borderpad=0.2,
     )  # fmt: skip
 
 
@@ -283,9 +284,12 @@ def draw_axis(axes: Axes, line: np.ndarray, found: Inspection, axis: str) -> Non
             if math.gcd(k, period) == 1:
                 axes.axvline(k / period, color=color_of(period, periods), linewidth=0.7, alpha=0.35)
     axes.plot(frequency[2:], line[2:], color=INK, linewidth=1.3)
-    peaks = sorted((p for p in found.report.peaks if p.axis == axis), key=lambda peak: -peak.excess)
-    for peak in peaks[:LABELLED]:
+    named: list[float] = []
+    for peak in found.report.peaks:  # the strongest first
         at = abs(peak.fx if axis == "x" else peak.fy)
+        if peak.axis != axis or any(abs(at - other) < LABEL_ROOM for other in named):
+            continue
+        named.append(at)
         label_peak(axes, at, float(line[min(round(at * side), len(line) - 1)]), peak, periods)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     ticks = [number / 16 for number in range(9)]

@@ -233,7 +233,7 @@ def test_a_sheet_is_drawn_for_each_image_and_a_summary(
     strsr: Run, pair: Path, coffee: np.ndarray, tmp_path: Path
 ) -> None:
     save(pair / "clean.bmp", coffee[:64, :96])
-    save(pair / "cost$_{5.png", coffee[:64, :64])
+    save(pair / "cost$_{5$.png", coffee[:64, :64])
     out = pair / "sheets"
     result = strsr("fft-inspect", pair, "--out", out, "--against", pair / "clean.png", "--crop", "0,0,64,64")
     assert result.exit_code == 1  # two have another shape than the reference
@@ -242,9 +242,9 @@ def test_a_sheet_is_drawn_for_each_image_and_a_summary(
     for name in made:
         with Image.open(out / name) as image:
             assert image.width == 1200
-    again = strsr("fft-inspect", pair / "cost$_{5.png", "--out", out)
+    again = strsr("fft-inspect", pair / "cost$_{5$.png", "--out", out)
     assert again.exit_code == 0, again.output
-    assert (out / "cost$_{5.png").exists()
+    assert (out / "cost$_{5$.png").exists()
     assert len(find_sources([str(pair)], out)) == 4  # sheets are not looked at
 
 
@@ -261,13 +261,14 @@ def test_a_sheet_shows_where_the_grid_is(strsr: Run, coffee: np.ndarray, tmp_pat
 
 
 def test_the_drawn_spectrum_has_a_wave_where_it_belongs() -> None:
-    x = torch.arange(256)
-    wave = 0.5 + 0.1 * torch.cos(2 * torch.pi * (x / 8))[None, None, None].expand(1, 1, 192, 256)
+    y, x = torch.meshgrid(torch.arange(192), torch.arange(256), indexing="ij")
+    wave = 0.5 + 0.1 * torch.cos(2 * torch.pi * (x / 8 + y / 4))[None, None]
     spectrum = log_spectrum(wave, (4, 8, 16))
     side, middle = len(spectrum), len(spectrum) // 2
     assert side % 16 == 0
+    across, down = side // 8, side // 4
     peaks = {tuple(at) for at in np.argwhere(spectrum > spectrum.max() - 1)}
-    assert peaks == {(middle, middle - side // 8), (middle, middle + side // 8)}
+    assert peaks == {(middle - down, middle - across), (middle + down, middle + across)}
     inner = spectrum[1:, 1:]
     np.testing.assert_allclose(inner, inner[::-1, ::-1], atol=1e-3)
 
