@@ -28,6 +28,7 @@ MOST_BLOCKS = 4096  # per period: where more would be needed to cover an image, 
 STRIP = 16  # px: lines over which seams are averaged first
 KNEE = 4 / 255  # third differences count up to about here, or else the few strong edges would rule
 SEAM_FLOOR = 1e-6  # variance of the seam signal, which lies in [0, 1]: what is weaker is not seen
+LOPSIDED = 3.0  # dB
 CHANCE = 3.09  # standard deviations: one in a thousand
 AXES, CROSS, SEAMS = range(3)
 
@@ -47,6 +48,7 @@ class Survey:
 
     harmonics: tuple[Harmonic, ...]
     excess: Tensor  # (b, k) dB
+    lopsided: Tensor  # (b, k) dB: between the bins beside the harmonic; much where a line lies aside
     values: Tensor | None = (
         None  # (n, k) complex: of the first image; phases relative to a lattice from pixel 0
     )
@@ -122,7 +124,7 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
             turns = [[(p.down * top + p.across * left) / period for p in points] for left in lefts]
             values.append(spectra[0][:, index.at] * _unturn(turns, y.device))
             standing.append(_standing(power[0], index))
-    survey = Survey(points, excess_at(total / (len(tops) * len(lefts)), index))
+    survey = Survey(points, *excess_at(total / (len(tops) * len(lefts)), index))
     if closely:
         survey.values, survey.standing = torch.cat(values), torch.cat(standing)
         survey.boxes = tuple((left, top, side, side) for top in tops for left in lefts)
@@ -164,7 +166,9 @@ def survey_seams(
     down, across = signals or (seam_signal(y), seam_signal(y.transpose(1, 2)))
     columns, rows = (_seams_of(signal, period, side, closely) for signal in (down, across))
     points = (*columns.harmonics, *(Harmonic(p.across, 0, "y") for p in rows.harmonics))
-    survey = Survey(points, torch.cat([columns.excess, rows.excess], dim=1), floor=SEAM_FLOOR)
+    excess = torch.cat([columns.excess, rows.excess], dim=1)
+    lopsided = torch.cat([columns.lopsided, rows.lopsided], dim=1)
+    survey = Survey(points, excess, lopsided, floor=SEAM_FLOOR)
     if columns.values is not None and columns.standing is not None:
         assert rows.values is not None
         assert rows.standing is not None
@@ -195,7 +199,7 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
     window = hann(side, signal)
     spectra = torch.fft.rfft(without_line(pieces) * window / window.square().sum().sqrt()).flatten(1, 2)
     power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + SEAM_FLOOR)
-    survey = Survey(points, excess_at(power.mean(1), index))
+    survey = Survey(points, *excess_at(power.mean(1), index))
     if closely:
         # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
         turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
@@ -252,21 +256,23 @@ def bins_of(
     return Bins(tensor([flat(point, (0, 0)) for point in points]), tuple(near), tuple(beside))
 
 
-def excess_at(log_power: Tensor, index: Bins) -> Tensor:
-    """dB (b, k) by which harmonics stand above the median of their neighbours, of (b, bins).
+def excess_at(log_power: Tensor, index: Bins) -> tuple[Tensor, Tensor]:
+    """dB (b, k) by which harmonics stand above the median of their neighbours, of (b, bins); and `Survey.lopsided`.
 
     A line on a bin is 6 dB lower in the bins beside it, by the Hann window. Where one of those is
     lower than that tells, the energy belongs to a frequency between bins: to another period.
     """
     columns = log_power.new_zeros(log_power.shape[0], len(index.at))
+    lopsided = columns
     for (rows, near), beside in zip(index.near, index.beside, strict=True):
         around = log_power[:, near].sort(dim=-1).values  # (b, rows, m), m even
         half = near.shape[1] // 2
         median = around[..., half - 1 : half + 1].mean(-1)
-        lowest = log_power[:, beside].amin(-1) + HANN_LOBE
-        peak = torch.minimum(log_power[:, index.at[rows]], lowest)
+        lowest, highest = log_power[:, beside].aminmax(dim=-1)
+        peak = torch.minimum(log_power[:, index.at[rows]], lowest + HANN_LOBE)
         columns = columns.index_copy(1, rows, peak - median)
-    return columns
+        lopsided = lopsided.index_copy(1, rows, highest - lowest)
+    return columns, lopsided
 
 
 def _standing(power: Tensor, index: Bins) -> Tensor:
@@ -303,21 +309,28 @@ def coherence(survey: Survey, pick: list[int]) -> float:
     """
     assert survey.values is not None
     weights = survey.excess[0, pick].clamp_min(0) + 1e-3
-    weights = weights / weights.sum()
+    # A line one bin aside, of another period, turns by half a circle from block to block: no change of sign.
+    even = survey.lopsided[0, pick] < LOPSIDED
     values = survey.values[:, pick]
     size = (values.real.square() + values.imag.square() + survey.floor).sqrt()
     unit = values / size  # (n, k), length near 1 or, where nothing is to be seen, 0
     length = unit.abs()
     total = length.sum(0).clamp_min(1e-9)
     doubled = unit * unit / length.clamp_min(1e-9)
-    agreement = torch.stack([unit.sum(0).abs(), doubled.sum(0).abs()]) / total  # (2, k)
+    same, opposite = (sums.sum(0).abs() / total for sums in (unit, doubled))  # (k,)
     chance = (
         survey.overlap * length.square().sum(0) / total.square()
     )  # of agreement squared, at random phases
+    return max(_beyond_chance(same, chance, weights), _beyond_chance(opposite * even, chance, weights))
+
+
+def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
+    """Root mean square of agreements (k,), of which what chance would give in 999 of 1000 is taken away."""
+    weights = weights / weights.sum()
     shape = 1 / float(weights.square().sum())  # as of a mean of that many exponentials: a gamma distribution
     reach = (1 - 1 / (9 * shape) + CHANCE / (3 * math.sqrt(shape))) ** 3  # Wilson and Hilferty's quantile
     bound = float((weights * chance).sum()) * reach
     if bound >= 1:
         return 0.0
-    squared = float((weights * agreement.square()).sum(1).amax())
+    squared = float((weights * agreement.square()).sum())
     return math.sqrt(min(1.0, max(0.0, (squared - bound) / (1 - bound))))

@@ -29,7 +29,8 @@ from .lattice import (
 PEAK_DB = 3.0  # of excess: what is less is no peak
 MOST_PEAKS = 8  # of each axis
 GRID_DB, GRID_COHERENCE = 2.0, 0.5  # docs/fft.md has the figures behind these
-SUSPECT_DB, SUSPECT_COHERENCE = 3.0, 0.25
+SUSPECT_DB, SUSPECT_COHERENCE = 6.0, 0.15  # dB: as much as a line of another period, one bin aside, can give
+ONE_AXIS = 0.45  # below GRID_COHERENCE: what is coherent on one axis alone is no grid
 ALIGNED = 0.75  # px by which seams may seem to lie beside the image's own origin
 CHANNELS = {
     "luma": None,
@@ -160,15 +161,23 @@ def _look(y: Tensor, period: int, signals: tuple[Tensor, Tensor]) -> _Found:
     axes = [i for i, point in enumerate(printed.harmonics) if point.axis != "xy"]
     cross = [i for i, point in enumerate(printed.harmonics) if point.axis == "xy"]
     whole = list(range(len(seams.harmonics)))
-    of_seams = coherence(seams, whole)
-    coherent = max(coherence(printed, axes), coherence(printed, cross), of_seams)
+    of_seams = _both_ways(seams)
     diagonal = [i for i in cross if on_diagonal(printed.harmonics[i], period)]
+    of_cross = max(coherence(printed, pick) for pick in (cross, diagonal))
+    coherent = max(_both_ways(printed), of_cross, of_seams)
     survey, pick = {AXES: (printed, axes), CROSS: (printed, diagonal), SEAMS: (seams, whole)}[
         int(by_kind.argmax())
     ]
     aligned = of_seams > 0 and all(_aligned(seams, axis, period) for axis in "xy")
     region = _best_block(survey, pick)
     return _Found(float(by_kind.max()), coherent, aligned, _peaks(printed, period), region)
+
+
+def _both_ways(survey: Survey) -> float:
+    """Coherence on the axes. Slats, blinds and courses of bricks are coherent on one: up to ONE_AXIS that counts."""
+    down, across = ([i for i, point in enumerate(survey.harmonics) if point.axis == axis] for axis in "yx")
+    lesser = min(coherence(survey, down), coherence(survey, across))
+    return max(lesser, min(coherence(survey, down + across), ONE_AXIS))
 
 
 def _aligned(seams: Survey, axis: str, period: int) -> bool:
