@@ -25,7 +25,9 @@ def luma(image: Tensor) -> Tensor:
     image = image.float()
     if image.shape[1] == 1:
         return image[:, 0]
-    return (image * image.new_tensor(BT601).view(1, 3, 1, 1)).sum(1)
+    return (image.new_tensor(BT601) @ image.flatten(2)).view(
+        -1, *image.shape[2:]
+    )  # no second copy of the image
 
 
 def block_spectra(y: Tensor, side: int) -> Tensor:

@@ -141,8 +141,8 @@ def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16), where: st
 
     Harmonics: k/p cycles per pixel for k up to p/2 without a common factor with p. So a frequency
     belongs to one period only: 1/16, 3/16, 5/16, 7/16 to 16; 1/8, 3/8 to 8; 1/4 to 4; 1/2 to 2. A
-    lattice of period 4 leaves the scores of 8 and 16 alone, whereas one of period 16 with a full
-    set of harmonics (thin lines) shows under 8 and 4 as well; 16 is the patch of a transformer.
+    lattice of period 4 leaves the scores of 8 and 16 alone, whereas one of period 8 with a full
+    set of harmonics (JPEG's) shows under 4 as well: see `main_period`. 16 is the patch of a transformer.
 
     Blocks hold eight periods, so that a line that a beat moves aside stays in its harmonic's bins; four at least
     in small images. Log-power is averaged, not power: a lattice in a smooth sky counts though a textured block is a
