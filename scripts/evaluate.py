@@ -6,7 +6,7 @@ Each photo is reduced four times (clean), or degraded mildly or severely by strs
 a fixed seed, then restored whole images through the code that `strsr upscale` runs.
 PSNR-Y, SSIM-Y: on the luma of BT.601, a border of 4 px left out; L1: in 8-bit steps. The columns named after networks:
 feature_distance on them, not LPIPS; lower is better. lattice p: dB by which the energy at the
-harmonics of a lattice of p px stands above the photo's own.
+harmonics of a lattice of p px stands above the photo's own, on the axes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def score(pred: Tensor, hq: Tensor, networks: dict[str, FeatureNetwork]) -> dict
     with torch.inference_mode():
         for name, network in networks.items():
             columns[name] = float(feature_distance(pred, hq, network))
-    over = (lattice_excess(pred, PERIODS) - lattice_excess(hq, PERIODS))[0].tolist()
+    excess = [lattice_excess(image, PERIODS, where="axes")[0] for image in (pred, hq)]
+    over = (excess[0] - excess[1]).tolist()
     return columns | {f"lattice {period}": value for period, value in zip(PERIODS, over, strict=True)}
 
 

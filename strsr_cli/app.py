@@ -6,6 +6,7 @@ Imports nothing heavy, so that --help and completion answer at once.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typer.core import TyperGroup
 from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsError
 
 from . import __version__
+from .fft_inspect_app import fft_inspect
 from .models_app import ModelsDir, models_app, models_root
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOT_AVAILABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -214,6 +216,20 @@ def upscale(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be made.", rich_help_panel=OUTPUT)
     ] = False,
+    check_grid: Annotated[
+        bool,
+        typer.Option(
+            "--check-grid", help="Look for a printed grid in each output, and warn.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    grid_limit: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="DB",
+            help="Warn above this score, with --check-grid; default: as `strsr fft-inspect` judges.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="One JSON object per event on standard output.", rich_help_panel=TALK),
@@ -244,6 +260,8 @@ def upscale(
     if target == STREAM and sys.stdout.isatty() and not dry_run:
         raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
     tile_size = parse_tile(tile)
+    if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
+        raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     jobs = plan_jobs(source, target, format)
     big = resolve_options(
         model,
@@ -278,7 +296,18 @@ def upscale(
             from .upscale import UpscaleOptions, upscale_batch
 
             options = UpscaleOptions(
-                scale, model, weights, tile_size, overlap, device, precision, quality, steps, big
+                scale,
+                model,
+                weights,
+                tile_size,
+                overlap,
+                device,
+                precision,
+                quality,
+                steps,
+                big,
+                check_grid,
+                grid_limit,
             )
             upscale_batch(pending, options, reporter)
         reporter.summary()
@@ -371,6 +400,7 @@ def export(
     tell_weights(export_run(run, out))
 
 
+app.command("fft-inspect")(fft_inspect)
 app.add_typer(models_app, name="models")
 
 

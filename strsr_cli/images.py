@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -16,6 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from strsr_models.errors import ImageError
 
 log = logging.getLogger(__name__)
+# Pillow's word on images half as large as those that it refuses: nothing that a user could act on.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 FORMAT_BY_SUFFIX = {
     ".png": "png",

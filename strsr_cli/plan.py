@@ -87,7 +87,7 @@ def _folder(source: Path, target: str, kind: str) -> list[Job]:
     root = Path(target)
     if not root.is_dir() and root.suffix.lower() in FORMAT_BY_SUFFIX.keys() | FOREIGN_SUFFIXES:
         raise UsageError(f"{target}: INPUT is a folder, so OUTPUT must be one, not an image file")
-    found = [path for path in find_images(source) if not _inside(path, root, source)]
+    found = [path for path in find_images(source) if not inside(path, root, source)]
     if not found:
         raise UsageError(f"{source}: no images in this folder ({', '.join(FORMAT_BY_SUFFIX)})")
 
@@ -109,7 +109,7 @@ def _folder(source: Path, target: str, kind: str) -> list[Job]:
     return [_checked(Job(*job)) for job in zip(found, outputs, kinds, strict=True)]
 
 
-def _inside(path: Path, root: Path, source: Path) -> bool:
+def inside(path: Path, root: Path, source: Path) -> bool:
     """Whether a found image is itself an output: OUTPUT may lie inside INPUT."""
     root = root.resolve()
     return root != source.resolve() and root in path.resolve().parents

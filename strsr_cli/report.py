@@ -53,11 +53,12 @@ class Reporter(logging.Handler):
     def tile(self, done: int, total: int) -> None:
         """`done` of `total` tiles of the current image."""
 
-    def done(self, source: str, target: str, width: int, height: int, seconds: float) -> None:
-        """One image written, width x height px."""
+    def done(self, source: str, target: str, width: int, height: int, seconds: float, **found: Any) -> None:
+        """One image written, width x height px. found: verdict and score_db, where a grid was looked for."""
         self.counts["done"] += 1
         self.megapixels += width * height / 1e6
-        self.say("done", input=source, output=target, width=width, height=height, seconds=round(seconds, 3))
+        sizes = {"width": width, "height": height, "seconds": round(seconds, 3)}
+        self.say("done", input=source, output=target, **sizes, **found)
 
     def failed(self, source: str, reason: str) -> None:
         """One image could not be done; the batch goes on."""
@@ -100,7 +101,8 @@ def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
         return f"skipped {fields['output']}: exists (--overwrite makes it again)"
     if event == "done":
         size = f"{fields['width']}x{fields['height']}"
-        return f"done {fields['output']} {size} in {fields['seconds']:.1f} s"
+        score = f", grid {fields['score_db']:.1f} dB: {fields['verdict']}" if fields.get("verdict") else ""
+        return f"done {fields['output']} {size} in {fields['seconds']:.1f} s{score}"
     if event == "failed":
         return f"failed {fields['reason']}"
     counts = f"{fields['done']} done, {fields['skipped']} skipped, {fields['failed']} failed"

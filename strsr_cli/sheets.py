@@ -74,7 +74,8 @@ def sample_scores(
 
 @torch.no_grad()
 def lattice_curve(restored: Tensor, hq: Tensor) -> dict[str, Tensor]:
-    """Mean lattice excess in dB of restored crops over that of the photos, at periods 4, 8 and 16 px."""
-    over = lattice_excess(restored.float().clamp(0, 1), PERIODS) - lattice_excess(hq.float(), PERIODS)
+    """Mean lattice excess in dB of restored crops over that of the photos, at periods 4, 8 and 16 px, on the axes."""
+    restored, hq = restored.float().clamp(0, 1), hq.float()
+    over = lattice_excess(restored, PERIODS, where="axes") - lattice_excess(hq, PERIODS, where="axes")
     means = over.mean(0).unbind()
     return {f"lattice_{period}_db": value for period, value in zip(PERIODS, means, strict=True)}

@@ -7,20 +7,22 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.errors import ImageError, StrsrError
 from strsr_models.pipelines.base import TileCallback, enlarge
+from strsr_models.spectrum import verdict
 
 from .big_models import BigModelOptions
 from .conditions import Conditions
 from .failures import told
 from .images import Picture, decode_image, encode_image, read_image, without_remarks
+from .inspection import finite, sampled_report, to_tensor
 from .journal import whole_file
 from .plan import Job
 from .report import Reporter
@@ -43,6 +45,8 @@ class UpscaleOptions:
     quality: int
     steps: int = 1  # of the network
     big: BigModelOptions | None = None  # of zimage and flux2; None: lite
+    check_grid: bool = False  # look for a printed grid in what was made
+    grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
 
 
 def upscale_image(
@@ -101,8 +105,28 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
             cond = conditions.of(job, lq_of(picture)) if conditions else None
             restored = upscale_image(pipeline, picture, options, precision, reporter.tile, cond)
             write_picture(job, restored, options.quality)
+            found = look_for_grid(job, restored, options.grid_limit) if options.check_grid else {}
             height, width = restored.color.shape[:2]
-            reporter.done(job.name, job.target_name, width, height, time.monotonic() - began)
+            reporter.done(job.name, job.target_name, width, height, time.monotonic() - began, **found)
+
+
+def look_for_grid(job: Job, picture: Picture, limit: float | None) -> dict[str, Any]:
+    """Scores of an output for its "done" event; a warning where it prints a grid. See `strsr fft-inspect`."""
+    report = sampled_report(picture.color)
+    word, scores = verdict(report), finite(report.excess)
+    if not scores:
+        return {"verdict": None, "score_db": None}  # smaller than four periods
+    score = max(scores)
+    if word == "grid" if limit is None else score > limit:
+        period = report.periods[report.excess.index(score)]
+        log.warning(
+            "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
+            job.target_name,
+            period,
+            score,
+            job.target_name,
+        )
+    return {"verdict": word, "score_db": round(score, 3)}
 
 
 @dataclass
@@ -143,12 +167,6 @@ def write_picture(job: Job, picture: Picture, quality: int) -> None:
 def lq_of(picture: Picture) -> Tensor:
     """What the networks see of a picture: (1, 3, h, w) in [0, 1]."""
     return to_tensor(picture.color).expand(-1, 3, -1, -1)
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(h, w, c) uint8 or uint16 -> float32 (1, c, h, w) in [0, 1]."""
-    values = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
-    return values.permute(2, 0, 1)[None].contiguous()
 
 
 def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:

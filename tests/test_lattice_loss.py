@@ -50,7 +50,7 @@ def test_a_line_in_one_picture_of_three_costs_less_than_in_all(photos: Tensor) -
 
 def test_descending_it_removes_a_grid(photos: Tensor) -> None:
     def over(image: Tensor) -> float:
-        return float((lattice_excess(image, (4,)) - lattice_excess(photos, (4,))).mean())
+        return float((lattice_excess(image, (4,), "axes") - lattice_excess(photos, (4,), "axes")).mean())
 
     pattern = torch.zeros(4)
     pattern[0] = 4 / 255
@@ -76,7 +76,10 @@ def test_gradients_are_finite_where_there_is_nothing_to_see() -> None:
 def test_a_checkerboard_of_dots_is_seen_though_it_has_nothing_on_the_axes(photos: Tensor) -> None:
     steps = torch.arange(128) // 4
     board = ((steps[:, None] + steps) % 2 * 2 - 1) / 255  # squares of 4 px: period 8 on both axes
-    assert float((lattice_excess(photos + board, (8,)) - lattice_excess(photos, (8,))).mean()) < 1
+    assert (
+        float((lattice_excess(photos + board, (8,), "axes") - lattice_excess(photos, (8,), "axes")).mean())
+        < 1
+    )
     noise = lattice_loss(photos + white_noise(1 / 255), photos).item()
     assert lattice_loss(photos + board, photos).item() > 10 * noise
 

@@ -31,6 +31,8 @@ def loaded_after(statement: str) -> set[str]:
         "import strsr_models.errors",
         "import strsr_models.published",
         "from strsr_cli.app import app\ntry: app(['upscale', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['fft-inspect', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['fft-inspect', '.', '--lattice', '0'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['models', 'pull', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['models', 'list'])\nexcept SystemExit: pass",
     ],
@@ -44,6 +46,11 @@ def test_the_lite_path_loads_no_other_family_and_no_plotting() -> None:
     assert loaded.isdisjoint(
         {"diffusers", "transformers", "open_clip", "matplotlib", "torchvision", "huggingface_hub"}
     )
+
+
+def test_only_a_picture_of_spectra_loads_the_plotting() -> None:
+    looking = "from strsr_cli.app import app\ntry: app(['fft-inspect', 'examples/cat.png'])\nexcept SystemExit: pass"
+    assert "matplotlib" not in loaded_after(f"{looking}\nimport strsr_cli.upscale")
 
 
 def test_all_public_names_can_be_had() -> None:

@@ -18,14 +18,39 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .blocks import (
+    BLOCK,
+    HANN_LOBE,
+    ROUNDING,
+    block_spectra,
+    cut_blocks,
+    hann,
+    luma,
+    starts,
+    without_line,
+    without_plane,
+)
 from .errors import UsageError
+from .lattice import LEAST_PERIODS, lattice_scores
+from .lattice_report import LatticeReport, Peak, check_period, inspect_lattice, main_period, verdict
 
-BLOCK = 128  # px: side of the blocks whose spectra are averaged, for images of twice that and more
-LEAST_PERIODS = 4  # a block holds: fewer, and a harmonic has no neighbours of its own
+__all__ = [
+    "BLOCK",
+    "ROUNDING",
+    "LatticeReport",
+    "Peak",
+    "amplitude_and_phase",
+    "block_spectra",
+    "inspect_lattice",
+    "lattice_excess",
+    "luma",
+    "main_period",
+    "power_spectrum",
+    "radial_profile",
+    "verdict",
+]
+
 FARTHEST_NEIGHBOUR = 6  # bins from a harmonic: farther, and the fall of a photo's spectrum would count
-HANN_LOBE = 20 * math.log10(2)  # dB by which a line on a bin is lower in the two bins beside it
-ROUNDING = 1 / 255**2 / 12  # variance of rounding to 8 bits: what is weaker is not seen
-BT601 = (0.299, 0.587, 0.114)
 
 
 def amplitude_and_phase(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,16 +89,6 @@ class _AmplitudeAndPhase(torch.autograd.Function):
         return gradient
 
 
-def luma(image: Tensor) -> Tensor:
-    """BT.601 luma (b, h, w) in [0, 1] of an image (b, 3, h, w), or the one channel of (b, 1, h, w)."""
-    if image.ndim != 4 or image.shape[1] not in (1, 3) or 0 in image.shape:
-        raise UsageError(f"expected an image (b, 3, h, w) or (b, 1, h, w), got {tuple(image.shape)}")
-    image = image.float()
-    if image.shape[1] == 1:
-        return image[:, 0]
-    return (image * image.new_tensor(BT601).view(1, 3, 1, 1)).sum(1)
-
-
 def power_spectrum(image: Tensor, side: int = BLOCK) -> Tensor:
     """Power (b, s, s/2 + 1) of the luma of (b, 3 or 1, h, w), averaged over blocks: Welch's method.
 
@@ -83,24 +98,14 @@ def power_spectrum(image: Tensor, side: int = BLOCK) -> Tensor:
     """
     y = luma(image)
     side = min(side, *y.shape[-2:])
-    window = _hann(side, y)
+    window = hann(side, y)
     weights = window[:, None] * window
     total = y.new_zeros(y.shape[0], side, side // 2 + 1)
-    starts = _starts(y.shape[-2], side)
-    for top in starts:  # one row of blocks at a time: memory does not grow with the height
-        blocks = _blocks(y[:, top : top + side], side).transpose(1, 2)  # (b, blocks, s, s)
-        total += torch.fft.rfft2(_without_plane(blocks) * weights).abs().square().mean(1)
-    return total / (len(starts) * weights.square().sum())
-
-
-def block_spectra(y: Tensor, side: int) -> Tensor:
-    """Power (b, n, s, s/2 + 1) of each of the n overlapping blocks of y (b, h, w), as in `power_spectrum`."""
-    window = _hann(side, y)
-    weights = window[:, None] * window
-    rows = [_blocks(y[:, top : top + side], side).transpose(1, 2) for top in _starts(y.shape[-2], side)]
-    blocks = _without_plane(torch.cat(rows, dim=1))  # (b, n, s, s)
-    power: Tensor = torch.fft.rfft2(blocks * weights).abs().square() / weights.square().sum()
-    return power
+    tops = starts(y.shape[-2], side)
+    for top in tops:  # one row of blocks at a time: memory does not grow with the height
+        pieces = cut_blocks(y[:, top : top + side], side).transpose(1, 2)  # (b, blocks, s, s)
+        total += torch.fft.rfft2(without_plane(pieces) * weights).abs().square().mean(1)
+    return total / (len(tops) * weights.square().sum())
 
 
 def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -125,32 +130,45 @@ def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
     return frequency, 10 * torch.log10((sums / weights)[:, rings] + 1e-12)
 
 
-def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16)) -> Tensor:
+def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16), where: str = "all") -> Tensor:
     """How far a lattice of each period stands out of an image: (b, len(periods)) dB; 0 is none.
 
-    image: (b, 3, h, w) or (b, 1, h, w) in [0, 1]; only luma counts.
-    For each harmonic of a period, on both axes of the spectrum: log-power minus the median of its
-    neighbours' log-powers, averaged over overlapping blocks, harmonics and axes.
+    image: (b, 3, h, w) or (b, 1, h, w) in [0, 1]; only luma counts. Differentiable. docs/fft.md has the formula.
+    For each harmonic of a period: log-power less the median of its neighbours' log-powers, averaged over
+    overlapping blocks. The score is the greatest of three means: over the harmonics on both axes of the
+    spectrum, over those on its diagonals (checkerboards), and over those of the seams (`lattice.seam_signal`:
+    JPEG's blocks, weaves that change their sign).
 
     Harmonics: k/p cycles per pixel for k up to p/2 without a common factor with p. So a frequency
     belongs to one period only: 1/16, 3/16, 5/16, 7/16 to 16; 1/8, 3/8 to 8; 1/4 to 4; 1/2 to 2. A
-    lattice of period 4 leaves the scores of 8 and 16 alone, whereas one of period 16 with a full
-    set of harmonics (thin lines) shows under 8 and 4 as well; 16 is the patch of a transformer.
-    A pattern without energy on the axes (a checkerboard) is not seen.
+    lattice of period 4 leaves the scores of 8 and 16 alone, whereas one of period 8 with a full
+    set of harmonics (JPEG's) shows under 4 as well: see `main_period`. 16 is the patch of a transformer.
 
-    Blocks are a multiple of the period, so that harmonics fall on bins, up to 128 px (4p for longer
-    periods), at most half of the image's shorter side unless that would be less than 4p.
-    Log-power is averaged, not power: a lattice in a smooth sky counts though a textured block is a
+    Blocks hold eight periods, so that a line that a beat moves aside stays in its harmonic's bins; four at least
+    in small images. Log-power is averaged, not power: a lattice in a smooth sky counts though a textured block is a
     thousand times louder. Noise as weak as 8-bit rounding is added, so that flat blocks count as 0.
+
+    where="axes": the measure of training curves and of the model cards: the axes of the image alone, in blocks of
+    up to 128 px whatever the period. A checkerboard, a beat or JPEG's blocks are not seen.
+
     NaN where an image is smaller than four periods. Raises UsageError for periods less than 2.
     """
     y = luma(image)
+    for period in periods:
+        check_period(period)
+    if where == "axes":
+        return _axes_excess(y, periods)
+    if where != "all":
+        raise UsageError(f'where={where!r}: must be "all" or "axes"')
+    return torch.stack([lattice_scores(y, period) for period in periods], dim=1)
+
+
+def _axes_excess(y: Tensor, periods: Sequence[int]) -> Tensor:
+    """Of y (b, h, w): (b, len(periods)) dB. Blocks are a multiple of the period, so that harmonics fall on bins."""
     shorter = min(y.shape[-2:])
     axes: dict[int, Tensor] = {}  # by side of the blocks
     columns = []
     for period in periods:
-        if period < 2:
-            raise UsageError(f"lattice period {period}: must be at least 2 px")
         side = _block_side(shorter, period)
         if not side:
             columns.append(y.new_full((y.shape[0],), math.nan))
@@ -175,10 +193,10 @@ def _axis_log_power(y: Tensor, side: int) -> Tensor:
     These are the bins of a block's 2-D spectrum with vertical frequency 0; a weighted mean over the
     rows of a block gives them without the rest.
     """
-    window = _hann(side, y)
-    rows = torch.stack([window @ y[:, top : top + side] for top in _starts(y.shape[1], side)], dim=1)
-    blocks = _without_line(_blocks(rows, side))  # (b, down, across, s)
-    power = torch.fft.rfft(blocks * window).abs().square()  # (b, down, across, s/2 + 1)
+    window = hann(side, y)
+    rows = torch.stack([window @ y[:, top : top + side] for top in starts(y.shape[1], side)], dim=1)
+    pieces = without_line(cut_blocks(rows, side))  # (b, down, across, s)
+    power = torch.fft.rfft(pieces * window).abs().square()  # (b, down, across, s/2 + 1)
     floor = ROUNDING * window.square().sum() ** 2
     return (10 * torch.log10(power + floor)).mean((1, 2))
 
@@ -210,37 +228,3 @@ def _peak(log_power: Tensor, side: int, bins: Tensor) -> Tensor:
 
     beside = torch.minimum(at(bins - 1), at(bins + 1)) + HANN_LOBE
     return torch.minimum(at(bins), beside)
-
-
-def _hann(side: int, like: Tensor) -> Tensor:
-    """The periodic Hann window (s,): a line on a bin leaks into the two bins beside it only."""
-    return torch.hann_window(side, periodic=True, dtype=like.dtype, device=like.device)
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where blocks begin that cover `length`, evenly, overlapping by half of a side at least."""
-    count = 1 + math.ceil(2 * (length - side) / side)
-    return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
-
-
-def _blocks(lines: Tensor, side: int) -> Tensor:
-    """Overlapping blocks (b, h, count, s) of lines (b, h, w)."""
-    return torch.stack([lines[..., left : left + side] for left in _starts(lines.shape[-1], side)], dim=2)
-
-
-def _without_line(x: Tensor) -> Tensor:
-    """x (..., s) minus the straight line that fits it best."""
-    return x - x.mean(-1, keepdim=True) - _slope(x)
-
-
-def _without_plane(x: Tensor) -> Tensor:
-    """x (..., s, s) minus the plane that fits it best."""
-    across, down = _slope(x.mean(-2)), _slope(x.mean(-1))
-    return x - x.mean((-2, -1), keepdim=True) - across[..., None, :] - down[..., None]
-
-
-def _slope(x: Tensor) -> Tensor:
-    """The best straight line through x (..., s), less its mean."""
-    ramp = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
-    ramp = ramp - ramp.mean()
-    return (x * ramp).sum(-1, keepdim=True) / ramp.square().sum().clamp_min(1) * ramp

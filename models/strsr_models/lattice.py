@@ -1,0 +1,336 @@
+"""What a lattice of period p leaves in the blocks of an image: strength and phase at its harmonics.
+
+Two things are looked at. The *print*: a pattern added to the image, the same in each cell, is energy at
+multiples of 1/p cycles per pixel, on the axes and at cross-points. The *seams*: where cells were made
+one by one, as JPEG's are, and where a weave changes its sign from place to place, nothing of the kind need be
+there, yet neighbouring pixels differ more (or less) across the borders of cells than inside them. So the
+same is asked of the size of the third difference, along rows and along columns.
+
+Letters: b batch, h w pixels, n blocks, s side of a block, p period, k harmonics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .blocks import HANN_LOBE, ROUNDING, hann, starts, without_line, without_plane
+
+MOST_PERIODS = 8  # a block holds: a line moved aside by up to 1/16 of 1/p stays within its harmonic's bins
+LEAST_PERIODS = 4  # fewer, and a harmonic has no neighbours of its own
+MOST_BLOCKS = 4096  # per period: where more would be needed to cover an image, they move apart, evenly
+STRIP = 16  # px: lines over which seams are averaged first
+KNEE = 4 / 255  # third differences count up to about here, or else the few strong edges would rule
+SEAM_FLOOR = 1e-6  # variance of the seam signal, which lies in [0, 1]: what is weaker is not seen
+LOPSIDED = 3.0  # dB
+CHANCE = 3.09  # standard deviations: one in a thousand
+AXES, CROSS, SEAMS = range(3)
+
+
+@dataclass(frozen=True)
+class Harmonic:
+    """A point of the spectrum: down and across in units of 1/p cycles per pixel."""
+
+    down: int
+    across: int
+    axis: str  # "x": of columns, on the axis of rows; "y"; "xy": a cross-point
+
+
+@dataclass
+class Survey:
+    """Blocks of one kind. Of each harmonic: mean log-power over its neighbours', and each block's value."""
+
+    harmonics: tuple[Harmonic, ...]
+    excess: Tensor  # (b, k) dB
+    lopsided: Tensor  # (b, k) dB: between the bins beside the harmonic; much where a line lies aside
+    values: Tensor | None = (
+        None  # (n, k) complex: of the first image; phases relative to a lattice from pixel 0
+    )
+    standing: Tensor | None = None  # (n, k) dB: each block's log-power less its neighbours' mean
+    boxes: tuple[tuple[int, int, int, int], ...] = ()  # x, y, w, h of the n blocks
+    floor: float = ROUNDING  # power below which nothing is seen
+    overlap: float = (
+        1.0  # by which chance sums of overlapping blocks are stronger than those of separate ones
+    )
+
+
+@lru_cache
+def harmonics_of(period: int) -> tuple[Harmonic, ...]:
+    """All points (i/p, j/p) that belong to no shorter lattice, one of each pair that mirror each other."""
+    points = []
+    for across in range(period // 2 + 1):
+        mirrored = across in (0, period / 2)  # on these columns a point's mirror is beside it
+        for down in range(period // 2 + 1 if mirrored else period):
+            if math.gcd(down, across, period) == 1:
+                axis = "x" if down == 0 else "y" if across == 0 else "xy"
+                points.append(Harmonic(down, across, axis))
+    return tuple(points)
+
+
+def on_diagonal(point: Harmonic, period: int) -> bool:
+    """A cross-point as far along one axis as along the other: those that the score is of."""
+    return point.axis == "xy" and point.across in (point.down, period - point.down)
+
+
+def lattice_scores(y: Tensor, period: int) -> Tensor:
+    """The score (b,) in dB of y (b, h, w): see `spectrum.lattice_excess`. NaN where y is too small."""
+    if side_of_blocks(y.shape, period) == 0:
+        return y.new_full((y.shape[0],), math.nan)
+    return kinds(survey_print(y, period), survey_seams(y, period), period).amax(1)
+
+
+def kinds(printed: Survey, seams: Survey, period: int) -> Tensor:
+    """Mean excess (b, 3) in dB: of the harmonics on the axes, of those on the diagonals, of the seams."""
+    axes = [i for i, point in enumerate(printed.harmonics) if point.axis != "xy"]
+    diagonal = [i for i, point in enumerate(printed.harmonics) if on_diagonal(point, period)]
+    means = (printed.excess[:, axes], printed.excess[:, diagonal], seams.excess)
+    return torch.stack([excess.mean(1) for excess in means], dim=1)
+
+
+def side_of_blocks(shape: torch.Size, period: int) -> int:
+    """Of up to eight periods, half the shorter side or four periods; 0: the image is too small."""
+    shorter = min(shape[-2:])
+    if shorter < LEAST_PERIODS * period:
+        return 0
+    return period * max(LEAST_PERIODS, min(MOST_PERIODS, shorter // (2 * period)))
+
+
+def grid_of_blocks(height: int, width: int, side: int) -> tuple[list[int], list[int]]:
+    """Tops and lefts of blocks over an image: half a side apart, or farther apart on a large image."""
+    tops, lefts = starts(height, side), starts(width, side)
+    if len(tops) * len(lefts) <= MOST_BLOCKS:
+        return tops, lefts
+    down = min(len(tops), max(1, round(math.sqrt(MOST_BLOCKS * len(tops) / len(lefts)))))
+    return starts(height, side, down), starts(width, side, MOST_BLOCKS // down)
+
+
+def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
+    """The image itself. closely: with each block's values, for the first image of the batch."""
+    side, points = side_of_blocks(y.shape, period), harmonics_of(period)
+    index = bins_of(points, period, side, y.device)
+    tops, lefts = grid_of_blocks(y.shape[-2], y.shape[-1], side)
+    total = y.new_zeros(y.shape[0], side * (side // 2 + 1))
+    values, standing = [], []
+    for top, spectra in _spectra(y, side, tops, lefts):  # (b, across, s * (s/2 + 1))
+        power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + ROUNDING)
+        total = total + power.sum(1)
+        if closely:
+            turns = [[(p.down * top + p.across * left) / period for p in points] for left in lefts]
+            values.append(spectra[0][:, index.at] * _unturn(turns, y.device))
+            standing.append(_standing(power[0], index))
+    survey = Survey(points, *excess_at(total / (len(tops) * len(lefts)), index))
+    if closely:
+        survey.values, survey.standing = torch.cat(values), torch.cat(standing)
+        survey.boxes = tuple((left, top, side, side) for top in tops for left in lefts)
+        survey.overlap = _overlap(tops, side) * _overlap(lefts, side)
+    return survey
+
+
+def _spectra(y: Tensor, side: int, tops: list[int], lefts: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """A row of blocks at a time: memory does not grow with the height. White noise: power is its variance."""
+    weights = hann(side, y)[:, None] * hann(side, y)
+    weights = weights / weights.square().sum().sqrt()
+    for top in tops:
+        rows = y[:, top : top + side]
+        pieces = torch.stack([rows[..., left : left + side] for left in lefts], dim=1)  # (b, across, s, s)
+        yield top, torch.fft.rfft2(without_plane(pieces) * weights).flatten(2)
+
+
+def seam_signal(y: Tensor) -> Tensor:
+    """How rough it is between pixels of a row: (b, h / 16, w) in [0, 1] of y (b, h, w), means over 16 rows.
+
+    At x: the third difference of pixels x - 1 ... x + 2, so between x and x + 1.
+    """
+    height = y.shape[1]
+    strip = min(STRIP, height)
+    strips = []
+    for top in range(0, height - strip + 1, strip):
+        rows = F.pad(y[:, top : top + strip], (1, 2), mode="replicate")
+        first = rows[..., 1:] - rows[..., :-1]
+        third = (first[..., 2:] + first[..., :-2] - 2 * first[..., 1:-1]).abs()
+        strips.append((third / (third + KNEE)).mean(1))
+    return torch.stack(strips, dim=1)
+
+
+def survey_seams(
+    y: Tensor, period: int, closely: bool = False, signals: tuple[Tensor, Tensor] | None = None
+) -> Survey:
+    """Seams between columns, then between rows. signals: `seam_signal` of y and of y turned, if known."""
+    side = side_of_blocks(y.shape, period)
+    down, across = signals or (seam_signal(y), seam_signal(y.transpose(1, 2)))
+    columns, rows = (_seams_of(signal, period, side, closely) for signal in (down, across))
+    points = (*columns.harmonics, *(Harmonic(p.across, 0, "y") for p in rows.harmonics))
+    excess = torch.cat([columns.excess, rows.excess], dim=1)
+    lopsided = torch.cat([columns.lopsided, rows.lopsided], dim=1)
+    survey = Survey(points, excess, lopsided, floor=SEAM_FLOOR)
+    if columns.values is not None and columns.standing is not None:
+        assert rows.values is not None
+        assert rows.standing is not None
+        survey.values = _side_by_side(columns.values, rows.values)
+        survey.standing = _side_by_side(columns.standing, rows.standing)
+        turned = tuple((y0, x0, h, w) for x0, y0, w, h in rows.boxes)
+        survey.boxes, survey.overlap = (*columns.boxes, *turned), max(columns.overlap, rows.overlap)
+    return survey
+
+
+def _side_by_side(columns: Tensor, rows: Tensor) -> Tensor:
+    """(n + m, 2k) of (n, k) and (m, k): blocks that do not know the other's harmonics have 0 there."""
+    right, left = columns.new_zeros(len(columns), rows.shape[1]), rows.new_zeros(len(rows), columns.shape[1])
+    return torch.cat([torch.cat([columns, right], dim=1), torch.cat([left, rows], dim=1)])
+
+
+def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
+    """Seams across one axis; signal (b, strips, length)."""
+    points = tuple(point for point in harmonics_of(period) if point.axis == "x")
+    index = bins_of(points, period, side, signal.device, rows=1)
+    strips = min(max(1, side // STRIP), signal.shape[1])  # to a block
+    count = signal.shape[1] // strips
+    lefts = starts(signal.shape[2], side)
+    lines = (
+        signal[:, : count * strips].reshape(signal.shape[0], count, strips, -1).mean(2)
+    )  # (b, down, length)
+    pieces = torch.stack([lines[..., left : left + side] for left in lefts], dim=2)  # (b, down, across, s)
+    window = hann(side, signal)
+    spectra = torch.fft.rfft(without_line(pieces) * window / window.square().sum().sqrt()).flatten(1, 2)
+    power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + SEAM_FLOOR)
+    survey = Survey(points, *excess_at(power.mean(1), index))
+    if closely:
+        # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
+        turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
+        survey.values = spectra[0][:, index.at] * _unturn(turns, signal.device)
+        survey.standing = _standing(power[0], index)
+        height = STRIP * strips
+        survey.boxes = tuple((left, row * height, side, height) for row in range(count) for left in lefts)
+        survey.overlap = _overlap(lefts, side)
+    return survey
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Flat indices into half a spectrum (s, s/2 + 1), or (1, s/2 + 1), for k harmonics."""
+
+    at: Tensor  # (k,)
+    near: tuple[tuple[Tensor, Tensor], ...]  # rows of `at`, and their neighbours' indices (rows, m)
+    beside: tuple[Tensor, ...]  # for each entry of near: (rows, 2 or 4)
+
+
+def bins_of(
+    points: tuple[Harmonic, ...], period: int, side: int, device: torch.device, rows: int | None = None
+) -> Bins:
+    """Neighbours: 2 bins away (0 and 1 are the line itself) to half-way to the next harmonic.
+
+    On an axis they lie on it, since edges in photos make it brighter than what is beside it; of a
+    cross-point in the square around.
+    """
+    spacing = side // period
+    far = spacing // 2
+    steps = [step for step in range(-far, far + 1) if abs(step) >= 2]
+    square = [(v, u) for v in range(-far, far + 1) for u in range(-far, far + 1) if max(abs(u), abs(v)) >= 2]
+    around = {"x": [(0, u) for u in steps], "y": [(u, 0) for u in steps], "xy": square}
+    touching = {"x": [(0, -1), (0, 1)], "y": [(-1, 0), (1, 0)]}
+    touching["xy"] = touching["x"] + touching["y"]
+
+    def flat(point: Harmonic, shift: tuple[int, int]) -> int:
+        down, across = (
+            (at * spacing + step) % side for at, step in zip((point.down, point.across), shift, strict=True)
+        )
+        if across > side // 2:
+            down, across = -down % side, side - across
+        return (down if rows is None else 0) * (side // 2 + 1) + across
+
+    def tensor(table: list[list[int]] | list[int]) -> Tensor:
+        return torch.tensor(table, device=device)
+
+    near, beside = [], []
+    for axis in ("x", "y", "xy"):
+        these = [i for i, point in enumerate(points) if point.axis == axis]
+        if these:
+            near.append((tensor(these), tensor([[flat(points[i], s) for s in around[axis]] for i in these])))
+            beside.append(tensor([[flat(points[i], s) for s in touching[axis]] for i in these]))
+    return Bins(tensor([flat(point, (0, 0)) for point in points]), tuple(near), tuple(beside))
+
+
+def excess_at(log_power: Tensor, index: Bins) -> tuple[Tensor, Tensor]:
+    """dB (b, k) by which harmonics stand above the median of their neighbours, of (b, bins); and `Survey.lopsided`.
+
+    A line on a bin is 6 dB lower in the bins beside it, by the Hann window. Where one of those is
+    lower than that tells, the energy belongs to a frequency between bins: to another period.
+    """
+    columns = log_power.new_zeros(log_power.shape[0], len(index.at))
+    lopsided = columns
+    for (rows, near), beside in zip(index.near, index.beside, strict=True):
+        around = log_power[:, near].sort(dim=-1).values  # (b, rows, m), m even
+        half = near.shape[1] // 2
+        median = around[..., half - 1 : half + 1].mean(-1)
+        lowest, highest = log_power[:, beside].aminmax(dim=-1)
+        peak = torch.minimum(log_power[:, index.at[rows]], lowest + HANN_LOBE)
+        columns = columns.index_copy(1, rows, peak - median)
+        lopsided = lopsided.index_copy(1, rows, highest - lowest)
+    return columns, lopsided
+
+
+def _standing(power: Tensor, index: Bins) -> Tensor:
+    """The same of single blocks, coarsely: (n, k) dB of log-powers (n, bins), with means for medians."""
+    columns = power.new_zeros(power.shape[0], len(index.at))
+    for rows, near in index.near:
+        weights = power.new_zeros(power.shape[1], len(rows))
+        weights.scatter_add_(0, near.T, weights.new_full(near.T.shape, 1 / near.shape[1]))
+        columns[:, rows] = power[:, index.at[rows]] - power @ weights
+    return columns
+
+
+def _unturn(turns: list[list[float]], device: torch.device) -> Tensor:
+    """exp(-2 pi i turns): takes out of a block's phases where the block begins."""
+    angle = -2 * math.pi * torch.tensor(turns, dtype=torch.float64).remainder(1)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
+
+
+def _overlap(begins: list[int], side: int) -> float:
+    """Variance of a sum over blocks of noise, over that of as many separate blocks, along one axis."""
+    if len(begins) < 2:
+        return 1.0
+    window = hann(side, torch.empty(0))
+    hop = round((begins[-1] - begins[0]) / (len(begins) - 1))
+    shared = float((window[hop:] * window[: max(side - hop, 0)]).sum() / window.square().sum())
+    return 1 + 2 * shared * (1 - 1 / len(begins))
+
+
+def coherence(survey: Survey, pick: list[int]) -> float:
+    """0 to 1 of some harmonics: how far blocks agree on the phase, beyond what one in a thousand would by chance.
+
+    1: the same phase in all blocks, or the opposite one (a weave under a beat changes its sign); each harmonic
+    counts by its excess in dB. Blocks in which nothing is to be seen do not count; nor do their strengths else.
+    """
+    assert survey.values is not None
+    weights = survey.excess[0, pick].clamp_min(0) + 1e-3
+    # A line one bin aside, of another period, turns by half a circle from block to block: no change of sign.
+    even = survey.lopsided[0, pick] < LOPSIDED
+    values = survey.values[:, pick]
+    size = (values.real.square() + values.imag.square() + survey.floor).sqrt()
+    unit = values / size  # (n, k), length near 1 or, where nothing is to be seen, 0
+    length = unit.abs()
+    total = length.sum(0).clamp_min(1e-9)
+    doubled = unit * unit / length.clamp_min(1e-9)
+    same, opposite = (sums.sum(0).abs() / total for sums in (unit, doubled))  # (k,)
+    chance = (
+        survey.overlap * length.square().sum(0) / total.square()
+    )  # of agreement squared, at random phases
+    return max(_beyond_chance(same, chance, weights), _beyond_chance(opposite * even, chance, weights))
+
+
+def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
+    """Root mean square of agreements (k,), of which what chance would give in 999 of 1000 is taken away."""
+    weights = weights / weights.sum()
+    shape = 1 / float(weights.square().sum())  # as of a mean of that many exponentials: a gamma distribution
+    reach = (1 - 1 / (9 * shape) + CHANCE / (3 * math.sqrt(shape))) ** 3  # Wilson and Hilferty's quantile
+    bound = float((weights * chance).sum()) * reach
+    if bound >= 1:
+        return 0.0
+    squared = float((weights * agreement.square()).sum())
+    return math.sqrt(min(1.0, max(0.0, (squared - bound) / (1 - bound))))
