@@ -125,7 +125,9 @@ def _damaged_file(folder: Path) -> str:
         try:
             with safe_open(path, "pt"):
                 pass
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            return f"{path.name} cannot be opened: {error}"
+        except SafetensorError as error:
             return f"{path.name} is damaged or cut short, get it again: {error}"
     return ""
 
