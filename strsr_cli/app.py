@@ -41,6 +41,9 @@ class Commands(TyperGroup):
         except StrsrError as error:
             typer.secho(f"strsr: {error}", err=True, fg="red")
             raise typer.Exit(exit_code(error)) from error
+        except PermissionError as error:  # any file or folder that the user may not touch
+            typer.secho(f"strsr: {error.filename}: {error.strerror}", err=True, fg="red")
+            raise typer.Exit(EXIT_NOT_AVAILABLE) from error
         except KeyboardInterrupt as error:
             typer.secho("strsr: interrupted", err=True, fg="red")
             raise typer.Exit(EXIT_INTERRUPTED) from error
@@ -196,7 +199,7 @@ def upscale(
     precision: Annotated[
         Literal["auto", "fp16", "bf16", "fp32"],
         typer.Option(
-            help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 on CUDA, else fp32.",
+            help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 (older GPUs: fp16) on CUDA, else fp32.",
             rich_help_panel=WHERE,
         ),
     ] = "auto",

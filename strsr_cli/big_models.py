@@ -11,6 +11,7 @@ from strsr_models.errors import ImageError, UsageError
 from .plan import Job
 
 LARGEST_LORA_SCALE = 1.5
+LONGEST_PROMPT = 100_000  # bytes of a file; the models read 512 tokens
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class BigModelOptions:
         if self.prompt is not None and not path.exists():
             return self.prompt
         try:
-            text = path.read_text(encoding="utf-8").strip()
+            if path.stat().st_size > LONGEST_PROMPT:
+                raise ImageError(f"{job.name}: its prompt {path} is longer than {LONGEST_PROMPT // 1000} kB")
+            text = path.read_text(encoding="utf-8-sig").strip()  # some editors begin with a mark
         except OSError as error:
             raise ImageError(f"{job.name}: its prompt {path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -64,6 +67,8 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
     options = BigModelOptions(**given)
     if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:  # false for NaN as well
         raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
+    if options.prompt is not None and _is_broken(options.prompt):
+        raise UsageError("--prompt: is not UTF-8 text; use a UTF-8 terminal, or --prompt-from")
     if options.prompt_from is not None and not options.prompt_from.is_dir():
         raise UsageError(f"--prompt-from {options.prompt_from}: no such folder")
     if options.prompt_from is not None and any(job.source is None for job in jobs):
@@ -73,6 +78,11 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
             "--quantize: quantised weights cannot move layer by layer; drop --offload sequential"
         )
     return options
+
+
+def _is_broken(text: str) -> bool:
+    """Whether an argument has bytes that are no text; Python passes them on as lone surrogates."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _flag(name: str) -> str:

@@ -203,10 +203,12 @@ def size_text(size: float) -> str:
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout: drawn on a terminal, elsewhere a line per row, padded to columns."""
+    """A table on stdout: drawn on a terminal wide enough, elsewhere a line per row, padded to columns."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    # The first column is never folded, the others not to less than a word, and each has a frame.
+    least = widths[0] + sum(min(width, 8) for width in widths[1:]) + 3 * len(widths) + 1
+    if not console.is_terminal or console.width < least:
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             print("  ".join(cells).rstrip())

@@ -6,6 +6,7 @@ or not at all; one that is damaged is as good as none. Knows nothing of pictures
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -49,7 +50,8 @@ class TokenCache:
             found = load(path.read_bytes())
             tokens = found["tokens"]
             if tokens.ndim == 3 and torch.equal(found["sha256"], _digest(tokens)):
-                os.utime(path)  # `trim` takes what was used longest ago
+                with contextlib.suppress(OSError):  # a cache that may only be read serves as well
+                    os.utime(path)  # `trim` takes what was used longest ago
                 return tokens
         except (OSError, SafetensorError, KeyError, ValueError):
             pass

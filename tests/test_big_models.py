@@ -191,6 +191,12 @@ def test_prompts_of_each_image(upscale: Run, folder: Path, tmp_path: Path) -> No
     }
     assert made(tmp_path / "cat")["c.png"] != made(tmp_path / "dog")["c.png"]
 
+    (prompts / "a.txt").write_bytes("\ufeffa cat\r\n".encode())  # as Windows' editor writes it
+    (prompts / "b.txt").write_text("cat " * 50_000)
+    result = upscale("zimage", folder, "marked", "--prompt-from", prompts)
+    assert made(tmp_path / "marked") == {"a.png": made(tmp_path / "cat")["a.png"]}
+    assert f"its prompt {prompts / 'b.txt'} is longer than 100 kB" in result.stderr
+
 
 def test_the_language_model_has_left_when_the_transformer_comes(
     upscale: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -268,6 +274,7 @@ def test_the_precision_reaches_the_parameters(upscale: Run, folder: Path) -> Non
         (["--quantize", "int8", "--offload", "sequential"], "--quantize: quantised weights cannot move"),
         (["--lora-scale", "1.6"], "--lora-scale 1.6: must be between 0 and 1.5"),
         (["--lora-scale", "nan"], "--lora-scale nan: must be between"),
+        (["--prompt", "caf\udce9"], "--prompt: is not UTF-8 text"),
         (["--conditioning", "mood"], "--conditioning"),
     ],
 )
@@ -324,8 +331,8 @@ def test_weights_that_do_not_fit_are_one_line(
 
     refused(run(root=tmp_path / "nowhere"), f"missing {BASES[family]}/transformer", "huggingface.co")
     refused(run(root=folder), f"missing {BASES[family]}/transformer", "--models-dir")
-    refused(run("--weights", other), f"{other}/state_dict.pth: does not fit this model: missing base")
-    refused(run("--weights", other, "--prompt", "x"), "state_dict.pth: does not fit this model: missing base")
+    refused(run("--weights", other), f"{other}/state_dict.pth: does not fit this model, with none of")
+    refused(run("--weights", other, "--prompt", "x"), "state_dict.pth: does not fit this model, with none of")
     with_projector = (own / "projector.pth").read_bytes()
     shutil.copy(other / "projector.pth", own / "projector.pth")
     refused(run(), f"{own}/projector.pth: does not fit", "2.bias is")

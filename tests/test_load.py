@@ -63,3 +63,9 @@ def test_the_embedded_weights_fit_their_budget() -> None:
     assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
     assert sum(p.numel() for p in load_pipeline("lite").parameters()) <= 8.5e6
     assert (folder / "README.md").exists()
+
+
+def test_weights_of_another_family_are_told_whose_they_are(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"family": "zimage"}')
+    with pytest.raises(WeightsError, match=r"config\.json: of --model zimage, not lite"):
+        load_pipeline("lite", tmp_path)

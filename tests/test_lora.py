@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from strsr_models import UsageError, WeightsError
-from strsr_models.lora import add_lora, load_lora, lora_rank, lora_state_dict, merge_lora, target_names
+from strsr_models.lora import (
+    add_lora,
+    load_lora,
+    lora_rank,
+    lora_state_dict,
+    merge_lora,
+    published_names,
+    target_names,
+)
 from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.pretrained import PretrainedPipeline
 from strsr_models.pipelines.zimage import ZImagePipeline
@@ -125,6 +133,22 @@ def test_scale_and_rounding(models: Path) -> None:
         assert torch.equal(weight, (before + 0.5 * product).to(dtype))
 
 
+def test_names_as_peft_saves_them_are_known(models: Path) -> None:
+    tensors = dict(lora_state_dict(wrapped(ZImagePipeline, models)))
+    saved = {name.replace(".default.", "."): value for name, value in tensors.items()}
+    bare = {name.removeprefix("base_model.model."): value for name, value in saved.items()}
+    for form in (tensors, saved, bare):
+        assert published_names(form).keys() == tensors.keys()
+    assert published_names({"left.over": 1}) == {"left.over": 1}
+
+
+def test_an_adapter_of_another_family_is_told_so_in_short(models: Path) -> None:
+    tensors = dict(lora_state_dict(wrapped(Flux2Pipeline, models)))
+    with pytest.raises(WeightsError, match="with none of its layers: is it another family's") as caught:
+        merge_lora(transformer(ZImagePipeline, models), tensors, ZImagePipeline.lora_targets, HERE)
+    assert len(str(caught.value)) < 200
+
+
 def test_all_mismatches_come_in_one_message(models: Path) -> None:
     tensors: dict[str, Any] = dict(lora_state_dict(wrapped(ZImagePipeline, models)))
     key = "base_model.model.layers.0.attention.{}.lora_{}.default.weight"
@@ -151,6 +175,8 @@ def test_no_rank_or_several_are_refused(models: Path) -> None:
         merge_lora(nn.Identity(), {"0.weight": torch.zeros(2, 2)}, ("to_q",), HERE)
     tensors = dict(lora_state_dict(wrapped(ZImagePipeline, models)))
     key = "base_model.model.layers.0.attention.to_k.lora_A.default.weight"
+    with pytest.raises(WeightsError, match="holds no LoRA tensors"):
+        lora_rank({key: torch.zeros(0, 32)}, HERE)
     tensors[key] = torch.zeros(9, 32)
     tensors[5] = torch.zeros(9, 32)  # a pickle may have any keys
     with pytest.raises(WeightsError) as caught:

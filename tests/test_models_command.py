@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -271,6 +272,30 @@ def test_list_tells_programs_and_people(strsr: Run, models: Path, tmp_path: Path
     plain = strsr("models", "list", "--models-dir", tmp_path).stdout
     assert "incomplete: no vae/config.json" in plain
     assert "\x1b" not in plain
+
+
+@pytest.mark.parametrize("command", [["list"], ["verify", "zimage"], ["path", "zimage"]])
+def test_a_folder_that_may_not_be_read_takes_one_line(
+    command: list[str], strsr: Run, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr("strsr_cli.store.read_record", refuse)
+    result = strsr("models", *command, "--models-dir", models)
+    assert result.exit_code == 3
+    assert result.stderr == f"strsr: {models / 'Z-Image-Turbo'}: Permission denied\n"
+
+
+def test_a_terminal_too_narrow_for_the_table_gets_lines(
+    strsr: Run, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "Apache-2.0" in strsr("models", "list", "--models-dir", models).stdout
+    assert "│" not in strsr("models", "list", "--models-dir", models).stdout
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "│" in strsr("models", "list", "--models-dir", models).stdout
 
 
 def test_a_lost_shard_is_seen(models: Path, tmp_path: Path) -> None:

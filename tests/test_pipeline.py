@@ -97,6 +97,23 @@ def test_a_tile_that_overflows_is_done_again(
     ]
 
 
+def test_tiles_are_clamped_before_they_are_blended(
+    tiny: LitePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x_HQ is clamped tile by tile: what one tile overshoots must not bleed into its neighbour."""
+    calls: list[Tensor] = []
+
+    def black_then_too_white(latents: Tensor, lq_up: Tensor) -> Tensor:
+        calls.append(lq_up)
+        return torch.full_like(lq_up, 3.0 if len(calls) > 1 else 0.0)
+
+    monkeypatch.setattr(tiny, "decode_latents", black_then_too_white)
+    hq = tiny.upscale(torch.rand(1, 3, 32, 48), 2, tile=64, overlap=32)
+    ramp = (torch.arange(32) + 0.5) / 32
+    assert len(calls) == 2
+    torch.testing.assert_close(hq[0, 0, 0, 32:64], ramp)
+
+
 def test_damaged_weights_are_an_error_not_a_black_image(tiny: LitePipeline) -> None:
     with torch.no_grad():
         tiny.decoder.conv_out.weight.fill_(float("nan"))

@@ -249,7 +249,9 @@ def test_damaged_files_are_named(damaged: Path) -> None:
 
     lora = damaged / "StrSR-zimage" / "state_dict.pth"
     shutil.copy(damaged / "StrSR-flux" / "state_dict.pth", lora)
-    with pytest.raises(WeightsError, match=r"StrSR-zimage/state_dict\.pth: does not fit this model: missing"):
+    with pytest.raises(
+        WeightsError, match=r"StrSR-zimage/state_dict\.pth: does not fit this model, with none"
+    ):
         load("zimage", damaged, conditioning="given")
     lora.write_bytes(b"rubbish")
     with pytest.raises(WeightsError, match=r"state_dict\.pth: cannot be read as tensors"):
@@ -260,6 +262,51 @@ def test_damaged_files_are_named(damaged: Path) -> None:
     lora.unlink()
     with pytest.raises(WeightsError, match=r"missing StrSR-zimage/state_dict\.pth; they come from"):
         load("zimage", damaged, conditioning="given")
+
+
+def test_the_damaged_one_of_several_files_is_named(damaged: Path) -> None:
+    from diffusers import ZImageTransformer2DModel
+
+    folder = damaged / "Z-Image-Turbo" / "transformer"
+    model = ZImageTransformer2DModel.from_pretrained(folder)
+    shutil.rmtree(folder)
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert load("zimage", damaged, conditioning="given").multiple_of == 16
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=f"{shard.name} is damaged or cut short, get it again"):
+        load("zimage", damaged, conditioning="given")
+
+
+def test_a_network_of_another_class_is_refused(models: Path, damaged: Path) -> None:
+    vae = damaged / "Z-Image-Turbo" / "vae"
+    shutil.rmtree(vae)
+    shutil.copytree(models / "FLUX.2-klein-base-4B" / "vae", vae)
+    with pytest.raises(WeightsError, match="holds AutoencoderKLFlux2, expected AutoencoderKL: is it"):
+        load("zimage", damaged, conditioning="given")
+    (vae / "config.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"vae/config\.json: cannot be read \(not a JSON object\)"):
+        load("zimage", damaged, conditioning="given")
+
+
+def test_a_tokenizer_without_words_or_template_is_refused(models: Path, damaged: Path) -> None:
+    eyes, tokenizer = damaged / "Qwen3-VL-4B-Instruct", damaged / "Z-Image-Turbo" / "tokenizer"
+    shutil.copytree(models / eyes.name, eyes)
+    for folder, options in ((eyes, {}), (tokenizer, {"conditioning": "text", "prompt": "a cat"})):
+        for file, message in (("chat_template.jinja", "no chat template"), ("tokenizer.json", "vocab.json")):
+            (folder / file).unlink()
+            with pytest.raises(WeightsError, match=f"{folder.name}: has no .*{message}|{message}"):
+                load("zimage", damaged, **options)
+            shutil.copy(models / folder.relative_to(damaged) / file, folder)
+
+
+def test_a_prompt_that_is_cut_is_told(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load("zimage", models, conditioning="text", prompt="cat " * 20).encode_condition(torch.rand(1, 3, 4, 4))
+    assert not caplog.records
+    load("zimage", models, conditioning="text", prompt="cat " * 200).encode_condition(torch.rand(1, 3, 4, 4))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a prompt is longer than 512 tokens: its end is not read"
+    ]
 
 
 def test_a_checkpoint_that_lacks_tensors_is_not_filled_with_noise(damaged: Path) -> None:

@@ -63,3 +63,13 @@ def test_keys_differ_by_every_part() -> None:
     keys = {make_key(**parts)} | {make_key(**{**parts, name: None}) for name in parts}
     assert len(keys) == 4
     assert make_key(**dict(reversed(parts.items()))) == make_key(**parts)
+
+
+def test_a_cache_that_may_only_be_read_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TokenCache(tmp_path).put("key", torch.ones(1, 2, 3))
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr("os.utime", refuse)
+    assert TokenCache(tmp_path).get("key") is not None

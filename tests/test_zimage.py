@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from strsr_models import load_pipeline
+from strsr_models import WeightsError, load_pipeline
 from strsr_models.encoders.qwen import PROMPT
 from strsr_models.pipelines.pretrained import PretrainedOptions
 from strsr_models.pipelines.zimage import ZImagePipeline
@@ -99,3 +100,15 @@ def test_decoding_divides_then_shifts(models: Path) -> None:
     with torch.no_grad():
         expected = pipeline.vae.decode(latents / 0.36 + 0.12).sample / 2 + 0.5
         torch.testing.assert_close(pipeline.decode_latents(latents, latents), expected)
+
+
+def test_a_vae_without_shift_adds_none_and_one_without_scale_is_refused(models: Path) -> None:
+    pipeline: Any = load_pipeline("zimage", models)
+    latents = torch.randn(1, 4, 2, 2)
+    pipeline.vae.register_to_config(shift_factor=None)
+    with torch.no_grad():
+        expected = pipeline.vae.decode(latents / 0.36).sample / 2 + 0.5
+        torch.testing.assert_close(pipeline.decode_latents(latents, latents), expected)
+    pipeline.vae.register_to_config(scaling_factor=None)
+    with pytest.raises(WeightsError, match=r"vae/config\.json: scaling_factor is None"):
+        pipeline.decode_latents(latents, latents)

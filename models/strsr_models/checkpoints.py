@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,8 +63,11 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     here that is a WeightsError, as is anything else that keeps the folder from being read.
     Tensors that the class does not know (a language model's head, say) are left aside.
     """
+    diffusers = cls.__module__.startswith("diffusers.")
+    if diffusers:
+        check_class(cls, folder)
     # transformers has renamed this argument; diffusers has always known the old name.
-    argument = "torch_dtype" if cls.__module__.startswith("diffusers.") else "dtype"
+    argument = "torch_dtype" if diffusers else "dtype"
     model, info = read_component(cls, folder, output_loading_info=True, **{argument: dtype})
     # A counter that nothing reads; converters forget it.
     missing = [key for key in info["missing_keys"] if not key.endswith("num_batches_tracked")]
@@ -74,10 +78,24 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
+def check_class(cls: Any, folder: Path) -> None:
+    """Raise WeightsError if config.json is another diffusers class's, of which diffusers would take what fits."""
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text())
+        name = found.get("_class_name", cls.__name__)
+    except (OSError, ValueError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a JSON object"
+        raise WeightsError(f"{path}: cannot be read ({reason}); get it again") from error
+    if name != cls.__name__:
+        raise WeightsError(f"{folder}: holds {name}, expected {cls.__name__}: is it another model's folder?")
+
+
 def read_skeleton(cls: Any, folder: Path) -> Any:
     """A model of a diffusers class from its folder's config.json alone: shapes without values."""
     from accelerate import init_empty_weights
 
+    check_class(cls, folder)
     try:
         with _quiet(), init_empty_weights():
             return cls.from_config(cls.load_config(folder, local_files_only=True))
@@ -95,7 +113,34 @@ def read_component(cls: Any, folder: Path, **options: Any) -> Any:
         raise
     except Exception as error:  # the libraries raise many kinds; each means an unusable folder
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = _damaged_file(folder) or reason
         raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
+
+
+def _damaged_file(folder: Path) -> str:
+    """The first safetensors file of a folder that cannot be opened, in words: the libraries do not name it."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except OSError as error:
+            return f"{path.name} cannot be opened: {error}"
+        except SafetensorError as error:
+            return f"{path.name} is damaged or cut short, get it again: {error}"
+    return ""
+
+
+def require_chat(speaker: Any, folder: Path) -> None:
+    """Raise WeightsError unless a tokenizer or processor, read from `folder`, has words and a chat template.
+
+    transformers makes a tokenizer without a word where the files are missing.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise WeightsError(f"{folder}: has no tokenizer.json or vocab.json; get it again")
+    if not speaker.chat_template:
+        raise WeightsError(f"{folder}: has no chat template (chat_template.jinja); get it again")
 
 
 @contextlib.contextmanager
@@ -136,7 +181,9 @@ def _read_safetensors(path: Path, prefix: str) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
+        raise WeightsError(
+            f"{path}: cannot be read as safetensors, get it again if it is damaged ({error})"
+        ) from error
 
 
 def read_shapes(path: Path) -> dict[str, Any]:
@@ -151,7 +198,9 @@ def _read_torch(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds; each means an unusable file
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path}: cannot be read as tensors ({reason})") from error
+        raise WeightsError(
+            f"{path}: cannot be read as tensors, get it again if it is damaged ({reason})"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):

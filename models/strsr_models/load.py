@@ -161,8 +161,12 @@ def read_config(path: Path) -> LiteConfig:
         ) from error
     except ValueError as error:
         raise WeightsError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(data, dict) or data.pop("family", None) != "lite":
-        raise WeightsError(f"{path}: not the configuration of a lite model")
+    family = data.pop("family", None) if isinstance(data, dict) else None
+    if family != "lite":
+        whose = (
+            f"of --model {family}, not lite" if family in MODELS else "not the configuration of a lite model"
+        )
+        raise WeightsError(f"{path}: {whose}")
     try:
         return from_dict(LiteConfig, data, str(path))
     except StrsrError as error:

@@ -19,6 +19,7 @@ from .checkpoints import mismatches, shorten
 from .errors import UsageError, WeightsError
 
 PREFIX = "base_model.model."
+MOST_PROBLEMS = 6  # in one message; the names are long
 
 
 def target_names(dit: nn.Module, targets: tuple[str, ...]) -> list[str]:
@@ -66,6 +67,16 @@ def lora_state_dict(dit: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in _lora_parameters(dit).items()}
 
 
+def published_names(tensors: dict[str, Any]) -> dict[str, Any]:
+    """An adapter's tensors under the published names, from these or from those that peft saves by itself."""
+
+    def published(name: str) -> str:
+        name = re.sub(r"\.lora_([AB])\.weight$", r".lora_\1.default.weight", name)
+        return name if name.startswith(PREFIX) or ".lora_" not in name else PREFIX + name
+
+    return {published(name): value for name, value in tensors.items()}
+
+
 def lora_rank(tensors: dict[str, Any], path: Path) -> int:
     """The rank of an adapter: that of most of its tensors, so that the others are named as misfits."""
     ranks = Counter(
@@ -73,6 +84,7 @@ def lora_rank(tensors: dict[str, Any], path: Path) -> int:
         for name, value in tensors.items()
         if str(name).endswith(".lora_A.default.weight") and isinstance(value, Tensor) and value.ndim == 2
     )
+    del ranks[0]
     if not ranks:
         raise WeightsError(f"{path}: holds no LoRA tensors (names that end in .lora_A.default.weight)")
     return ranks.most_common(1)[0][0]
@@ -84,7 +96,7 @@ def load_lora(dit: nn.Module, tensors: dict[str, Any], path: Path) -> None:
     parameters = _lora_parameters(dit)
     problems = mismatches(tensors, {name: tuple(value.shape) for name, value in parameters.items()})
     if problems:
-        raise WeightsError(f"{path}: does not fit this model: {shorten(problems)}")
+        raise WeightsError(f"{path}: does not fit this model: {shorten(problems, MOST_PROBLEMS)}")
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 
@@ -118,9 +130,13 @@ def check_lora(dit: nn.Module, tensors: dict[str, Any], targets: tuple[str, ...]
         key_a, key_b = _keys(name)
         shapes[key_a] = (rank, linear.in_features)
         shapes[key_b] = (linear.out_features, rank)
+    if not shapes.keys() & tensors.keys():
+        raise WeightsError(
+            f"{path}: does not fit this model, with none of its layers: is it another family's?"
+        )
     problems = mismatches(tensors, shapes)
     if problems:
-        raise WeightsError(f"{path}: does not fit this model: {shorten(problems)}")
+        raise WeightsError(f"{path}: does not fit this model: {shorten(problems, MOST_PROBLEMS)}")
     return names
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoints import read_component, read_model
+from ..checkpoints import read_component, read_model, require_chat
 from ..offload import execution_device
 
 # What the released projectors were trained with, to the letter: a part of the checkpoint.
@@ -93,4 +93,6 @@ def load_vision_language(folder: Path, dtype: torch.dtype) -> VisionLanguageEnco
     from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
     model = read_model(Qwen3VLForConditionalGeneration, folder, dtype).model
-    return VisionLanguageEncoder(model, read_component(Qwen3VLProcessor, folder))
+    processor = read_component(Qwen3VLProcessor, folder)
+    require_chat(processor, folder)
+    return VisionLanguageEncoder(model, processor)

@@ -5,6 +5,7 @@ Letters: b batch, m tokens, h width of the language model, k layers read, d = k 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import read_component, read_model
+from ..checkpoints import read_component, read_model, require_chat
 from ..errors import WeightsError
 from ..offload import execution_device
+
+log = logging.getLogger(__name__)
 
 MOST_TOKENS = 512
 
@@ -48,6 +51,8 @@ class TextEncoder(nn.Module):
             add_generation_prompt=True,
             enable_thinking=self.convention.thinking,
         )
+        if len(text) > MOST_TOKENS and len(self.tokenizer(text)["input_ids"]) > MOST_TOKENS:
+            log.warning("a prompt is longer than %d tokens: its end is not read", MOST_TOKENS)
         inputs = self.tokenizer(
             text, padding="max_length", max_length=MOST_TOKENS, truncation=True, return_tensors="pt"
         ).to(execution_device(self.model))
@@ -80,4 +85,5 @@ def load_text_encoder(
             f"{folder / 'text_encoder'}: {depth} layers, but hidden state {max(convention.layers)} is needed"
         )
     tokenizer = read_component(AutoTokenizer, folder / "tokenizer")
+    require_chat(tokenizer, folder / "tokenizer")
     return TextEncoder(model, tokenizer, convention, prompt)

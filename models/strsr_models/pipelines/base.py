@@ -152,7 +152,7 @@ class OneStepPipeline(nn.Module, ABC):
         views = [lq_up[(..., *rectangle.slices)] for rectangle in plan]
         for done, (restored, used) in enumerate(self.restore_tiles(views, cond, precision, steps), start=1):
             redone += used != precision
-            blender.add(plan[done - 1], restored)
+            blender.add(plan[done - 1], restored.clamp(0, 1))
             if on_tile is not None:
                 on_tile(done, len(plan))
         if redone:

@@ -31,7 +31,7 @@ from ..devices import DTYPES, autocast, multiplies_bf16
 from ..encoders.text import TextConvention
 from ..errors import UsageError
 from ..half_precision import companion_dtype, make_float16_safe
-from ..lora import add_lora, check_lora, load_lora, lora_rank, lora_state_dict, merge_lora
+from ..lora import add_lora, check_lora, load_lora, lora_rank, lora_state_dict, merge_lora, published_names
 from ..quantize import BYTES, QUANTIZATIONS, quantize, require_torchao
 from .adapter import PUBLISHED, SAVED, adapter_files, check_family
 from .base import OneStepPipeline
@@ -248,7 +248,7 @@ class PretrainedPipeline(OneStepPipeline):
         lora = lora_path = None
         if start is not None:
             lora_path, projector_path = adapter_files(start)
-            lora = read_tensors(lora_path)
+            lora = published_names(read_tensors(lora_path))
             rank = lora_rank(lora, lora_path)
             fill_projector(self.projector, projector_path)
         self.requires_grad_(False).eval()
@@ -375,7 +375,7 @@ class PretrainedPipeline(OneStepPipeline):
             check_family(folder, cls.name)
             path, _ = adapter_files(folder)
             dit = read_skeleton(cls.classes()[0], root / cls.base_folder / "transformer")
-            check_lora(dit, read_shapes(path), cls.lora_targets, path)
+            check_lora(dit, published_names(read_shapes(path)), cls.lora_targets, path)
 
     @classmethod
     def condition_sources(cls, root: Path, options: PretrainedOptions) -> list[Path]:
@@ -402,7 +402,8 @@ class PretrainedPipeline(OneStepPipeline):
         """Add scale * LoRA to the transformer's weights for good, and fill the projector."""
         check_family(folder, self.name)
         lora_path, projector_path = adapter_files(folder)
-        merge_lora(self.dit, read_tensors(lora_path), self.lora_targets, lora_path, scale)
+        lora = published_names(read_tensors(lora_path))
+        merge_lora(self.dit, lora, self.lora_targets, lora_path, scale)
         fill_projector(self.projector, projector_path)
         self.adapter = str(folder)
 

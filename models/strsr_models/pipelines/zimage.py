@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..encoders.text import TextConvention
+from ..errors import WeightsError
 from ..half_precision import input_dtype
 from .pretrained import PretrainedPipeline
 
@@ -55,4 +56,9 @@ class ZImagePipeline(PretrainedPipeline):
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
         """Image (b, 3, H, W) near [0, 1] of latents (b, c, h, w); lq_up is not looked at."""
         config: Any = self.vae.config
-        return self.decode_image(latents / config.scaling_factor + config.shift_factor)
+        if not config.scaling_factor:
+            raise WeightsError(
+                f"{self.base_folder}/vae/config.json: scaling_factor is {config.scaling_factor}, expected a number but 0"
+            )
+        shift = config.shift_factor or 0  # null, as diffusers' own default is, means none
+        return self.decode_image(latents / config.scaling_factor + shift)
