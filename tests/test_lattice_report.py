@@ -241,3 +241,11 @@ def test_what_cannot_be_judged_is_refused() -> None:
         inspect_lattice(torch.rand(1, 3, 64, 64), (1,))
     with pytest.raises(UsageError, match="where='everywhere'"):
         lattice_excess(torch.rand(1, 3, 64, 64), where="everywhere")
+
+
+def test_gradients_after_a_look_without_them() -> None:
+    with torch.inference_mode():
+        lattice_excess(torch.rand(1, 1, 96, 96), (8,))
+    image = torch.rand(1, 1, 96, 96, requires_grad=True)
+    lattice_excess(image, (8,)).sum().backward()
+    assert image.grad is not None

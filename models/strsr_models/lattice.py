@@ -220,6 +220,7 @@ class Bins:
     beside: tuple[Tensor, ...]  # for each entry of near: (rows, 2 or 4)
 
 
+@lru_cache(maxsize=64)
 def bins_of(
     points: tuple[Harmonic, ...], period: int, side: int, device: torch.device, rows: int | None = None
 ) -> Bins:
@@ -245,7 +246,8 @@ def bins_of(
         return (down if rows is None else 0) * (side // 2 + 1) + across
 
     def tensor(table: list[list[int]] | list[int]) -> Tensor:
-        return torch.tensor(table, device=device)
+        with torch.inference_mode(False):  # kept for later calls, which may want gradients
+            return torch.tensor(table, device=device)
 
     near, beside = [], []
     for axis in ("x", "y", "xy"):
