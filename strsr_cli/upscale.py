@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from strsr_models import OneStepPipeline, load_pipeline
@@ -18,11 +17,16 @@ from strsr_models.errors import ImageError, StrsrError
 from strsr_models.pipelines.base import TileCallback, enlarge
 
 from .big_models import BigModelOptions
+from .color import network_input, restored_color, to_tensor
 from .conditions import Conditions
+from .encode import encode_image
 from .failures import told
-from .images import Picture, decode_image, encode_image, read_image, without_remarks
+from .formats import MAX_PIXELS
+from .images import Picture, decode_image, read_image, without_remarks
 from .journal import whole_file
-from .plan import Job
+from .metadata import Metadata
+from .plan import Job, fitting_size
+from .provenance import provenance
 from .report import Reporter
 from .runs import weights_folder
 
@@ -43,6 +47,9 @@ class UpscaleOptions:
     quality: int
     steps: int = 1  # of the network
     big: BigModelOptions | None = None  # of zimage and flux2; None: lite
+    max_pixels: int = MAX_PIXELS  # of an input
+    strip: bool = False  # of all metadata but the colour profile
+    provenance: bool = False  # whether the output says what made it
 
 
 def upscale_image(
@@ -57,8 +64,9 @@ def upscale_image(
 
     cond: the pipeline's condition of this picture, where it was made before.
     """
+    lq = lq_of(picture)
     hq = pipeline.upscale(
-        lq_of(picture),
+        lq,
         options.scale,
         tile=options.tile,
         overlap=options.overlap,
@@ -67,19 +75,21 @@ def upscale_image(
         on_tile=on_tile,
         cond=cond,
     )
-    if picture.color.shape[2] == 1:
-        hq = hq.mean(1, keepdim=True)
+    color = restored_color(picture, lq, hq)
     alpha = None
     if picture.alpha is not None:
         alpha = to_pixels(enlarge(to_tensor(picture.alpha), *hq.shape[-2:]), picture.alpha.dtype)
-    return Picture(to_pixels(hq, picture.color.dtype), alpha, picture.icc, picture.format)
+    return replace(picture, color=to_pixels(color, picture.color.dtype), alpha=alpha)
 
 
 def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
     """Do all jobs; one that fails is reported with its reason, and the rest go on."""
     device = resolve_device(options.device)
     weights = weights_folder(options.weights) if options.weights else None
-    inputs = Inputs()
+    inputs = Inputs(options.scale, options.max_pixels)
+    made_by = None
+    if options.provenance:
+        made_by = provenance(options.model, weights, options.big, options.scale)
     conditions: Conditions | None = None
     if options.big is None:
         precision = resolve_precision(options.precision, device)
@@ -100,6 +110,10 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
             picture = inputs.read(job)
             cond = conditions.of(job, lq_of(picture)) if conditions else None
             restored = upscale_image(pipeline, picture, options, precision, reporter.tile, cond)
+            if options.strip:
+                restored = replace(restored, metadata=Metadata())
+            if made_by is not None:
+                restored = replace(restored, metadata=replace(restored.metadata, software=made_by))
             write_picture(job, restored, options.quality)
             height, width = restored.color.shape[:2]
             reporter.done(job.name, job.target_name, width, height, time.monotonic() - began)
@@ -109,6 +123,8 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
 class Inputs:
     """The pictures of a batch, each of which may be read twice; standard input itself only once."""
 
+    scale: float
+    max_pixels: int
     stream: bytes | None = None
     known: set[Job] = field(default_factory=set)
 
@@ -117,10 +133,14 @@ class Inputs:
         with without_remarks(job in self.known):
             self.known.add(job)
             if job.source is not None:
-                return read_image(job.source)
-            if self.stream is None:
-                self.stream = sys.stdin.buffer.read()
-            return decode_image(self.stream, "standard input")
+                picture = read_image(job.source, self.max_pixels)
+            else:
+                if self.stream is None:
+                    self.stream = sys.stdin.buffer.read()
+                picture = decode_image(self.stream, "standard input", self.max_pixels)
+        height, width = picture.color.shape[:2]
+        fitting_size(job, height, width, self.scale)  # before any network sees it
+        return picture
 
 
 def write_picture(job: Job, picture: Picture, quality: int) -> None:
@@ -142,16 +162,13 @@ def write_picture(job: Job, picture: Picture, quality: int) -> None:
 
 def lq_of(picture: Picture) -> Tensor:
     """What the networks see of a picture: (1, 3, h, w) in [0, 1]."""
-    return to_tensor(picture.color).expand(-1, 3, -1, -1)
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(h, w, c) uint8 or uint16 -> float32 (1, c, h, w) in [0, 1]."""
-    values = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
-    return values.permute(2, 0, 1)[None].contiguous()
+    return network_input(picture)
 
 
 def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded."""
-    values = image[0].permute(1, 2, 0).cpu().numpy().astype(np.float64) * np.iinfo(dtype).max
-    return np.rint(values).astype(dtype)
+    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded; floats as they are."""
+    values = image[0].permute(1, 2, 0).cpu().numpy()
+    if dtype == np.float32:
+        return np.ascontiguousarray(values, np.float32)
+    top = np.iinfo(dtype).max
+    return np.asarray(np.rint((values.astype(np.float64) * top).clip(0, top)), dtype)

@@ -1,0 +1,149 @@
+"""EXIF, XMP and resolution of pictures: read in bounds, made true of what is written."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import IFD
+
+log = logging.getLogger(__name__)
+
+# What Pillow and tifffile raise when a directory of tags is damaged.
+DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    SyntaxError,
+    struct.error,
+)
+LIMIT = 4 * 2**20  # bytes of a profile, of EXIF, of XMP; of more, damage or malice is likelier than use
+ORIENTATION, SOFTWARE = 274, 305
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+PIXEL_WIDTH, PIXEL_HEIGHT = 40962, 40963
+
+# Of the first directory, what describes the picture and not how its pixels lie in that file: description,
+# camera, software, date, artist, host, copyright, rating, and Windows' own title, comment, author, keywords, subject.
+KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, 40091, 40092, 40093, 40094, 40095)
+# Of the photo's directory, what is wrong in another size (sensor pitch, places in px), what points to
+# places in the file (maker notes, interoperability), and what is set anew.
+DROPPED_TAGS = {PIXEL_WIDTH, PIXEL_HEIGHT, 37396, 37500, 40965, 41486, 41487, 41488, 41492}
+# What XMP repeats of the file: sizes, orientation, thumbnails.
+XMP_OF_FILE = "tiff:Orientation|tiff:ImageWidth|tiff:ImageLength|exif:PixelXDimension|exif:PixelYDimension"
+XMP_DROPPED = re.compile(
+    rf"""\s(?:{XMP_OF_FILE})=(?:"[^"]*"|'[^']*')|<({XMP_OF_FILE}|xmp:Thumbnails)(?:\s[^>]*)?>.*?</\1>""".encode(),
+    re.DOTALL,
+)
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)\s*([1-8])""")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What goes along with pixels, beside their profile.
+
+    exif: a little TIFF file ("II*"), upright, without sizes, thumbnail and maker notes. xmp: a packet.
+    dpi: x and y. software: what made the file, in place of the EXIF's word on that.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    software: str | None = None
+
+    def exif_of(self, height: int, width: int) -> bytes | None:
+        """EXIF for a file of that many px, with resolution and software; None where there is nothing to say."""
+        if self.exif is None and self.software is None:
+            return None
+        exif = parse_exif(self.exif)
+        exif[ORIENTATION] = 1
+        if self.software is not None:
+            exif[SOFTWARE] = self.software
+        if self.dpi is not None:
+            exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *self.dpi, 2
+        if photo := exif.get_ifd(IFD.Exif):
+            photo[PIXEL_WIDTH], photo[PIXEL_HEIGHT] = width, height
+        return packed(exif)
+
+
+def parse_exif(data: bytes | None) -> Image.Exif:
+    """EXIF as a mapping that writes little-endian; raises what Pillow raises for damaged ones."""
+    exif = Image.Exif()
+    if data is not None:
+        exif.load(data)
+    exif.endian = "<"
+    return exif
+
+
+def packed(exif: Image.Exif) -> bytes:
+    """EXIF as bytes that begin with "II*"."""
+    data: bytes = exif.tobytes()
+    return data.removeprefix(b"Exif\0\0")
+
+
+def orientation_of(exif: Image.Exif | None, xmp: bytes | None) -> int:
+    """1 to 8: EXIF's, else XMP's, else 1."""
+    value: Any = None if exif is None else exif.get(ORIENTATION)
+    if value is None and xmp is not None and (found := XMP_ORIENTATION.search(xmp)):
+        value = int(found[1])
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def collect(exif: Image.Exif | None, xmp: Any, dpi: Any, name: str) -> Metadata:
+    """What of a file's metadata is carried on; a warning says what is not."""
+    kept = None
+    try:
+        kept = clean_exif(exif) if exif else None
+    except DAMAGE as error:
+        log.warning("%s: its EXIF is damaged and was dropped (%s)", name, type(error).__name__)
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    xmp = bounded(xmp, "XMP", name) if isinstance(xmp, bytes | tuple) else None
+    return Metadata(bounded(kept, "EXIF", name), None if xmp is None else clean_xmp(xmp), clean_dpi(dpi))
+
+
+def bounded(data: Any, what: str, name: str) -> bytes | None:
+    """The bytes, or None with a warning when they are too many."""
+    if not data:
+        return None
+    found = bytes(data)
+    if len(found) > LIMIT:
+        log.warning("%s: its %s of %d bytes was dropped (limit: %d)", name, what, len(found), LIMIT)
+        return None
+    return found
+
+
+def clean_exif(exif: Image.Exif) -> bytes | None:
+    """The part of EXIF that stays true of an enlarged picture, as bytes; None when nothing is left."""
+    kept = parse_exif(None)
+    for tag in KEPT_TAGS:
+        if tag in exif:
+            value = exif[tag]
+            # Pillow would write "?" for letters beyond ASCII; these are the bytes that were read.
+            kept[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value
+    photo = {tag: value for tag, value in exif.get_ifd(IFD.Exif).items() if tag not in DROPPED_TAGS}
+    if photo:
+        kept.get_ifd(IFD.Exif).update(photo)
+    if places := dict(exif.get_ifd(IFD.GPSInfo)):
+        kept.get_ifd(IFD.GPSInfo).update(places)
+    return packed(kept) if len(kept) or photo or places else None
+
+
+def clean_xmp(xmp: bytes) -> bytes:
+    """XMP without what it says of orientation, size and thumbnails."""
+    return XMP_DROPPED.sub(b"", xmp)
+
+
+def clean_dpi(dpi: Any) -> tuple[float, float] | None:
+    """Two numbers that make sense, or None."""
+    try:
+        x, y = (float(value) for value in dpi)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if all(math.isfinite(v) and 1 <= v <= 100_000 for v in (x, y)) else None
