@@ -14,7 +14,7 @@ from strsr_models.errors import ImageError
 
 from .formats import OUTPUT_FORMATS, check_fits
 from .images import Picture, to_8bit
-from .metadata import Metadata
+from .metadata import Metadata, packed, parse_exif
 from .png import XMP_KEYWORD, encode_deep_png
 from .tiff import encode_tiff
 
@@ -54,7 +54,10 @@ def encode_image(picture: Picture, kind: str, quality: int) -> bytes:
 def _by_pillow(pixels: np.ndarray, form: str, quality: int, icc: bytes | None, meta: Metadata) -> bytes:
     """(h, w, 1 to 4) uint8 in the format that Pillow calls `form`."""
     height, width = pixels.shape[:2]
-    exif, xmp = meta.exif_of(height, width), meta.xmp
+    if form in ("WEBP", "AVIF") and meta.dpi is not None:
+        meta = replace(meta, exif=meta.exif or packed(parse_exif(None)))  # there is no other place for it
+    # AVIF has a box for orientation; Pillow would take the tag out, and write the rest anew, less well.
+    exif, xmp = meta.exif_of(height, width, orientation=form != "AVIF"), meta.xmp
     if form == "JPEG":
         exif, xmp = _fitting(exif, "EXIF"), _fitting(xmp, "XMP")
     by_format: dict[str, dict[str, object]] = {

@@ -28,7 +28,7 @@ from .formats import (
     load_reader,
     sniff,
 )
-from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, orientation_of, parse_exif
+from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _decode_tiff(data: bytes, name: str, max_pixels: int) -> Picture:
         with Image.open(BytesIO(data), formats=("TIFF",)) as image:
             image.load()  # turns it upright
             pixels, icc = _pixels(image), None if image.mode == "CMYK" else icc
-    metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), page.dpi, name)
+    metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
     return _picture(pixels, 1, icc, "TIFF", metadata, name)
 
 

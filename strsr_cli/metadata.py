@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +59,16 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     software: str | None = None
 
-    def exif_of(self, height: int, width: int) -> bytes | None:
-        """EXIF for a file of that many px, with resolution and software; None where there is nothing to say."""
+    def exif_of(self, height: int, width: int, orientation: bool = True) -> bytes | None:
+        """EXIF for a file of that many px, with resolution and software; None where there is nothing to say.
+
+        orientation: whether it says that the file is upright.
+        """
         if self.exif is None and self.software is None:
             return None
         exif = parse_exif(self.exif)
-        exif[ORIENTATION] = 1
+        if orientation:
+            exif[ORIENTATION] = 1
         if self.software is not None:
             exif[SOFTWARE] = self.software
         if self.dpi is not None:
@@ -83,7 +88,10 @@ def parse_exif(data: bytes | None) -> Image.Exif:
 
 
 def packed(exif: Image.Exif) -> bytes:
-    """EXIF as bytes that begin with "II*"."""
+    """EXIF as bytes that begin with "II*". Pillow reads letters as Latin-1, but would write "?" for them."""
+    for tag, value in exif.items():
+        if isinstance(value, str):
+            exif[tag] = value.encode("latin-1", "replace")
     data: bytes = exif.tobytes()
     return data.removeprefix(b"Exif\0\0")
 
@@ -105,7 +113,8 @@ def collect(exif: Image.Exif | None, xmp: Any, dpi: Any, name: str) -> Metadata:
         log.warning("%s: its EXIF is damaged and was dropped (%s)", name, type(error).__name__)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     xmp = bounded(xmp, "XMP", name) if isinstance(xmp, bytes | tuple) else None
-    return Metadata(bounded(kept, "EXIF", name), None if xmp is None else clean_xmp(xmp), clean_dpi(dpi))
+    dpi = clean_dpi(dpi) or (None if exif is None else clean_dpi(dpi_of(exif)))
+    return Metadata(bounded(kept, "EXIF", name), None if xmp is None else clean_xmp(xmp), dpi)
 
 
 def bounded(data: Any, what: str, name: str) -> bytes | None:
@@ -124,9 +133,7 @@ def clean_exif(exif: Image.Exif) -> bytes | None:
     kept = parse_exif(None)
     for tag in KEPT_TAGS:
         if tag in exif:
-            value = exif[tag]
-            # Pillow would write "?" for letters beyond ASCII; these are the bytes that were read.
-            kept[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value
+            kept[tag] = exif[tag]
     photo = {tag: value for tag, value in exif.get_ifd(IFD.Exif).items() if tag not in DROPPED_TAGS}
     if photo:
         kept.get_ifd(IFD.Exif).update(photo)
@@ -140,10 +147,17 @@ def clean_xmp(xmp: bytes) -> bytes:
     return XMP_DROPPED.sub(b"", xmp)
 
 
+def dpi_of(tags: Mapping[int, Any]) -> tuple[Any, Any] | None:
+    """x and y per inch by EXIF's or TIFF's tags, or None."""
+    x, y = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION)
+    factor = {2: 1, 3: 2.54}.get(tags.get(RESOLUTION_UNIT, 2))  # inch, centimetre; else of no unit
+    return None if x is None or y is None or factor is None else (x * factor, y * factor)
+
+
 def clean_dpi(dpi: Any) -> tuple[float, float] | None:
     """Two numbers that make sense, or None."""
     try:
         x, y = (float(value) for value in dpi)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ArithmeticError):
         return None
     return (x, y) if all(math.isfinite(v) and 1 <= v <= 100_000 for v in (x, y)) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from PIL import Image
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .metadata import DAMAGE, KEPT_TAGS, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Metadata, parse_exif
+from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, parse_exif
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
@@ -43,13 +44,6 @@ class TiffPage:
     def deep(self) -> bool:
         """Whether Pillow would cut its pixels to 8 bits, or not read them."""
         return self.number(258, 1) > 8
-
-    @property
-    def dpi(self) -> Any:
-        """x and y per inch, or None."""
-        x, y, unit = (self.tags.get(tag) for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT))
-        factor = {None: 1, 2: 1, 3: 2.54}.get(unit)  # 3: per centimetre
-        return None if x is None or y is None or factor is None else (float(x) * factor, float(y) * factor)
 
 
 def read_tiff_page(file: BinaryIO) -> TiffPage:
@@ -102,7 +96,7 @@ def _by_opencv(data: bytes, page: TiffPage) -> np.ndarray:
 
 
 def _by_tifffile(page: TiffPage, data: bytes) -> np.ndarray:
-    import tifffile
+    tifffile = _tifffile()
 
     height, width = page.size
     with tifffile.TiffFile(BytesIO(data)) as file:
@@ -134,9 +128,17 @@ def _with_true_alpha(pixels: np.ndarray, extra: int) -> np.ndarray:
     return np.concatenate([np.where(alpha > 0, true, 0).astype(pixels.dtype), alpha], axis=2)
 
 
+def _tifffile() -> Any:
+    """The package, which is heavy; what it has to say of damaged files is said by us."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile
+
+
 def count_pages(data: bytes) -> int:
     """How many pages the file has, as far as they can be told."""
-    import tifffile
+    tifffile = _tifffile()
 
     try:
         with tifffile.TiffFile(BytesIO(data)) as file:
@@ -161,7 +163,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> bytes:
     """(h, w, 1 to 4) uint8, uint16 or float32 as TIFF, deflated."""
-    import tifffile
+    tifffile = _tifffile()
 
     height, width, channels = pixels.shape
     exif = parse_exif(metadata.exif_of(height, width))
@@ -169,6 +171,8 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
     tags: list[tuple[int, int, int, Any, bool]] = [
         (PLACEHOLDERS[tag], 4, 1, 0, True) for tag, values in directories.items() if values
     ]
+    if ORIENTATION in exif:
+        tags.append((ORIENTATION, 3, 1, 1, True))
     for tag in KEPT_TAGS:
         if isinstance(value := exif.get(tag), str):
             tags.append((tag, 2, 0, value.encode("latin-1", "replace"), True))
@@ -199,7 +203,7 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
 
 def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]]) -> None:
     """Write the EXIF and GPS directories behind a file's end, and point to them."""
-    import tifffile
+    tifffile = _tifffile()
 
     buffer.seek(0)
     with tifffile.TiffFile(buffer) as file:
