@@ -64,7 +64,7 @@ def _by_pillow(pixels: np.ndarray, form: str, quality: int, icc: bytes | None, m
         "PNG": {"pnginfo": _png_text(xmp, meta.software)},
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "exact": True},
-        "AVIF": {"quality": quality, "subsampling": "4:4:4"},
+        "AVIF": {"quality": quality, "subsampling": "4:0:0" if pixels.shape[2] == 1 else "4:4:4"},
     }
     options = by_format.get(form, {})
     if exif is not None:

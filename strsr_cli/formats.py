@@ -44,7 +44,8 @@ class OutputFormat:
 
 OUTPUT_FORMATS = {
     "png": OutputFormat("PNG", ".png", alpha=True, deep=True),
-    "jpg": OutputFormat("JPEG", ".jpg", alpha=False, deep=False, side=65_535),
+    # JPEG itself ends at 65,535; libjpeg, which nearly everything writes and reads it by, ends here.
+    "jpg": OutputFormat("JPEG", ".jpg", alpha=False, deep=False, side=65_500),
     "webp": OutputFormat("WEBP", ".webp", alpha=True, deep=False, side=16_383),
     "tif": OutputFormat("TIFF", ".tif", alpha=True, deep=True),
     "bmp": OutputFormat("BMP", ".bmp", alpha=False, deep=False, area=(2**32 - 2**16) // 3),

@@ -107,7 +107,9 @@ def test_wide_colours_stay(space: str) -> None:
     picture = pictured(patches, icc=matrix_profile(primaries, gamma))
     made = upscaled(picture)
     assert made.icc == picture.icc
-    inner = np.abs(reduced(made.color).reshape(32, 3, 16, 3)[:, :, 4:12] - patches.reshape(32, 3, 16, 3)[:, :, 4:12])
+    inner = np.abs(
+        reduced(made.color).reshape(32, 3, 16, 3)[:, :, 4:12] - patches.reshape(32, 3, 16, 3)[:, :, 4:12]
+    )
     print(f"{space}: mean {inner.mean():.2f}, largest {inner.max():.2f} of 255")
     assert inner.max() < 4
     plain = upscaled(pictured(patches))
@@ -145,7 +147,9 @@ def test_srgb_profiles_change_nothing() -> None:
 
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = small("coffee")
-    np.testing.assert_array_equal(upscaled(pictured(pixels, icc=srgb)).color, upscaled(pictured(pixels)).color)
+    np.testing.assert_array_equal(
+        upscaled(pictured(pixels, icc=srgb)).color, upscaled(pictured(pixels)).color
+    )
 
 
 def test_gray_stays_gray_in_its_own_space() -> None:
