@@ -273,7 +273,8 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
         try:
             srgb = ImageCms.createProfile("sRGB")
             inks = ImageCms.ImageCmsProfile(BytesIO(icc))
-            if found := ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB"):
+            faithful = ImageCms.Intent.RELATIVE_COLORIMETRIC
+            if found := ImageCms.profileToProfile(image, inks, srgb, faithful, outputMode="RGB"):
                 return found
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             log.debug("profile of inks not used: %s", error)

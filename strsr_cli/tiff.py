@@ -16,6 +16,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, parse_exif
 
+log = logging.getLogger(__name__)
+
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
 ICC_TAG, XMP_TAG = 34675, 700
@@ -68,7 +70,9 @@ def read_deep_tiff(page: TiffPage, data: bytes) -> np.ndarray:
     kind, samples = page.number(262, BLACK_IS_ZERO), page.number(277, 1)
     if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or samples > 4:
         raise ValueError(f"{page.number(258, 1)}-bit pixels that are neither gray nor RGB; save it as RGB")
-    strange = samples == 2 or (page.number(284, 1) == 2 and samples > 1)  # OpenCV reads neither
+    half = page.number(258, 1) == 16 and page.number(339, 1) == 3
+    # OpenCV reads neither these floats, nor two channels, nor planes.
+    strange = half or samples == 2 or (page.number(284, 1) == 2 and samples > 1)
     pixels = _by_tifffile(page, data) if strange else _by_opencv(data, page)
     if pixels.dtype in (np.float16, np.float64):
         pixels = pixels.astype(np.float32)
@@ -167,7 +171,10 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
 
     height, width, channels = pixels.shape
     exif = parse_exif(metadata.exif_of(height, width))
-    directories = {tag: dict(exif.get_ifd(tag)) for tag in PLACEHOLDERS}
+    big = pixels.nbytes > 2**32 - 2**25  # for which Pillow writes no directories
+    directories = {} if big else {tag: dict(exif.get_ifd(tag)) for tag in PLACEHOLDERS}
+    if big and metadata.exif is not None:
+        log.warning("a TIFF of more than 4 GB: camera settings and place in EXIF are dropped")
     tags: list[tuple[int, int, int, Any, bool]] = [
         (PLACEHOLDERS[tag], 4, 1, 0, True) for tag, values in directories.items() if values
     ]
@@ -183,7 +190,7 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
     if metadata.xmp is not None:
         tags.append((XMP_TAG, 1, len(metadata.xmp), metadata.xmp, True))
     buffer = BytesIO()
-    with tifffile.TiffWriter(buffer, byteorder="<", bigtiff=pixels.nbytes > 2**32 - 2**25) as writer:
+    with tifffile.TiffWriter(buffer, byteorder="<", bigtiff=big) as writer:
         writer.write(
             pixels.squeeze(2) if channels == 1 else pixels,
             photometric="minisblack" if channels < 3 else "rgb",
@@ -207,7 +214,6 @@ def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]])
 
     buffer.seek(0)
     with tifffile.TiffFile(buffer) as file:
-        big = file.is_bigtiff
         tags = file.pages.first.tags
         places = {tag: tags[own].offset for tag, own in PLACEHOLDERS.items() if own in tags}
     for tag, place in places.items():
@@ -218,4 +224,4 @@ def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]])
             directory[key] = value
         buffer.write(directory.tobytes(end))
         buffer.seek(place)
-        buffer.write(struct.pack("<HHQQ" if big else "<HHII", tag, 4 if not big else 16, 1, end))
+        buffer.write(struct.pack("<HHII", tag, 4, 1, end))

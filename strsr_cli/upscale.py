@@ -87,9 +87,6 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
     device = resolve_device(options.device)
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
-    made_by = None
-    if options.provenance:
-        made_by = provenance(options.model, weights, options.big, options.scale)
     conditions: Conditions | None = None
     if options.big is None:
         precision = resolve_precision(options.precision, device)
@@ -104,6 +101,9 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
         pipeline = conditions.load_pipeline()
         precision = pipeline.native_precision
     log.debug("model %s on %s in %s", options.model, device, precision)
+    made_by = None
+    if options.provenance:
+        made_by = provenance(options.model, weights, options.big, options.scale)
     for job in jobs:
         began = time.monotonic()
         with told(job, reporter, device):

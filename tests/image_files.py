@@ -62,6 +62,17 @@ def gray_profile(gamma: float) -> bytes:
     return _profile(b"GRAY", {**tags, b"kTRC": curve})
 
 
+def ink_profile(inks: tuple[int, int, int]) -> bytes:
+    """A CMYK profile by whose table all ink is of one colour, in CIELAB's 8 bits; no ink is white."""
+    straight = bytes(range(256))
+    nodes = bytes((255, 128, 128)) + bytes(inks) * 15
+    matrix = struct.pack(">9i", *(65536 * (row == column) for row in range(3) for column in range(3)))
+    table = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + matrix + straight * 4 + nodes + straight * 3
+    tags = {b"wtpt": _xyz_tag(xyz(D50)), b"cprt": b"text\0\0\0\0none\0\0\0\0", b"desc": _desc_tag(b"inks")}
+    profile = _profile(b"CMYK", {**tags, b"A2B0": table})
+    return profile[:12] + b"prtrCMYKLab " + profile[24:]
+
+
 def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
     table, body, at = b"", b"", 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
@@ -69,7 +80,7 @@ def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
         table += name + struct.pack(">II", at + len(body), len(content))
         body += content
     head = struct.pack(">I4sI4s4s4s", at + len(body), b"\0" * 4, 0x02400000, b"mntr", space, b"XYZ ")
-    head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + b"\0" * 28 + struct.pack(">I", 0)[:0]
+    head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp")
     head = head.ljust(68, b"\0") + _fixed(xyz(D50))
     return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 

@@ -22,7 +22,7 @@ from strsr_cli.formats import OUTPUT_FORMATS, check_fits, sniff
 from strsr_cli.images import Picture, decode_image, find_images
 from strsr_models import ImageError
 
-from .image_files import small_files
+from .image_files import ink_profile, small_files
 
 Run = Callable[..., Result]
 
@@ -117,6 +117,18 @@ def test_inks_become_the_colours_that_they_print() -> None:
         assert np.abs(picture.color.astype(int) - [255, 0, 0]).max() < 12
 
 
+def test_inks_have_the_colours_of_their_profile() -> None:
+    inked = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    for form in ("JPEG", "TIFF"):
+        picture = decode_image(saved(inked, form, icc_profile=ink_profile((128, 208, 128))), "x")
+        # L 50, a 80, b 0: a strong pink, which no arithmetic makes of cyan.
+        assert picture.icc is None
+        red, green, blue = picture.color[4, 4].tolist()
+        assert red > 200
+        assert green < 60
+        assert 80 < blue < 160
+
+
 @pytest.mark.parametrize("compression", [5, 8], ids=["lzw", "deflate"])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_deep_compressed_tiff(compression: int, dtype: type) -> None:
@@ -143,6 +155,19 @@ def test_strange_tiff() -> None:
     seen = decode_image(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), "x")
     assert seen.color[0, 0].tolist() == [39_999] * 3
     assert decode_image(tiff(gray, photometric="minisblack", bigtiff=True), "x").color.shape == (20, 30, 1)
+    tiled = rng.integers(0, 65_536, (40, 40, 3)).astype(np.uint16)
+    seen = decode_image(tiff(tiled, photometric="rgb", tile=(16, 16), compression="zlib"), "x")
+    np.testing.assert_array_equal(seen.color, tiled)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_of_every_size(dtype: type, channels: int) -> None:
+    pixels = np.random.default_rng(0).random((10, 12, channels)).astype(dtype)
+    data = tiff(pixels.squeeze(), photometric="minisblack" if channels == 1 else "rgb")
+    picture = decode_image(data, "x")
+    assert picture.color.dtype == np.float32
+    np.testing.assert_array_equal(picture.color, pixels.astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -153,10 +153,12 @@ def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
     assert decode_image(made, "x").metadata.dpi == pytest.approx((240, 120), abs=0.1)
 
 
-@pytest.mark.parametrize("deep", ["png", "tif"])
-def test_deep_files_hold_them_too(deep: str) -> None:
+@pytest.mark.parametrize(
+    ("deep", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.float32)], ids=str
+)
+def test_deep_files_hold_them_too(deep: str, dtype: type) -> None:
     picture = decode_image(with_metadata("jpg", 3, PROFILES["AdobeRGB"]), "x")
-    color = picture.color.astype(np.uint16) * 257
+    color = (picture.color / 255 * (1 if dtype is np.float32 else 65_535)).astype(dtype)
     found = blocks(encode_image(Picture(color, None, picture.icc, "PNG", picture.metadata), deep, 95), deep)
     assert found["icc"] == PROFILES["AdobeRGB"]
     assert b"grandmother's album" in found["xmp"]
