@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -153,10 +154,8 @@ def _known_kind(head: bytes, name: str) -> str:
 @contextlib.contextmanager
 def _decoding(name: str) -> Iterator[None]:
     """Whatever a decoder raises becomes an ImageError; Pillow's limit gives way to --max-pixels."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _PILLOW:
             yield
     except (ImageError, MemoryError):
         raise
@@ -165,8 +164,32 @@ def _decoding(name: str) -> Iterator[None]:
         if reason.startswith("cannot identify image file"):
             reason = "damaged or truncated"
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+class _QuietPillow:
+    """Pillow without its limit and its warnings, while any thread is inside: both are the process's own."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+                self._warnings.__exit__(None, None, None)
+
+
+_PILLOW = _QuietPillow()
 
 
 def _decode_png(data: bytes, name: str, max_pixels: int) -> Picture:

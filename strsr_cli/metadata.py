@@ -37,6 +37,9 @@ KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, 40091, 4009
 # Of the photo's directory, what is wrong in another size (sensor pitch, places in px), what points to
 # places in the file (maker notes, interoperability), and what is set anew.
 DROPPED_TAGS = {PIXEL_WIDTH, PIXEL_HEIGHT, 37396, 37500, 40965, 41486, 41487, 41488, 41492}
+# Types of EXIF's values, and tags whose values have them though they look otherwise.
+BYTE, RATIONAL, UNDEFINED, SIGNED_RATIONAL = 1, 5, 7, 10
+GPS_TEXTS, SIGNED_TAGS = (27, 28), (37377, 37379, 37380)
 # What XMP repeats of the file: sizes, orientation, thumbnails.
 XMP_OF_FILE = "tiff:Orientation|tiff:ImageWidth|tiff:ImageLength|exif:PixelXDimension|exif:PixelYDimension"
 XMP_DROPPED = re.compile(
@@ -50,7 +53,7 @@ XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)\s*([1-8])""")
 class Metadata:
     """What goes along with pixels, beside their profile.
 
-    exif: a little TIFF file ("II*"), upright, without sizes, thumbnail and maker notes. xmp: a packet.
+    exif: a little TIFF file, upright, without sizes, thumbnail and maker notes. xmp: a packet.
     dpi: x and y. software: what made the file, in place of the EXIF's word on that.
     """
 
@@ -79,21 +82,38 @@ class Metadata:
 
 
 def parse_exif(data: bytes | None) -> Image.Exif:
-    """EXIF as a mapping that writes little-endian; raises what Pillow raises for damaged ones."""
+    """EXIF as a mapping, of its own byte order; raises what Pillow raises for damaged ones."""
     exif = Image.Exif()
     if data is not None:
         exif.load(data)
-    exif.endian = "<"
+    exif.endian = exif.endian or "<"
     return exif
 
 
 def packed(exif: Image.Exif) -> bytes:
-    """EXIF as bytes that begin with "II*". Pillow reads letters as Latin-1, but would write "?" for them."""
+    """EXIF as a little TIFF file. Pillow reads letters as Latin-1, but would write "?" for them."""
     for tag, value in exif.items():
         if isinstance(value, str):
             exif[tag] = value.encode("latin-1", "replace")
-    data: bytes = exif.tobytes()
-    return data.removeprefix(b"Exif\0\0")
+    data = bytearray(exif.tobytes().removeprefix(b"Exif\0\0"))
+    correct_types(data, 8, exif.endian or "<")
+    return bytes(data)
+
+
+def correct_types(data: bytearray, at: int, order: str, group: int = 0) -> None:
+    """Set types of a directory's entries, and of those below, that Pillow guesses wrong by their values.
+
+    at: where in data it is. order: "<" or ">". group: IFD.Exif, IFD.GPSInfo, or 0 for the first.
+    """
+    (count,) = struct.unpack_from(order + "H", data, at)
+    for place in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, _, value = struct.unpack_from(order + "HHII", data, place)
+        if group == 0 and tag in (IFD.Exif, IFD.GPSInfo):
+            correct_types(data, value, order, tag)
+        elif kind == BYTE and (group == IFD.Exif or (group == IFD.GPSInfo and tag in GPS_TEXTS)):
+            struct.pack_into(order + "H", data, place + 2, UNDEFINED)
+        elif kind == RATIONAL and group == IFD.Exif and tag in SIGNED_TAGS:
+            struct.pack_into(order + "H", data, place + 2, SIGNED_RATIONAL)
 
 
 def orientation_of(exif: Image.Exif | None, xmp: bytes | None) -> int:
@@ -108,7 +128,7 @@ def collect(exif: Image.Exif | None, xmp: Any, dpi: Any, name: str) -> Metadata:
     """What of a file's metadata is carried on; a warning says what is not."""
     kept = None
     try:
-        kept = clean_exif(exif) if exif else None
+        kept = None if exif is None else clean_exif(exif)
     except DAMAGE as error:
         log.warning("%s: its EXIF is damaged and was dropped (%s)", name, type(error).__name__)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
@@ -131,6 +151,7 @@ def bounded(data: Any, what: str, name: str) -> bytes | None:
 def clean_exif(exif: Image.Exif) -> bytes | None:
     """The part of EXIF that stays true of an enlarged picture, as bytes; None when nothing is left."""
     kept = parse_exif(None)
+    kept.endian = exif.endian or "<"  # in which comments in UTF-16 are, too
     for tag in KEPT_TAGS:
         if tag in exif:
             kept[tag] = exif[tag]

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, parse_exif
+from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +171,7 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
 
     height, width, channels = pixels.shape
     exif = parse_exif(metadata.exif_of(height, width))
+    order = exif.endian or "<"
     big = pixels.nbytes > 2**32 - 2**25  # for which Pillow writes no directories
     directories = {} if big else {tag: dict(exif.get_ifd(tag)) for tag in PLACEHOLDERS}
     if big and metadata.exif is not None:
@@ -190,7 +191,7 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
     if metadata.xmp is not None:
         tags.append((XMP_TAG, 1, len(metadata.xmp), metadata.xmp, True))
     buffer = BytesIO()
-    with tifffile.TiffWriter(buffer, byteorder="<", bigtiff=big) as writer:
+    with tifffile.TiffWriter(buffer, byteorder=order, bigtiff=big) as writer:
         writer.write(
             pixels.squeeze(2) if channels == 1 else pixels,
             photometric="minisblack" if channels < 3 else "rgb",
@@ -204,11 +205,11 @@ def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> by
             metadata=None,
             extratags=tags,
         )
-    _append_directories(buffer, directories)
+    _append_directories(buffer, directories, order)
     return buffer.getvalue()
 
 
-def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]]) -> None:
+def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]], order: str) -> None:
     """Write the EXIF and GPS directories behind a file's end, and point to them."""
     tifffile = _tifffile()
 
@@ -219,9 +220,11 @@ def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]])
     for tag, place in places.items():
         end = buffer.seek(0, 2)
         end += buffer.write(b"\0" * (end % 2))
-        directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0", group=tag)
+        directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0", group=tag)
         for key, value in directories[tag].items():
             directory[key] = value
-        buffer.write(directory.tobytes(end))
+        body = bytearray(directory.tobytes(end))
+        correct_types(body, 0, order, tag)
+        buffer.write(body)
         buffer.seek(place)
-        buffer.write(struct.pack("<HHII", tag, 4, 1, end))
+        buffer.write(struct.pack(order + "HHII", tag, 4, 1, end))

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from PIL import Image
 from PIL.ExifTags import IFD, Base
+from PIL.TiffImagePlugin import IFDRational
 from typer.testing import Result
 
 from strsr_cli.encode import encode_image
@@ -145,6 +146,25 @@ def test_avif_holds_them_too(source: str) -> None:
     tags = exif_tags(held[cv2.IMAGE_METADATA_EXIF])
     assert tags["ExifTag"]["DateTimeOriginal"] == "1999:12:31 23:59:58"  # type: ignore[index]
     assert decode_image(made, "x").icc == PROFILES["Display P3"]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_values_keep_their_types_and_byte_order(kind: str, order: str) -> None:
+    """A comment in UTF-16 is in the file's own order, of a type that says nothing; steps have a sign."""
+    exif, buffer = Image.Exif(), BytesIO()
+    exif.endian, exif[Base.Make] = order, "Tester"
+    comment = b"UNICODE\0" + "Grüße".encode("utf-16-le" if order == "<" else "utf-16-be")
+    exif.get_ifd(IFD.Exif)[Base.UserComment], exif.get_ifd(IFD.Exif)[Base.ExposureBiasValue] = (
+        comment,
+        IFDRational(1, 2),
+    )
+    Image.fromarray(PIXELS).save(buffer, "PNG", exif=exif)
+    data = blocks(round_trip(buffer.getvalue(), kind), kind)["exif"]
+    assert data[:2] == (b"II" if order == "<" else b"MM")
+    assert struct.pack(f"{order}HHI", Base.UserComment, 7, len(comment)) in data
+    assert struct.pack(f"{order}HHI", Base.ExposureBiasValue, 10, 1) in data
+    assert comment in data
 
 
 @pytest.mark.parametrize("kind", KINDS)
