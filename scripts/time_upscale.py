@@ -7,8 +7,8 @@ import statistics
 import time
 from pathlib import Path
 
+from strsr_cli.color import to_tensor
 from strsr_cli.images import read_image
-from strsr_cli.inspection import to_tensor
 from strsr_models import load_pipeline
 
 

@@ -83,6 +83,7 @@ def parse_tile(text: str) -> Optional[int]:  # noqa: UP045  (typer reads annotat
 
 
 MODEL, TILES, WHERE, OUTPUT, TALK = "Model", "Tiles", "Where and how precisely", "Output", "Messages"
+INPUT = "Input"
 BIG = "Only for zimage and flux2"
 
 
@@ -204,12 +205,36 @@ def upscale(
         ),
     ] = "auto",
     format: Annotated[
-        Literal["keep", "png", "jpg", "webp", "tif", "bmp"],
-        typer.Option(help="keep: the input's format; png on standard output.", rich_help_panel=OUTPUT),
+        Literal["keep", "png", "jpg", "webp", "tif", "bmp", "avif"],
+        typer.Option(
+            help="keep: the input's format (GIF, HEIC, JPEG XL: png); png on standard output.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "keep",
     quality: Annotated[
-        int, typer.Option(min=1, max=100, help="Of JPEG (always 4:4:4) and WebP.", rich_help_panel=OUTPUT)
+        int,
+        typer.Option(
+            min=1, max=100, help="Of JPEG, AVIF (both always 4:4:4) and WebP.", rich_help_panel=OUTPUT
+        ),
     ] = 95,
+    strip: Annotated[
+        bool,
+        typer.Option(
+            "--strip", help="Drop EXIF, XMP and resolution; keep the colour profile.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    provenance: Annotated[
+        bool,
+        typer.Option(
+            "--provenance",
+            help="Say in the output's EXIF (Software) what made it: version, model, hash of its weights, scale.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    max_pixels: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Refuse larger inputs unread.", rich_help_panel=INPUT),
+    ] = 268_435_456,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -281,16 +306,18 @@ def upscale(
     reporter = make_reporter(json, quiet, verbose)
     try:
         pending = []
-        for job, sizes in planned_sizes(jobs, scale):
+        for job, sizes in planned_sizes(jobs, scale, max_pixels):
             skip = job.finished and not overwrite
             reporter.planned(job.name, job.target_name, **sizes, **({"skip": True} if skip else {}))
             if dry_run and not json and not verbose:
                 fields = {"input": job.name, "output": job.target_name, **sizes, "skip": skip}
                 typer.echo(describe_plan(fields))
-            if not skip:
-                pending.append(job)
-            elif not dry_run:
+            if skip and not dry_run:
                 reporter.skipped(job.name, job.target_name)
+            elif "error" in sizes and not dry_run:
+                reporter.failed(job.name, str(sizes["error"]))
+            elif not skip:
+                pending.append(job)
         if dry_run:
             if not json:
                 typer.echo(f"{len(pending)} to make, {len(jobs) - len(pending)} skipped; nothing was written")
@@ -311,6 +338,9 @@ def upscale(
                 big,
                 check_grid,
                 grid_limit,
+                max_pixels,
+                strip,
+                provenance,
             )
             upscale_batch(pending, options, reporter)
         reporter.summary()

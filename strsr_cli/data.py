@@ -43,7 +43,8 @@ from .degrade import (
     sharpen,
     uniform,
 )
-from .images import READ_FORMATS, find_images, read_image
+from .formats import PILLOW_FORMATS
+from .images import find_images, read_image
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def stored_size(path: Path) -> tuple[int, int]:
     hour for a large data set.
     """
     try:
-        with Image.open(path, formats=READ_FORMATS) as image:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
             return image.size
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image, or empty") from error

@@ -18,8 +18,9 @@ from torch import Tensor
 from strsr_models.errors import ImageError, UsageError
 
 from . import spectrum_text
+from .color import to_tensor
 from .images import find_images, read_image
-from .inspection import Inspection, compare, inspect, to_tensor
+from .inspection import Inspection, compare, inspect
 from .journal import whole_file
 from .plan import inside
 

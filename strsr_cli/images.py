@@ -1,49 +1,53 @@
-"""Files <-> pixels: find, read and write images with their alpha, ICC profile and bit depth."""
+"""Files -> pixels: find and read images with their alpha, profile, metadata and bit depth."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from strsr_models.errors import ImageError
 
-log = logging.getLogger(__name__)
-# Pillow's word on images half as large as those that it refuses: nothing that a user could act on.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+from . import png as png_files
+from . import tiff as tiff_files
+from .formats import (
+    FORMAT_BY_SUFFIX,
+    HEAD,
+    MAX_PIXELS,
+    READ_ONLY_SUFFIXES,
+    READABLE,
+    check_pixels,
+    load_reader,
+    sniff,
+)
+from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
 
-FORMAT_BY_SUFFIX = {
-    ".png": "png",
-    ".jpg": "jpg",
-    ".jpeg": "jpg",
-    ".webp": "webp",
-    ".tif": "tif",
-    ".tiff": "tif",
-    ".bmp": "bmp",
-}
-READ_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Picture:
     """Decoded pixels, upright.
 
-    color: (h, w, 3), or (h, w, 1) for gray pictures; uint8 or uint16. alpha: (h, w, 1) of the same
-    type, or None. icc: the colour profile's bytes, or None. format: Pillow's name, such as "PNG".
+    color: (h, w, 3), or (h, w, 1) for gray pictures; uint8, uint16, or float32 near [0, 1]. alpha:
+    (h, w, 1) of the same type, or None. icc: the colour profile's bytes, or None. format: Pillow's
+    name, such as "PNG".
     """
 
     color: np.ndarray
     alpha: np.ndarray | None
     icc: bytes | None
     format: str
+    metadata: Metadata = field(default_factory=Metadata)
 
     def rgb8(self) -> np.ndarray:
         """(h, w, 3) uint8, without alpha."""
@@ -52,7 +56,10 @@ class Picture:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All files below a folder that are named like images, hidden ones left out, sorted."""
+    """All images below a folder, hidden ones left out, sorted: by suffix, and by content where there is none.
+
+    Files of other suffixes are passed over even if they hold an image: backups, previews, camera raw.
+    """
     return sorted(_walk(folder))
 
 
@@ -60,101 +67,241 @@ def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in FORMAT_BY_SUFFIX:
-                yield Path(root, name)
+            path = Path(root, name)
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES or (not suffix and kind_of(path)):
+                yield path
 
 
-def read_image(path: Path) -> Picture:
+def kind_of(path: Path) -> str | None:
+    """Pillow's name of a file's format by its first bytes, or None."""
+    try:
+        with open(path, "rb") as file:
+            return sniff(file.read(HEAD))
+    except OSError:
+        return None
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read and decode a whole file; ImageError says why it cannot be."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    return decode_image(data, str(path))
+    return decode_image(data, str(path), max_pixels)
 
 
-def decode_image(data: bytes, name: str) -> Picture:
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a whole image file held in memory; `name` stands in messages."""
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
+    kind = _known_kind(data[:HEAD], name)
+    with _decoding(name):
+        if kind == "PNG":
+            return _decode_png(data, name, max_pixels)
+        if kind == "TIFF":
+            return _decode_tiff(data, name, max_pixels)
+        return _decode_other(data, kind, name, max_pixels)
+
+
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of an upright image, from its header; ImageError says why there is none."""
+    name = str(path)
     try:
-        with Image.open(BytesIO(data), formats=READ_FORMATS) as image:
-            orientation = _orientation(image)  # Pillow forgets a TIFF's when it loads one
-            image.load()
-            return _to_picture(image, data, orientation, name)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not a PNG, JPEG, WebP, TIFF or BMP image") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: cannot be decoded: {error}") from error
+        with open(path, "rb") as file:
+            kind = _known_kind(file.read(HEAD), name)
+            with _decoding(name):
+                if kind == "PNG":
+                    width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
+                    orientation = orientation_of(_exif(raw), xmp)
+                elif kind == "TIFF":
+                    page = tiff_files.read_tiff_page(file)
+                    (height, width), orientation = page.size, page.number(274, 1)
+                else:
+                    with Image.open(file, formats=(kind,)) as image:
+                        width, height = image.size
+                        orientation = _orientation(image, kind)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    check_pixels(height, width, max_pixels, name)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 @contextlib.contextmanager
 def without_remarks(silent: bool) -> Iterator[None]:
     """Whether what reading an image would warn of has been said before."""
-    before, log.disabled = log.disabled, silent or log.disabled
+    loggers = [log, logging.getLogger("strsr_cli.metadata")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = silent or logger.disabled
     try:
         yield
     finally:
-        log.disabled = before
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
-def _to_picture(image: Image.Image, data: bytes, orientation: int, name: str) -> Picture:
-    icc, kind = image.info.get("icc_profile"), image.format or "PNG"
-    deep = _read_deep(image, data)
-    if deep is not None:
-        return Picture(*split_alpha(_orient(deep, orientation)), icc, kind)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise ValueError(
-            f"pixels of type {image.mode!r} are not supported; save it with 8 or 16 bits per channel"
-        )
-    frames: int = getattr(image, "n_frames", 1)
-    if frames > 1:
-        log.warning("%s: has %d frames, only the first is used", name, frames)
-    upright = ImageOps.exif_transpose(image)
-    has_alpha = upright.has_transparency_data
-    gray = upright.mode in ("1", "L", "LA", "La")
-    if upright.mode == "CMYK":
-        icc = None  # the profile describes inks that are gone after the conversion
-    mode = ("LA" if gray else "RGBA") if has_alpha else ("L" if gray else "RGB")
-    return Picture(*split_alpha(np.asarray(upright.convert(mode))), icc, kind)
+def _known_kind(head: bytes, name: str) -> str:
+    if not head:
+        raise ImageError(f"{name}: the file is empty")
+    kind = sniff(head)
+    if kind is None:
+        raise ImageError(f"{name}: not a {READABLE} image")
+    load_reader(kind, name)
+    return kind
 
 
-def _read_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """uint16 pixels of 16-bit PNG and TIFF files, which Pillow would cut to 8 bits; else None."""
-    if image.format == "PNG" and data[24] == 16:
-        import cv2
-
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise ValueError("damaged 16-bit PNG")
-        if pixels.ndim == 3:
-            # Gray with alpha (colour type 4) comes as three equal channels and alpha.
-            order = [0, 3] if data[25] == 4 else [2, 1, 0, 3][: pixels.shape[2]]
-            pixels = pixels[..., order]
-        return pixels
-    if image.format == "TIFF" and 16 in image.tag_v2.get(258, ()):  # type: ignore[attr-defined]
-        import tifffile
-
-        pixels = tifffile.imread(BytesIO(data), key=0)
-        if pixels.dtype == np.uint16 and pixels.ndim in (2, 3) and pixels.shape[2:] in ((), (3,), (4,)):
-            return pixels
-    return None
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError; Pillow's limit gives way to --max-pixels."""
+    try:
+        with _PILLOW:
+            yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders of damaged files raise anything, struct.error and KeyError too
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if reason.startswith("cannot identify image file"):
+            reason = "damaged or truncated"
+        raise ImageError(f"{name}: cannot be decoded: {reason}") from error
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, tag 274, 1 to 8."""
-    return int(image.getexif().get(274, 1))
+class _QuietPillow:
+    """Pillow without its limit and its warnings, while any thread is inside: both are the process's own."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+                self._warnings.__exit__(None, None, None)
 
 
-def _orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels upright."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+_PILLOW = _QuietPillow()
+
+
+def _decode_png(data: bytes, name: str, max_pixels: int) -> Picture:
+    png = png_files.parse_png(data, LIMIT)
+    check_pixels(png.height, png.width, max_pixels, name)
+    if png.animated:
+        _warn_of_frames(name, "several")
+    for what in png.dropped:
+        log.warning("%s: its %s is damaged or larger than %d bytes: dropped", name, what, LIMIT)
+    if png.depth == 16:
+        pixels = png_files.read_deep_png(png)
+    else:
+        with Image.open(BytesIO(png.still), formats=("PNG",)) as image:
+            image.load()
+            pixels = _pixels(image)
+    exif = _exif(png.exif)
+    metadata = collect(exif, png.xmp, png.dpi, name)
+    return _picture(pixels, orientation_of(exif, png.xmp), png.icc, "PNG", metadata, name)
+
+
+def _decode_tiff(data: bytes, name: str, max_pixels: int) -> Picture:
+    page = tiff_files.read_tiff_page(BytesIO(data))
+    check_pixels(*page.size, max_pixels, name)
+    if (pages := tiff_files.count_pages(data)) > 1:
+        _warn_of_frames(name, pages)
+    icc = page.tags.get(tiff_files.ICC_TAG)
+    if page.deep:
+        pixels = tiff_files.read_deep_tiff(page, data)
+    else:
+        with Image.open(BytesIO(data), formats=("TIFF",)) as image:
+            image.load()  # turns it upright
+            pixels, icc = _pixels(image), None if image.mode == "CMYK" else icc
+    metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
+    return _picture(pixels, 1, icc, "TIFF", metadata, name)
+
+
+def _decode_other(data: bytes, kind: str, name: str, max_pixels: int) -> Picture:
+    with Image.open(BytesIO(data), formats=(kind,)) as image:
+        check_pixels(image.height, image.width, max_pixels, name)
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a camera's, whose other frames are previews
+            _warn_of_frames(name, frames)
+        image.load()
+        exif, orientation = _exif_of(image), _orientation(image, kind)
+        metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
+        icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
+        return _picture(_pixels(image), orientation, icc, kind, metadata, name)
+
+
+def _warn_of_frames(name: str, count: int | str) -> None:
+    log.warning("%s: has %s frames, only the first is used", name, count)
+
+
+def _picture(
+    pixels: np.ndarray, orientation: int, icc: object, kind: str, metadata: Metadata, name: str
+) -> Picture:
+    color, alpha = split_alpha(tiff_files.turned(pixels, orientation))
+    return Picture(color, alpha, bounded(icc, "ICC profile", name), kind, metadata)
+
+
+def _exif(data: bytes | None) -> Image.Exif | None:
+    """EXIF of a PNG, None where it is missing or damaged beyond its first directory."""
+    try:
+        return None if data is None else parse_exif(data)
+    except DAMAGE:
+        return None
+
+
+def _exif_of(image: Image.Image) -> Image.Exif | None:
+    try:
+        return image.getexif()
+    except DAMAGE:
+        return None
+
+
+def _orientation(image: Image.Image, kind: str) -> int:
+    """What is left to turn: the readers of HEIC and JPEG XL turn images themselves."""
+    if kind == "HEIF" or (kind == "JXL" and not getattr(image, "jpeg", False)):
+        return 1
+    return orientation_of(_exif_of(image), None)  # Pillow looks into XMP itself
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(h, w[, c]) with channels gray, gray-alpha, RGB or RGBA, of a loaded image."""
+    if image.mode in ("F", "I;16"):
+        return np.asarray(image)
+    if image.mode == "I":
+        raise ValueError("pixels of 32-bit integers; save it with 8 or 16 bits, or as 32-bit floats")
+    if image.mode == "CMYK":
+        return np.asarray(_from_cmyk(image))
+    has_alpha = image.has_transparency_data
+    gray = image.mode in ("1", "L", "LA", "La")
+    pixels = np.asarray(image.convert(("LA" if gray else "RGBA") if has_alpha else "L" if gray else "RGB"))
+    if image.mode in ("P", "PA") and (pixels[..., :3] == pixels[..., :1]).all():
+        return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]  # a palette of grays
+    return pixels
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    """sRGB by the inks' profile; without one, by Pillow's plain arithmetic."""
+    from PIL import ImageCms
+
+    if icc := image.info.get("icc_profile"):
+        try:
+            srgb = ImageCms.createProfile("sRGB")
+            inks = ImageCms.ImageCmsProfile(BytesIO(icc))
+            faithful = ImageCms.Intent.RELATIVE_COLORIMETRIC
+            if found := ImageCms.profileToProfile(image, inks, srgb, faithful, outputMode="RGB"):
+                return found
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            log.debug("profile of inks not used: %s", error)
+    return image.convert("RGB")
 
 
 def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -166,124 +313,10 @@ def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return pixels, None
 
 
-# --- writing ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OutputFormat:
-    """What a file format can hold. limit: px of the longer side, or None."""
-
-    pillow: str
-    suffix: str
-    alpha: bool
-    deep: bool
-    limit: int | None
-
-
-OUTPUT_FORMATS = {
-    "png": OutputFormat("PNG", ".png", alpha=True, deep=True, limit=None),
-    "jpg": OutputFormat("JPEG", ".jpg", alpha=False, deep=False, limit=65_535),
-    "webp": OutputFormat("WEBP", ".webp", alpha=True, deep=False, limit=16_383),
-    "tif": OutputFormat("TIFF", ".tif", alpha=True, deep=True, limit=None),
-    "bmp": OutputFormat("BMP", ".bmp", alpha=False, deep=False, limit=None),
-}
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright image, from its header; ImageError says why there is none."""
-    try:
-        with Image.open(path, formats=READ_FORMATS) as image:
-            width, height = image.size
-            # Pillow states the size of a TIFF upright already.
-            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
-    except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        reason = "the file is empty" if empty else "not a PNG, JPEG, WebP, TIFF or BMP image"
-        raise ImageError(f"{path}: {reason}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be read: {error}") from error
-    return (width, height) if turned else (height, width)
-
-
-def encode_image(picture: Picture, kind: str, quality: int) -> bytes:
-    """The bytes of an image file of format `kind`, a key of OUTPUT_FORMATS.
-
-    quality: 1 to 100, for JPEG (always 4:4:4) and WebP. What a format cannot hold is brought to
-    what it can: 16 bits to 8, transparency onto white. Raises ImageError when the image is too large for it.
-    """
-    form = OUTPUT_FORMATS[kind]
-    height, width = picture.color.shape[:2]
-    if form.limit is not None and max(height, width) > form.limit:
-        raise ImageError(
-            f"{width}x{height} px is more than {form.pillow} can hold ({form.limit}); use --format png"
-        )
-    if picture.alpha is not None and not form.alpha:
-        picture = replace(picture, color=_onto_white(picture.color, picture.alpha), alpha=None)
-    if picture.color.dtype == np.uint16 and form.deep:
-        if picture.alpha is not None and picture.color.shape[2] == 1:
-            # No library here writes 16-bit gray with alpha; as colour it loses nothing.
-            picture = replace(picture, color=picture.color.repeat(3, axis=2))
-        pixels = _join_alpha(picture.color, picture.alpha)
-        return _encode_png16(pixels, picture.icc) if kind == "png" else _encode_tiff16(pixels, picture.icc)
-    pixels = _join_alpha(to_8bit(picture.color), None if picture.alpha is None else to_8bit(picture.alpha))
-    options: dict[str, dict[str, object]] = {
-        "JPEG": {"quality": quality, "subsampling": 0},
-        "WEBP": {"quality": quality, "exact": True},
-        "TIFF": {"compression": "tiff_adobe_deflate"},
-    }
-    buffer = BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
-    image.save(buffer, form.pillow, icc_profile=picture.icc, **options.get(form.pillow, {}))
-    return buffer.getvalue()
-
-
 def to_8bit(pixels: np.ndarray) -> np.ndarray:
-    """uint16 to uint8, rounded; uint8 as it is."""
+    """uint16 or float to uint8, rounded; uint8 as it is."""
     if pixels.dtype == np.uint8:
         return pixels
-    return ((pixels.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
-
-
-def _join_alpha(color: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    return color if alpha is None else np.concatenate([color, alpha], axis=2)
-
-
-def _onto_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    top = np.iinfo(color.dtype).max
-    opaque = alpha.astype(np.float32) / top
-    return np.rint(color * opaque + top * (1 - opaque)).astype(color.dtype)
-
-
-def _encode_png16(pixels: np.ndarray, icc: bytes | None) -> bytes:
-    """(h, w, 1, 3 or 4) uint16 as PNG; Pillow writes no 16-bit colour."""
-    import cv2
-
-    if pixels.shape[2] >= 3:
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    pixels = np.ascontiguousarray(pixels)
-    if icc is None:
-        done, data = cv2.imencode(".png", pixels)
-    else:
-        profile = np.frombuffer(icc, np.uint8)
-        done, data = cv2.imencodeWithMetadata(".png", pixels, [cv2.IMAGE_METADATA_ICCP], [profile])
-    if not done:
-        raise ImageError("cannot be encoded as a 16-bit PNG")
-    return bytes(data)
-
-
-def _encode_tiff16(pixels: np.ndarray, icc: bytes | None) -> bytes:
-    """(h, w, 1, 3 or 4) uint16 as TIFF; Pillow writes no 16-bit colour."""
-    import tifffile
-
-    buffer = BytesIO()
-    tifffile.imwrite(
-        buffer,
-        pixels.squeeze(2) if pixels.shape[2] == 1 else pixels,
-        photometric="minisblack" if pixels.shape[2] == 1 else "rgb",
-        planarconfig="contig" if pixels.shape[2] > 1 else None,
-        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
-        compression="zlib",
-        iccprofile=icc,
-        metadata=None,
-    )
-    return buffer.getvalue()
+    if pixels.dtype == np.uint16:
+        return np.asarray((pixels.astype(np.uint32) * 255 + 32_767) // 65_535, np.uint8)
+    return np.asarray(np.rint(pixels.clip(0, 1) * 255), np.uint8)

@@ -28,6 +28,8 @@ from strsr_models.spectrum import (
     verdict,
 )
 
+from .color import to_tensor
+
 SIDE = 256  # px: of the blocks that the drawn spectrum is averaged over, at most
 BLOCKS = 16  # in a row and in a column, at most: enough to draw from, however large the image
 SLOPE_RANGE = (0.02, 0.2)  # cycles per pixel in which the fall of the spectrum is fitted
@@ -199,12 +201,6 @@ def spread(room: int, count: int) -> list[int]:
     """Places in 0..room, evenly spread away from the ends, each a multiple of the longest usual period."""
     longest = max(USUAL_PERIODS)
     return [round(room * (number + 0.5) / count) // longest * longest for number in range(count)]
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(h, w, c) uint8 or uint16 -> float32 (1, c, h, w) in [0, 1]."""
-    values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    return values.contiguous().div_(np.iinfo(pixels.dtype).max)
 
 
 def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) -> Tensor:

@@ -10,11 +10,12 @@ from pathlib import Path
 from strsr_models.errors import ImageError, UsageError, nearest
 from strsr_models.sizes import output_size
 
-from .images import FORMAT_BY_SUFFIX, OUTPUT_FORMATS, find_images, read_size
+from .formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, READ_ONLY_SUFFIXES, check_fits
+from .images import find_images, kind_of, read_size
 
 STREAM = "-"  # in place of a path: standard input or output
-# Suffixes of images that nobody would give to a folder.
-FOREIGN_SUFFIXES = {".gif", ".avif", ".heic", ".heif", ".jxl", ".psd", ".svg", ".jp2", ".ppm", ".exr", ".pdf"}
+# Suffixes of images that are not written, and that nobody would give to a folder.
+FOREIGN_SUFFIXES = {*READ_ONLY_SUFFIXES, ".psd", ".svg", ".jp2", ".ppm", ".exr", ".pdf"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def plan_jobs(source: str, target: str, kind: str) -> list[Job]:
 
 
 def _single(source: Path | None, target: str, kind: str) -> Job:
-    own = "png" if source is None else FORMAT_BY_SUFFIX.get(source.suffix.lower(), "png")
+    own = "png" if source is None else kept_kind(source)
     if target == STREAM:
         return Job(source, None, "png" if kind == "keep" else kind)
     path = Path(target)
@@ -93,10 +94,12 @@ def _folder(source: Path, target: str, kind: str) -> list[Job]:
 
     def output(path: Path, whole_name: bool) -> Path:
         relative = path.relative_to(source)
-        if kind == "keep" or FORMAT_BY_SUFFIX[path.suffix.lower()] == kind:
+        own = FORMAT_BY_SUFFIX.get(path.suffix.lower())
+        made = kept_kind(path) if kind == "keep" else kind
+        if own == made:
             return root / relative
         stem = relative.name if whole_name else relative.stem
-        return root / relative.with_name(stem + OUTPUT_FORMATS[kind].suffix)
+        return root / relative.with_name(stem + OUTPUT_FORMATS[made].suffix)
 
     # Names are compared without case, as Windows and macOS do.
     taken = Counter(str(output(path, False)).casefold() for path in found)
@@ -105,8 +108,17 @@ def _folder(source: Path, target: str, kind: str) -> list[Job]:
     if twice:
         clash = [path for path, out in zip(found, outputs, strict=True) if str(out).casefold() == twice[0]]
         raise UsageError(f"{' and '.join(map(str, clash))} would both become {twice[0]}; rename one")
-    kinds = [FORMAT_BY_SUFFIX[path.suffix.lower()] if kind == "keep" else kind for path in found]
+    kinds = [kept_kind(path) if kind == "keep" else kind for path in found]
     return [_checked(Job(*job)) for job in zip(found, outputs, kinds, strict=True)]
+
+
+def kept_kind(path: Path) -> str:
+    """What `--format keep` makes of an input: what its suffix says, else what it is, else PNG."""
+    suffix = path.suffix.lower()
+    if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
+        return FORMAT_BY_SUFFIX.get(suffix, "png")
+    kinds = {form.pillow: kind for kind, form in OUTPUT_FORMATS.items()}
+    return kinds.get(kind_of(path) or "", "png")
 
 
 def inside(path: Path, root: Path, source: Path) -> bool:
@@ -123,16 +135,28 @@ def _checked(job: Job) -> Job:
     return job
 
 
-def planned_sizes(jobs: list[Job], scale: float) -> Iterator[tuple[Job, dict[str, int | str]]]:
+def planned_sizes(
+    jobs: list[Job], scale: float, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Job, dict[str, int | str]]]:
     """For each job the sizes that its input has and its output will have, or the error that awaits it."""
     for job in jobs:
         if job.source is None:
             yield job, {}
             continue
         try:
-            height, width = read_size(job.source)
+            height, width = read_size(job.source, max_pixels)
+            to_height, to_width = fitting_size(job, height, width, scale)
         except ImageError as error:
             yield job, {"error": str(error)}
             continue
-        to_height, to_width = output_size(height, width, scale)
         yield job, {"width": width, "height": height, "to_width": to_width, "to_height": to_height}
+
+
+def fitting_size(job: Job, height: int, width: int, scale: float) -> tuple[int, int]:
+    """(height, width) of the output; ImageError when its format cannot hold that."""
+    to_height, to_width = output_size(height, width, scale)
+    try:
+        check_fits(job.kind, to_height, to_width)
+    except ImageError as error:
+        raise ImageError(f"{job.name}: {error}") from error
+    return to_height, to_width

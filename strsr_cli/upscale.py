@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ from strsr_models.pipelines.base import TileCallback, enlarge
 from strsr_models.spectrum import verdict
 
 from .big_models import BigModelOptions
+from .color import network_input, restored_color, to_tensor
 from .conditions import Conditions
+from .encode import encode_image
 from .failures import told
-from .images import Picture, decode_image, encode_image, read_image, without_remarks
-from .inspection import finite, sampled_report, to_tensor
+from .formats import MAX_PIXELS
+from .images import Picture, decode_image, read_image, without_remarks
+from .inspection import finite, sampled_report
 from .journal import whole_file
-from .plan import Job
+from .metadata import Metadata
+from .plan import Job, fitting_size
+from .provenance import provenance
 from .report import Reporter
 from .runs import weights_folder
 
@@ -47,6 +52,9 @@ class UpscaleOptions:
     big: BigModelOptions | None = None  # of zimage and flux2; None: lite
     check_grid: bool = False  # look for a printed grid in what was made
     grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
+    max_pixels: int = MAX_PIXELS  # of an input
+    strip: bool = False  # of all metadata but the colour profile
+    provenance: bool = False  # whether the output says what made it
 
 
 def upscale_image(
@@ -61,8 +69,9 @@ def upscale_image(
 
     cond: the pipeline's condition of this picture, where it was made before.
     """
+    lq = lq_of(picture)
     hq = pipeline.upscale(
-        lq_of(picture),
+        lq,
         options.scale,
         tile=options.tile,
         overlap=options.overlap,
@@ -71,19 +80,18 @@ def upscale_image(
         on_tile=on_tile,
         cond=cond,
     )
-    if picture.color.shape[2] == 1:
-        hq = hq.mean(1, keepdim=True)
+    color = restored_color(picture, lq, hq)
     alpha = None
     if picture.alpha is not None:
         alpha = to_pixels(enlarge(to_tensor(picture.alpha), *hq.shape[-2:]), picture.alpha.dtype)
-    return Picture(to_pixels(hq, picture.color.dtype), alpha, picture.icc, picture.format)
+    return replace(picture, color=to_pixels(color, picture.color.dtype), alpha=alpha)
 
 
 def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
     """Do all jobs; one that fails is reported with its reason, and the rest go on."""
     device = resolve_device(options.device)
     weights = weights_folder(options.weights) if options.weights else None
-    inputs = Inputs()
+    inputs = Inputs(options.scale, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:
         precision = resolve_precision(options.precision, device)
@@ -98,12 +106,19 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
         pipeline = conditions.load_pipeline()
         precision = pipeline.native_precision
     log.debug("model %s on %s in %s", options.model, device, precision)
+    made_by = None
+    if options.provenance:
+        made_by = provenance(options.model, weights, options.big, options.scale)
     for job in jobs:
         began = time.monotonic()
         with told(job, reporter, device):
             picture = inputs.read(job)
             cond = conditions.of(job, lq_of(picture)) if conditions else None
             restored = upscale_image(pipeline, picture, options, precision, reporter.tile, cond)
+            if options.strip:
+                restored = replace(restored, metadata=Metadata())
+            if made_by is not None:
+                restored = replace(restored, metadata=replace(restored.metadata, software=made_by))
             write_picture(job, restored, options.quality)
             found = look_for_grid(job, restored, options.grid_limit) if options.check_grid else {}
             height, width = restored.color.shape[:2]
@@ -133,6 +148,8 @@ def look_for_grid(job: Job, picture: Picture, limit: float | None) -> dict[str, 
 class Inputs:
     """The pictures of a batch, each of which may be read twice; standard input itself only once."""
 
+    scale: float
+    max_pixels: int
     stream: bytes | None = None
     known: set[Job] = field(default_factory=set)
 
@@ -141,10 +158,14 @@ class Inputs:
         with without_remarks(job in self.known):
             self.known.add(job)
             if job.source is not None:
-                return read_image(job.source)
-            if self.stream is None:
-                self.stream = sys.stdin.buffer.read()
-            return decode_image(self.stream, "standard input")
+                picture = read_image(job.source, self.max_pixels)
+            else:
+                if self.stream is None:
+                    self.stream = sys.stdin.buffer.read()
+                picture = decode_image(self.stream, "standard input", self.max_pixels)
+        height, width = picture.color.shape[:2]
+        fitting_size(job, height, width, self.scale)  # before any network sees it
+        return picture
 
 
 def write_picture(job: Job, picture: Picture, quality: int) -> None:
@@ -166,10 +187,13 @@ def write_picture(job: Job, picture: Picture, quality: int) -> None:
 
 def lq_of(picture: Picture) -> Tensor:
     """What the networks see of a picture: (1, 3, h, w) in [0, 1]."""
-    return to_tensor(picture.color).expand(-1, 3, -1, -1)
+    return network_input(picture)
 
 
 def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded."""
-    values = image[0].permute(1, 2, 0).cpu().numpy().astype(np.float64) * np.iinfo(dtype).max
-    return np.rint(values).astype(dtype)
+    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded; floats as they are."""
+    values = image[0].permute(1, 2, 0).cpu().numpy()
+    if dtype == np.float32:
+        return np.ascontiguousarray(values, np.float32)
+    top = np.iinfo(dtype).max
+    return np.asarray(np.rint((values.astype(np.float64) * top).clip(0, top)), dtype)

@@ -235,7 +235,7 @@ def test_a_bad_image_is_told_once_and_the_rest_go_on(
     assert result.exit_code == 1
     assert sorted(made(tmp_path / "out")) == ["a.png", "c.png"]
     assert [line for line in result.stderr.splitlines() if "b.png" in line] == [
-        f"failed {folder / 'b.png'}: not a PNG, JPEG, WebP, TIFF or BMP image"
+        f"failed {folder / 'b.png'}: not a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC or JPEG XL image"
     ]
     assert "2 done, 0 skipped, 1 failed" in result.stderr
 

@@ -9,15 +9,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from strsr_cli.images import (
-    OUTPUT_FORMATS,
-    Picture,
-    decode_image,
-    encode_image,
-    find_images,
-    read_image,
-    read_size,
-)
+from strsr_cli.encode import encode_image
+from strsr_cli.formats import OUTPUT_FORMATS
+from strsr_cli.images import Picture, decode_image, find_images, read_image, read_size
 from strsr_models import ImageError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -39,11 +33,7 @@ def test_lossless_formats_keep_everything(
 ) -> None:
     made = Picture(ramp(channels, dtype), ramp(1, dtype)[::-1] if alpha else None, icc, "PNG")
     back = decode_image(encode_image(made, kind, 95), "x")
-    if dtype is np.uint16 and channels == 1 and alpha:
-        assert back.color.shape[2] == 3  # nothing at hand writes 16-bit gray with alpha
-        np.testing.assert_array_equal(back.color[..., :1], made.color)
-    else:
-        np.testing.assert_array_equal(back.color, made.color)
+    np.testing.assert_array_equal(back.color, made.color)
     assert back.color.dtype == dtype
     assert (back.alpha is None) == (not alpha)
     if made.alpha is not None:
@@ -111,7 +101,7 @@ def test_sixteen_bit_png_keeps_its_low_bits(tmp_path: Path) -> None:
     ("name", "data", "reason"),
     [
         ("empty.png", b"", "the file is empty"),
-        ("text.png", b"hello, world", "not a PNG, JPEG, WebP, TIFF or BMP image"),
+        ("text.png", b"hello, world", "not a PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC or JPEG XL image"),
         ("short.jpg", None, "cannot be decoded"),
     ],
 )
@@ -132,12 +122,6 @@ def test_a_format_that_cannot_hold_the_size_says_so() -> None:
     wide = Picture(np.zeros((1, 16_384, 3), np.uint8), None, None, "PNG")
     with pytest.raises(ImageError, match="more than WEBP can hold"):
         encode_image(wide, "webp", 95)
-
-
-def test_float_tiff_is_refused_rather_than_clipped(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "float.tif", np.random.rand(8, 8).astype(np.float32))
-    with pytest.raises(ImageError, match="8 or 16 bits"):
-        read_image(tmp_path / "float.tif")
 
 
 def test_finding_looks_below_and_past_hidden_files(tmp_path: Path) -> None:

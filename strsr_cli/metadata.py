@@ -1,0 +1,184 @@
+"""EXIF, XMP and resolution of pictures: read in bounds, made true of what is written."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import IFD
+
+log = logging.getLogger(__name__)
+
+# What Pillow and tifffile raise when a directory of tags is damaged.
+DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    SyntaxError,
+    struct.error,
+)
+LIMIT = 4 * 2**20  # bytes of a profile, of EXIF, of XMP; of more, damage or malice is likelier than use
+ORIENTATION, SOFTWARE = 274, 305
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+PIXEL_WIDTH, PIXEL_HEIGHT = 40962, 40963
+
+# Of the first directory, what describes the picture and not how its pixels lie in that file: description,
+# camera, software, date, artist, host, copyright, rating, and Windows' own title, comment, author, keywords, subject.
+KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, 40091, 40092, 40093, 40094, 40095)
+# Of the photo's directory, what is wrong in another size (sensor pitch, places in px), what points to
+# places in the file (maker notes, interoperability), and what is set anew.
+DROPPED_TAGS = {PIXEL_WIDTH, PIXEL_HEIGHT, 37396, 37500, 40965, 41486, 41487, 41488, 41492}
+# Types of EXIF's values, and tags whose values have them though they look otherwise.
+BYTE, RATIONAL, UNDEFINED, SIGNED_RATIONAL = 1, 5, 7, 10
+GPS_TEXTS, SIGNED_TAGS = (27, 28), (37377, 37379, 37380)
+# What XMP repeats of the file: sizes, orientation, thumbnails.
+XMP_OF_FILE = "tiff:Orientation|tiff:ImageWidth|tiff:ImageLength|exif:PixelXDimension|exif:PixelYDimension"
+XMP_DROPPED = re.compile(
+    rf"""\s(?:{XMP_OF_FILE})=(?:"[^"]*"|'[^']*')|<({XMP_OF_FILE}|xmp:Thumbnails)(?:\s[^>]*)?>.*?</\1>""".encode(),
+    re.DOTALL,
+)
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)\s*([1-8])""")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What goes along with pixels, beside their profile.
+
+    exif: a little TIFF file, upright, without sizes, thumbnail and maker notes. xmp: a packet.
+    dpi: x and y. software: what made the file, in place of the EXIF's word on that.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    software: str | None = None
+
+    def exif_of(self, height: int, width: int, orientation: bool = True) -> bytes | None:
+        """EXIF for a file of that many px, with resolution and software; None where there is nothing to say.
+
+        orientation: whether it says that the file is upright.
+        """
+        if self.exif is None and self.software is None:
+            return None
+        exif = parse_exif(self.exif)
+        if orientation:
+            exif[ORIENTATION] = 1
+        if self.software is not None:
+            exif[SOFTWARE] = self.software
+        if self.dpi is not None:
+            exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *self.dpi, 2
+        if photo := exif.get_ifd(IFD.Exif):
+            photo[PIXEL_WIDTH], photo[PIXEL_HEIGHT] = width, height
+        return packed(exif)
+
+
+def parse_exif(data: bytes | None) -> Image.Exif:
+    """EXIF as a mapping, of its own byte order; raises what Pillow raises for damaged ones."""
+    exif = Image.Exif()
+    if data is not None:
+        exif.load(data)
+    exif.endian = exif.endian or "<"
+    return exif
+
+
+def packed(exif: Image.Exif) -> bytes:
+    """EXIF as a little TIFF file. Pillow reads letters as Latin-1, but would write "?" for them."""
+    for tag, value in exif.items():
+        if isinstance(value, str):
+            exif[tag] = value.encode("latin-1", "replace")
+    data = bytearray(exif.tobytes().removeprefix(b"Exif\0\0"))
+    correct_types(data, 8, exif.endian or "<")
+    return bytes(data)
+
+
+def correct_types(data: bytearray, at: int, order: str, group: int = 0) -> None:
+    """Set types of a directory's entries, and of those below, that Pillow guesses wrong by their values.
+
+    at: where in data it is. order: "<" or ">". group: IFD.Exif, IFD.GPSInfo, or 0 for the first.
+    """
+    (count,) = struct.unpack_from(order + "H", data, at)
+    for place in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, _, value = struct.unpack_from(order + "HHII", data, place)
+        if group == 0 and tag in (IFD.Exif, IFD.GPSInfo):
+            correct_types(data, value, order, tag)
+        elif kind == BYTE and (group == IFD.Exif or (group == IFD.GPSInfo and tag in GPS_TEXTS)):
+            struct.pack_into(order + "H", data, place + 2, UNDEFINED)
+        elif kind == RATIONAL and group == IFD.Exif and tag in SIGNED_TAGS:
+            struct.pack_into(order + "H", data, place + 2, SIGNED_RATIONAL)
+
+
+def orientation_of(exif: Image.Exif | None, xmp: bytes | None) -> int:
+    """1 to 8: EXIF's, else XMP's, else 1."""
+    value: Any = None if exif is None else exif.get(ORIENTATION)
+    if value is None and xmp is not None and (found := XMP_ORIENTATION.search(xmp)):
+        value = int(found[1])
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def collect(exif: Image.Exif | None, xmp: Any, dpi: Any, name: str) -> Metadata:
+    """What of a file's metadata is carried on; a warning says what is not."""
+    kept = None
+    try:
+        kept = None if exif is None else clean_exif(exif)
+    except DAMAGE as error:
+        log.warning("%s: its EXIF is damaged and was dropped (%s)", name, type(error).__name__)
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    xmp = bounded(xmp, "XMP", name) if isinstance(xmp, bytes | tuple) else None
+    dpi = clean_dpi(dpi) or (None if exif is None else clean_dpi(dpi_of(exif)))
+    return Metadata(bounded(kept, "EXIF", name), None if xmp is None else clean_xmp(xmp), dpi)
+
+
+def bounded(data: Any, what: str, name: str) -> bytes | None:
+    """The bytes, or None with a warning when they are too many."""
+    if not data:
+        return None
+    found = bytes(data)
+    if len(found) > LIMIT:
+        log.warning("%s: its %s of %d bytes was dropped (limit: %d)", name, what, len(found), LIMIT)
+        return None
+    return found
+
+
+def clean_exif(exif: Image.Exif) -> bytes | None:
+    """The part of EXIF that stays true of an enlarged picture, as bytes; None when nothing is left."""
+    kept = parse_exif(None)
+    kept.endian = exif.endian or "<"  # in which comments in UTF-16 are, too
+    for tag in KEPT_TAGS:
+        if tag in exif:
+            kept[tag] = exif[tag]
+    photo = {tag: value for tag, value in exif.get_ifd(IFD.Exif).items() if tag not in DROPPED_TAGS}
+    if photo:
+        kept.get_ifd(IFD.Exif).update(photo)
+    if places := dict(exif.get_ifd(IFD.GPSInfo)):
+        kept.get_ifd(IFD.GPSInfo).update(places)
+    return packed(kept) if len(kept) or photo or places else None
+
+
+def clean_xmp(xmp: bytes) -> bytes:
+    """XMP without what it says of orientation, size and thumbnails."""
+    return XMP_DROPPED.sub(b"", xmp)
+
+
+def dpi_of(tags: Mapping[int, Any]) -> tuple[Any, Any] | None:
+    """x and y per inch by EXIF's or TIFF's tags, or None."""
+    x, y = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION)
+    factor = {2: 1, 3: 2.54}.get(tags.get(RESOLUTION_UNIT, 2))  # inch, centimetre; else of no unit
+    return None if x is None or y is None or factor is None else (x * factor, y * factor)
+
+
+def clean_dpi(dpi: Any) -> tuple[float, float] | None:
+    """Two numbers that make sense, or None."""
+    try:
+        x, y = (float(value) for value in dpi)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return (x, y) if all(math.isfinite(v) and 1 <= v <= 100_000 for v in (x, y)) else None

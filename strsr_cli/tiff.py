@@ -1,0 +1,230 @@
+"""TIFF: the first page's tags, pixels of 16 bits and floats, and writing, all of which Pillow does in part."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from PIL.ExifTags import IFD
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
+
+log = logging.getLogger(__name__)
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
+ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
+ICC_TAG, XMP_TAG = 34675, 700
+# tifffile leaves the tags of sub-directories out; these take their places while it writes.
+PLACEHOLDERS = {IFD.Exif: IFD.Exif + 1, IFD.GPSInfo: IFD.GPSInfo + 1}
+
+
+@dataclass(frozen=True)
+class TiffPage:
+    """The first page, as its tags have it. exif: all of its tags, or None in a BigTIFF."""
+
+    tags: ImageFileDirectory_v2
+    exif: Image.Exif | None
+
+    def number(self, tag: int, default: int) -> int:
+        """A tag's first value."""
+        value = self.tags.get(tag, default)
+        return int(value[0] if isinstance(value, tuple) else value)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), not turned upright."""
+        return self.number(257, 0), self.number(256, 0)
+
+    @property
+    def deep(self) -> bool:
+        """Whether Pillow would cut its pixels to 8 bits, or not read them."""
+        return self.number(258, 1) > 8
+
+
+def read_tiff_page(file: BinaryIO) -> TiffPage:
+    """Tags of the first page. ValueError for camera raw files, whose first page is a thumbnail."""
+    file.seek(0)
+    head = file.read(16)
+    big = 43 in head[2:4]
+    tags = ImageFileDirectory_v2(head if big else head[:8])
+    file.seek(tags.next)
+    tags.load(file)
+    page = TiffPage(tags, None if big else Image.Exif())
+    if page.number(254, 0) & 1 or head[8:10] == b"CR":
+        raise ValueError("a camera's raw file; develop it first")
+    if page.exif is not None:
+        file.seek(0)
+        page.exif.load_from_fp(file)
+    return page
+
+
+def read_deep_tiff(page: TiffPage, data: bytes) -> np.ndarray:
+    """(h, w[, c]) uint16 or float32 pixels of the first page, upright, alpha not multiplied in."""
+    kind, samples = page.number(262, BLACK_IS_ZERO), page.number(277, 1)
+    if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or samples > 4:
+        raise ValueError(f"{page.number(258, 1)}-bit pixels that are neither gray nor RGB; save it as RGB")
+    half = page.number(258, 1) == 16 and page.number(339, 1) == 3
+    # OpenCV reads neither these floats, nor two channels, nor planes.
+    strange = half or samples == 2 or (page.number(284, 1) == 2 and samples > 1)
+    pixels = _by_tifffile(page, data) if strange else _by_opencv(data, page)
+    if pixels.dtype in (np.float16, np.float64):
+        pixels = pixels.astype(np.float32)
+    if pixels.dtype not in (np.uint16, np.float32):
+        raise ValueError(f"pixels of type {pixels.dtype}; save it with 8 or 16 bits, or as 32-bit floats")
+    if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
+        raise ValueError("some of its pixels are not finite numbers")
+    if kind == WHITE_IS_ZERO:
+        pixels = (1 if pixels.dtype == np.float32 else 65_535) - pixels
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = _with_true_alpha(pixels, page.number(338, 0))
+    return pixels
+
+
+def _by_opencv(data: bytes, page: TiffPage) -> np.ndarray:
+    """By libtiff, which bounds what a strip may grow to. Turns pixels upright by itself."""
+    import cv2
+
+    cv2.utils.logging.setLogLevel(0)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or sorted(pixels.shape[:2]) != sorted(page.size):
+        raise ValueError("damaged or truncated, or compressed in a way that is not known here")
+    order = [2, 1, 0, 3][: pixels.shape[2]] if pixels.ndim == 3 else ...
+    return pixels[..., order] if pixels.ndim == 3 else pixels
+
+
+def _by_tifffile(page: TiffPage, data: bytes) -> np.ndarray:
+    tifffile = _tifffile()
+
+    height, width = page.size
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        first = file.pages.first
+        largest = height * width * 4 * 8
+        for offset, count in zip(first.dataoffsets, first.databytecounts, strict=True):
+            # tifffile inflates without a bound.
+            if first.compression in (8, 32946):
+                if len(zlib.decompressobj().decompress(data[offset : offset + count], largest + 1)) > largest:
+                    raise ValueError("damaged: a strip is larger than the image")
+        pixels = first.asarray()
+    if first.planarconfig == 2 and pixels.ndim == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.shape[:2] != (height, width):
+        raise ValueError("damaged: its pixels are fewer than its tags say")
+    return turned(pixels, page.number(274, 1))
+
+
+def _with_true_alpha(pixels: np.ndarray, extra: int) -> np.ndarray:
+    """Colours not multiplied by alpha; without the last channel where that is none."""
+    if extra == UNASSOCIATED:
+        return pixels
+    color, alpha = pixels[..., :-1], pixels[..., -1:]
+    if extra != ASSOCIATED:
+        return color.squeeze(2) if color.shape[2] == 1 else color
+    top = 1 if pixels.dtype == np.float32 else 65_535
+    true = color.astype(np.float64) * top / np.maximum(alpha, 1e-6 if top == 1 else 1)
+    true = true if top == 1 else np.rint(true).clip(0, top)
+    return np.concatenate([np.where(alpha > 0, true, 0).astype(pixels.dtype), alpha], axis=2)
+
+
+def _tifffile() -> Any:
+    """The package, which is heavy; what it has to say of damaged files is said by us."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile
+
+
+def count_pages(data: bytes) -> int:
+    """How many pages the file has, as far as they can be told."""
+    tifffile = _tifffile()
+
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            return len(file.pages)
+    except DAMAGE:  # the first page was read; what is wrong with others is no matter
+        return 1
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels, upright. orientation: EXIF's, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+def encode_tiff(pixels: np.ndarray, icc: bytes | None, metadata: Metadata) -> bytes:
+    """(h, w, 1 to 4) uint8, uint16 or float32 as TIFF, deflated."""
+    tifffile = _tifffile()
+
+    height, width, channels = pixels.shape
+    exif = parse_exif(metadata.exif_of(height, width))
+    order = exif.endian or "<"
+    big = pixels.nbytes > 2**32 - 2**25  # for which Pillow writes no directories
+    directories = {} if big else {tag: dict(exif.get_ifd(tag)) for tag in PLACEHOLDERS}
+    if big and metadata.exif is not None:
+        log.warning("a TIFF of more than 4 GB: camera settings and place in EXIF are dropped")
+    tags: list[tuple[int, int, int, Any, bool]] = [
+        (PLACEHOLDERS[tag], 4, 1, 0, True) for tag, values in directories.items() if values
+    ]
+    if ORIENTATION in exif:
+        tags.append((ORIENTATION, 3, 1, 1, True))
+    for tag in KEPT_TAGS:
+        if isinstance(value := exif.get(tag), str):
+            tags.append((tag, 2, 0, value.encode("latin-1", "replace"), True))
+        elif isinstance(value, bytes):
+            tags.append((tag, 1, len(value), value, True))
+        elif isinstance(value, int):
+            tags.append((tag, 3, 1, value, True))
+    if metadata.xmp is not None:
+        tags.append((XMP_TAG, 1, len(metadata.xmp), metadata.xmp, True))
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer, byteorder=order, bigtiff=big) as writer:
+        writer.write(
+            pixels.squeeze(2) if channels == 1 else pixels,
+            photometric="minisblack" if channels < 3 else "rgb",
+            planarconfig="contig" if channels > 1 else None,
+            extrasamples=["unassalpha"] if channels in (2, 4) else None,
+            compression="zlib",
+            iccprofile=icc,
+            resolution=metadata.dpi,
+            resolutionunit=None if metadata.dpi is None else 2,
+            software=False,
+            metadata=None,
+            extratags=tags,
+        )
+    _append_directories(buffer, directories, order)
+    return buffer.getvalue()
+
+
+def _append_directories(buffer: BytesIO, directories: dict[Any, dict[int, Any]], order: str) -> None:
+    """Write the EXIF and GPS directories behind a file's end, and point to them."""
+    tifffile = _tifffile()
+
+    buffer.seek(0)
+    with tifffile.TiffFile(buffer) as file:
+        tags = file.pages.first.tags
+        places = {tag: tags[own].offset for tag, own in PLACEHOLDERS.items() if own in tags}
+    for tag, place in places.items():
+        end = buffer.seek(0, 2)
+        end += buffer.write(b"\0" * (end % 2))
+        directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0", group=tag)
+        for key, value in directories[tag].items():
+            directory[key] = value
+        body = bytearray(directory.tobytes(end))
+        correct_types(body, 0, order, tag)
+        buffer.write(body)
+        buffer.seek(place)
+        buffer.write(struct.pack(order + "HHII", tag, 4, 1, end))
