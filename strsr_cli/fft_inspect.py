@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def inspect_paths(paths: list[str], options: InspectOptions, report: Report) -> 
         raise UsageError(f"--against {options.against}: no such file or folder")
     sheets = plan_sheets(sources, options.out)
     console = Console(highlight=False)
-    table = console.is_terminal and not options.json
+    table = console.is_terminal and spectrum_text.table_fits(console, options.periods) and not options.json
     found: list[Inspection] = []
     failed = 0
     for source in with_bar(sources):
@@ -86,6 +87,8 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
     found: dict[Path, Source] = {}
     for path in map(Path, paths):
         if path.is_dir():
+            if out is not None and out.is_dir() and out.samefile(path):
+                raise UsageError(f"--out {out}: sheets would lie among the images; choose another folder")
             inner = [each for each in find_images(path) if out is None or not inside(each, out, path)]
             if not inner:
                 raise UsageError(f"{path}: no images in this folder")
@@ -217,7 +220,8 @@ def write_summary(path: Path, found: list[Inspection]) -> None:
 def save(path: Path, figure: Any) -> None:
     """Write a figure, whole or not at all."""
     try:
-        with whole_file(path) as file:
+        with whole_file(path) as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that the font lacks: boxes
             figure.savefig(file, format="png")
     except OSError as error:
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error

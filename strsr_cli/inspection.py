@@ -309,6 +309,11 @@ def pixel_fdl(one: Tensor, other: Tensor) -> float:
 # --- words for people ---
 
 
+def printable(name: str) -> str:
+    """A file's name as terminals and sheets may show it, on one line: what is no letter becomes a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
 def decibel(value: float) -> str:
     """One decimal; a dash for what could not be measured."""
     return f"{value:.1f}" if math.isfinite(value) else "-"
