@@ -218,6 +218,8 @@ def test_bad_files_are_named_and_the_rest_go_on(as_json: bool, strsr: Run, pair:
         (["{in}/clean.png", "--against", "{in}/none"], 2, "no such file or folder"),
         (["{in}/clean.png", "--against", "{in}/empty"], 1, "no clean.png there"),
         (["{in}/clean.png", "--against", "{in}/tall.png"], 1, "has another shape than"),
+        (["{in}/clean.png", "--max-pixels", "81919"], 1, "is more than --max-pixels 81919"),
+        (["{in}/tall.png", "--against", "{in}/clean.png", "--max-pixels", "81919"], 1, "clean.png: 320x256 px is more"),
         (["{in}/clean.png", "--channel", "alpha"], 2, "alpha"),
     ],
 )  # fmt: skip
@@ -232,6 +234,17 @@ def test_wrong_usage_is_one_line_and_the_right_code(
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert not (pair / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(("factor", "reason"), [(6e4, ""), (1e25, "pixels of up to 1e+25 are too large")])
+def test_floats_of_any_range_are_judged_while_they_have_powers(
+    factor: float, reason: str, strsr: Run, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).random((64, 64), np.float32) * np.float32(factor)
+    pixels[0, 0] = factor
+    result = strsr("fft-inspect", save(tmp_path / "float.tif", pixels), "--json")
+    (found,) = objects(result.stdout)
+    assert reason in found["error"] if reason else found["verdict"] == "clean"
 
 
 # --- pictures ----------------------------------------------------------------------------------------
