@@ -9,6 +9,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -35,7 +36,9 @@ class Commands(TyperGroup):
     """Turns our errors into one line on stderr and an exit code, wherever they were raised."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command. Names that standard output cannot write are escaped there, as on standard error."""
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except StrsrError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from strsr_models.errors import ImageError, UsageError
 
 from . import spectrum_text
 from .color import to_tensor
+from .formats import MAX_PIXELS
 from .images import find_images, read_image
 from .inspection import Inspection, compare, inspect
 from .journal import whole_file
@@ -39,6 +41,7 @@ class InspectOptions:
     fail_above: float | None  # dB
     channel: str
     crop: tuple[int, int, int, int] | None  # x, y, w, h
+    max_pixels: int = MAX_PIXELS  # of an image
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ def inspect_paths(paths: list[str], options: InspectOptions, report: Report) -> 
         raise UsageError(f"--against {options.against}: no such file or folder")
     sheets = plan_sheets(sources, options.out)
     console = Console(highlight=False)
-    table = console.is_terminal and not options.json
+    table = console.is_terminal and spectrum_text.table_fits(console, options.periods) and not options.json
     found: list[Inspection] = []
     failed = 0
-    for source in with_bar(sources):
+    for source in with_bar(sources, beside_lines=console.is_terminal and not table):
         try:
             one, image = inspect_source(source, options)
             if source.path in sheets:
@@ -86,6 +89,8 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
     found: dict[Path, Source] = {}
     for path in map(Path, paths):
         if path.is_dir():
+            if out is not None and out.is_dir() and out.samefile(path):
+                raise UsageError(f"--out {out}: sheets would lie among the images; choose another folder")
             inner = [each for each in find_images(path) if out is None or not inside(each, out, path)]
             if not inner:
                 raise UsageError(f"{path}: no images in this folder")
@@ -99,20 +104,21 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
     return list(found.values())
 
 
-def with_bar(sources: list[Source]) -> Iterator[Source]:
-    """The sources; on a terminal with a bar that vanishes."""
+def with_bar(sources: list[Source], beside_lines: bool) -> Iterator[Source]:
+    """The sources; on a terminal with a bar that vanishes, unless lines are printed there meanwhile."""
     console = Console(stderr=True)
-    hidden = len(sources) < 2 or not console.is_terminal
+    hidden = beside_lines or len(sources) < 2 or not console.is_terminal
     yield from track(sources, "looking", console=console, transient=True, disable=hidden)
 
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:
     """The inspection of one image and its pixels (1, c, h, w). Raises ImageError."""
-    image = to_tensor(read_image(source.path).color)  # transparency is ignored
+    image = to_tensor(read_image(source.path, options.max_pixels).color)  # transparency is ignored
     found = inspect(str(source.path), image, options.periods, options.channel, options.crop)
     if options.against is not None:
         reference = find_reference(source, options.against)
-        found = compare(found, image, str(reference), to_tensor(read_image(reference).color))
+        other = to_tensor(read_image(reference, options.max_pixels).color)
+        found = compare(found, image, str(reference), other)
     return found, image
 
 
@@ -217,7 +223,8 @@ def write_summary(path: Path, found: list[Inspection]) -> None:
 def save(path: Path, figure: Any) -> None:
     """Write a figure, whole or not at all."""
     try:
-        with whole_file(path) as file:
+        with whole_file(path) as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that the font lacks: boxes
             figure.savefig(file, format="png")
     except OSError as error:
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -69,6 +69,9 @@ def fft_inspect(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="X,Y,W,H", help="Look at this part of each image only, in pixels."),
     ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Refuse larger images unread.")
+    ] = 268_435_456,
 ) -> None:
     """Show and measure the periodic grid ("screen door") that upscalers print.
 
@@ -82,6 +85,6 @@ def fft_inspect(
         raise UsageError(f"--fail-above {fail_above}: use a number of dB, such as 3")
     from .fft_inspect import InspectOptions, inspect_paths
 
-    options = InspectOptions(periods, against, out, json, fail_above, channel, part)
+    options = InspectOptions(periods, against, out, json, fail_above, channel, part, max_pixels)
     if not inspect_paths(paths, options, typer.echo):
         raise typer.Exit(1)

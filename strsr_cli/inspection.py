@@ -126,6 +126,8 @@ def inspect(
     report = inspect_lattice(one, tuple(periods))
     if not finite(report.excess):
         least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
+        if min(part.shape[-2:]) >= least:  # powers overflow
+            raise ImageError(f"{name}: pixels of up to {float(part.abs().max()):.3g} are too large to judge")
         raise ImageError(
             f"{name}: {size} is too small to judge; at least {least} px a side for these periods"
         )
@@ -175,7 +177,7 @@ def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> I
 
 @torch.inference_mode()
 def sampled_report(pixels: np.ndarray) -> LatticeReport:
-    """A quick look at an image (h, w, 1 or 3) of unsigned integers: means over squares spread over it.
+    """A quick look at an image (h, w, 1 or 3) as decoded: means over squares spread over it.
 
     A square of SAMPLE px per SAMPLE_PIXELS, MOST_SAMPLES at most, so that it takes a small part of the time
     that the image took to make. nan where the image is too small to judge. No peaks, no region.
@@ -307,6 +309,11 @@ def pixel_fdl(one: Tensor, other: Tensor) -> float:
 
 
 # --- words for people ---
+
+
+def printable(name: str) -> str:
+    """A file's name as terminals and sheets may show it, on one line: what is no letter becomes a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def decibel(value: float) -> str:

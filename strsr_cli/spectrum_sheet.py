@@ -21,7 +21,16 @@ from torch import Tensor
 
 from strsr_models.spectrum import Peak
 
-from .inspection import HIGH, NATURAL_SLOPE, Inspection, decibel, natural_profile, period_text, score_text
+from .inspection import (
+    HIGH,
+    NATURAL_SLOPE,
+    Inspection,
+    decibel,
+    natural_profile,
+    period_text,
+    printable,
+    score_text,
+)
 
 INK, FAINT, PALE = "#222222", "#767676", "#d5d5d5"
 # Colours of Okabe and Ito, told apart by all kinds of colour vision: 16 px, 8 px, 4 px, then others.
@@ -115,6 +124,7 @@ def draw_heading(figure: Figure, found: Inspection) -> None:
 
 def shortened(name: str, longest: int) -> str:
     """The end of a path, which tells more than its beginning."""
+    name = printable(name)
     return name if len(name) <= longest else "…" + name[1 - longest :]
 
 

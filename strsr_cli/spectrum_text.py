@@ -10,10 +10,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from .inspection import Inspection, decibel, peak_text
+from .inspection import Inspection, decibel, peak_text, printable
 
 VERDICT_STYLES = {"clean": "green", "suspect": "yellow", "grid": "bold red"}
 SPECTRUM_COLUMNS = 64  # characters, and half as many lines of two cells each
+CELL = 3  # characters of a table's cell beside its text
+LEAST_NAME, LEAST_PEAK = 16, 20  # characters that these columns want
 # Dark violet to pale yellow, even in lightness: dots of a lattice are bright.
 RAMP = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
 
@@ -24,7 +26,7 @@ def as_line(found: Inspection) -> str:
         f"{period} px {decibel(value):>5} dB"
         for period, value in zip(found.report.periods, found.report.excess, strict=True)
     )
-    line = f"{found.verdict:<7}  {scores}  peak {peak_text(found)}  {found.name}"
+    line = f"{found.verdict:<7}  {scores}  peak {peak_text(found)}  {printable(found.name)}"
     return line + (f"  ({found.note})" if found.note else "") + compared(found)
 
 
@@ -36,9 +38,15 @@ def compared(found: Inspection) -> str:
     over = zip(found.report.periods, found.report.excess, other.excess, strict=True)
     scores = ", ".join(f"{period} px {decibel(mine - its)} dB" for period, mine, its in over)
     return (
-        f"  over {other.name}: {scores}; high-frequency energy x{other.high_energy:.3g}, "
+        f"  over {printable(other.name)}: {scores}; high-frequency energy x{other.high_energy:.3g}, "
         f"FDL of pixels {other.fdl:.4g}"
     )
+
+
+def table_fits(console: Console, periods: Sequence[int]) -> bool:
+    """Whether the table is readable in a terminal of that width; lines are in any."""
+    columns = sum(max(len(f"{period} px"), len("-10.0")) + CELL for period in periods)
+    return console.width > columns + LEAST_NAME + len("suspect") + LEAST_PEAK + 3 * CELL
 
 
 def print_table(console: Console, inspections: Sequence[Inspection], periods: Sequence[int]) -> None:
@@ -55,12 +63,12 @@ def print_table(console: Console, inspections: Sequence[Inspection], periods: Se
     for found in inspections:
         scores = [decibel(value) for value in found.report.excess]
         word = Text(found.verdict, VERDICT_STYLES.get(found.verdict, "dim"))
-        cells: list[str | Text] = [Text(found.name), *scores, word, peak_text(found)]
+        cells: list[str | Text] = [Text(printable(found.name)), *scores, word, peak_text(found)]
         table.add_row(*cells, *([found.note] if notes else []))
     console.print(table)
     for found in inspections:
         if found.against is not None:
-            console.print(Text(f"{found.name}{compared(found)}"), soft_wrap=True)
+            console.print(Text(f"{printable(found.name)}{compared(found)}"), soft_wrap=True)
     print_spectrum(console, inspections)
 
 
@@ -72,7 +80,9 @@ def print_spectrum(console: Console, inspections: Sequence[Inspection]) -> None:
         return
     worst = max(inspections, key=lambda found: found.score)
     console.print(
-        Text(f"spectrum of {worst.name}; frequency 0 in the middle, 1/2 cycle per pixel at the borders")
+        Text(
+            f"spectrum of {printable(worst.name)}; frequency 0 in the middle, 1/2 cycle per pixel at the borders"
+        )
     )
     for line in half_blocks(worst.spectrum):
         console.print(line)

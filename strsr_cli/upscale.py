@@ -16,7 +16,7 @@ from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.errors import ImageError, StrsrError
 from strsr_models.pipelines.base import TileCallback, enlarge
-from strsr_models.spectrum import verdict
+from strsr_models.spectrum import main_period, verdict
 
 from .big_models import BigModelOptions
 from .color import network_input, restored_color, to_tensor
@@ -133,12 +133,13 @@ def look_for_grid(job: Job, picture: Picture, limit: float | None) -> dict[str, 
         return {"verdict": None, "score_db": None}  # smaller than four periods
     score = max(scores)
     if word == "grid" if limit is None else score > limit:
-        period = report.periods[report.excess.index(score)]
+        period = main_period(report) if limit is None else None
+        at = report.excess.index(score) if period is None else report.periods.index(period)
         log.warning(
             "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
             job.target_name,
-            period,
-            score,
+            report.periods[at],
+            report.excess[at],
             job.target_name,
         )
     return {"verdict": word, "score_db": round(score, 3)}

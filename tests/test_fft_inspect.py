@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -15,9 +19,11 @@ from typer.testing import Result
 
 from strsr_cli.color import to_tensor
 from strsr_cli.fft_inspect import find_sources
-from strsr_cli.images import read_image
+from strsr_cli.images import Picture, read_image
 from strsr_cli.inspection import fitted_slope, high_energy, inspect, log_spectrum, sampled_report
-from strsr_cli.spectrum_text import SPECTRUM_COLUMNS, half_blocks, print_table
+from strsr_cli.plan import Job
+from strsr_cli.spectrum_text import SPECTRUM_COLUMNS, half_blocks, print_table, table_fits
+from strsr_cli.upscale import look_for_grid
 from strsr_models.spectrum import inspect_lattice, radial_profile
 
 Run = Callable[..., Result]
@@ -208,9 +214,12 @@ def test_bad_files_are_named_and_the_rest_go_on(as_json: bool, strsr: Run, pair:
         (["{in}/clean.png", "--out", "{in}/clean.png"], 2, "would replace an image"),
         (["{in}/clean.png", "{in}/text.png", "--out", "{in}/sheet.png"], 2, "2 images want a folder"),
         (["{in}/clean.png", "--out", "{in}/text.png/folder"], 2, "cannot be written"),
+        (["{in}", "--out", "{in}"], 2, "sheets would lie among the images"),
         (["{in}/clean.png", "--against", "{in}/none"], 2, "no such file or folder"),
         (["{in}/clean.png", "--against", "{in}/empty"], 1, "no clean.png there"),
         (["{in}/clean.png", "--against", "{in}/tall.png"], 1, "has another shape than"),
+        (["{in}/clean.png", "--max-pixels", "81919"], 1, "is more than --max-pixels 81919"),
+        (["{in}/tall.png", "--against", "{in}/clean.png", "--max-pixels", "81919"], 1, "clean.png: 320x256 px is more"),
         (["{in}/clean.png", "--channel", "alpha"], 2, "alpha"),
     ],
 )  # fmt: skip
@@ -225,6 +234,17 @@ def test_wrong_usage_is_one_line_and_the_right_code(
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert not (pair / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(("factor", "reason"), [(6e4, ""), (1e25, "pixels of up to 1e+25 are too large")])
+def test_floats_of_any_range_are_judged_while_they_have_powers(
+    factor: float, reason: str, strsr: Run, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).random((64, 64), np.float32) * np.float32(factor)
+    pixels[0, 0] = factor
+    result = strsr("fft-inspect", save(tmp_path / "float.tif", pixels), "--json")
+    (found,) = objects(result.stdout)
+    assert reason in found["error"] if reason else found["verdict"] == "clean"
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -350,3 +370,49 @@ def test_color_where_the_terminal_has_it_and_nobody_minds(asked: dict[str, str],
     print_table(shown_as, [found], (4, 8, 16))
     assert "grid" in shown.getvalue()
     assert ("\N{UPPER HALF BLOCK}" in shown.getvalue()) == ("38;2;" in shown.getvalue()) == (not asked)
+
+
+@pytest.mark.parametrize(
+    ("width", "periods", "fits"), [(80, (4, 8, 16), True), (60, (4, 8, 16), False), (80, tuple(range(2, 12)), False)]
+)  # fmt: skip
+def test_a_table_wants_room_for_names(width: int, periods: tuple[int, ...], fits: bool) -> None:
+    assert table_fits(Console(width=width), periods) == fits
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+def test_any_name_is_shown_on_one_line(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
+    plain = save(tmp_path / "in" / "a.png", coffee)
+    for name in (b"bytes-\xff.png", "two\nlines \x1b[31m \u65e5.png".encode()):
+        (plain.parent / os.fsdecode(name)).write_bytes(plain.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of letters that the sheets' font lacks
+        result = strsr("fft-inspect", plain.parent, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert [line.rpartition("in/")[2] for line in result.stdout.splitlines()] == [
+        "a.png",
+        "bytes-?.png",
+        "two?lines ?[31m \u65e5.png",
+    ]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_terminal_of_few_letters_gets_names_escaped(coffee: np.ndarray, tmp_path: Path) -> None:
+    path = save(tmp_path / "\u65e5.png", coffee[:32, :32])
+    command = [sys.executable, "-m", "strsr_cli", "fft-inspect", path]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "\\u65e5.png" in result.stdout
+
+
+def test_a_warning_names_the_period_that_the_verdict_is_about(
+    coffee: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cell of 8 px of random numbers may score more under 4 px, whose harmonics it has too."""
+    strong = planted(planted(coffee, 8, levels=2), 4, levels=8)
+    job = Job(Path("in.png"), Path("out.png"), "png")
+    found = look_for_grid(job, Picture(strong, None, None, "PNG"), None)
+    excess = dict(zip((4, 8, 16), sampled_report(strong).excess, strict=True))
+    assert found == {"verdict": "grid", "score_db": round(excess[4], 3)}
+    assert excess[4] > excess[8]
+    assert f"a grid of 8 px stands out by {excess[8]:.1f} dB" in caplog.text

@@ -69,6 +69,13 @@ def test_a_planted_lattice_is_a_grid_of_its_period(photo: Tensor, period: int, p
     assert report.peaks[0].period <= period
 
 
+def test_period_two_whose_values_are_all_real_is_judged_by_their_signs(photo: Tensor) -> None:
+    noise = torch.rand(1, 1, 160, 200, generator=torch.Generator().manual_seed(0))
+    for clean in (photo, noise):
+        assert verdict(inspect_lattice(clean, (2,))) == "clean"
+    assert verdict(inspect_lattice(photo + checkers(2, 1), (2,))) == "grid"
+
+
 @pytest.mark.parametrize("period", [8, 16])
 def test_one_step_of_eight_bits_is_noticed(photo: Tensor, period: int) -> None:
     eight_bits = ((photo + tiled(period, 1)) * 255).round() / 255

@@ -55,6 +55,7 @@ class Survey:
     standing: Tensor | None = None  # (n, k) dB: each block's log-power less its neighbours' mean
     boxes: tuple[tuple[int, int, int, int], ...] = ()  # x, y, w, h of the n blocks
     floor: float = ROUNDING  # power below which nothing is seen
+    real: bool = False  # whether values are: period 2's, all of whose harmonics mirror themselves
     overlap: float = (
         1.0  # by which chance sums of overlapping blocks are stronger than those of separate ones
     )
@@ -124,7 +125,7 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
             turns = [[(p.down * top + p.across * left) / period for p in points] for left in lefts]
             values.append(spectra[0][:, index.at] * _unturn(turns, y.device))
             standing.append(_standing(power[0], index))
-    survey = Survey(points, *excess_at(total / (len(tops) * len(lefts)), index))
+    survey = Survey(points, *excess_at(total / (len(tops) * len(lefts)), index), real=period == 2)
     if closely:
         survey.values, survey.standing = torch.cat(values), torch.cat(standing)
         survey.boxes = tuple((left, top, side, side) for top in tops for left in lefts)
@@ -168,7 +169,7 @@ def survey_seams(
     points = (*columns.harmonics, *(Harmonic(p.across, 0, "y") for p in rows.harmonics))
     excess = torch.cat([columns.excess, rows.excess], dim=1)
     lopsided = torch.cat([columns.lopsided, rows.lopsided], dim=1)
-    survey = Survey(points, excess, lopsided, floor=SEAM_FLOOR)
+    survey = Survey(points, excess, lopsided, floor=SEAM_FLOOR, real=columns.real)
     if columns.values is not None and columns.standing is not None:
         assert rows.values is not None
         assert rows.standing is not None
@@ -199,7 +200,7 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
     window = hann(side, signal)
     spectra = torch.fft.rfft(without_line(pieces) * window / window.square().sum().sqrt()).flatten(1, 2)
     power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + SEAM_FLOOR)
-    survey = Survey(points, *excess_at(power.mean(1), index))
+    survey = Survey(points, *excess_at(power.mean(1), index), real=period == 2)
     if closely:
         # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
         turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
@@ -323,7 +324,10 @@ def coherence(survey: Survey, pick: list[int]) -> float:
     chance = (
         survey.overlap * length.square().sum(0) / total.square()
     )  # of agreement squared, at random phases
-    return max(_beyond_chance(same, chance, weights), _beyond_chance(opposite * even, chance, weights))
+    agreed = _beyond_chance(same, chance, weights)
+    if survey.real:  # any two real numbers agree but for their signs: that proves nothing
+        return agreed
+    return max(agreed, _beyond_chance(opposite * even, chance, weights))
 
 
 def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
