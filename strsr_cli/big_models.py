@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from strsr_models.errors import ImageError, UsageError
+from strsr_models.published import LARGEST_LORA_SCALE
 
 from .plan import Job
 
-LARGEST_LORA_SCALE = 1.5
 LONGEST_PROMPT = 100_000  # bytes of a file; the models read 512 tokens
 
 

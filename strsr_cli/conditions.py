@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ class Conditions:
 
     def load_pipeline(self) -> OneStepPipeline:
         """The second phase's half: transformer and VAE."""
-        given = PretrainedOptions(**{**self.pretrained.__dict__, "conditioning": "given"})
+        given = replace(self.pretrained, conditioning="given")
         with loading(f"--model {self.model}", self.device):
             return load_pipeline(self.model, self.root, str(self.device), options=given)
 

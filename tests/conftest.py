@@ -21,6 +21,8 @@ from strsr_models.networks.autoencoder import AutoencoderConfig
 from strsr_models.networks.dit import DiTConfig
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
+from .tiny_models import cached_models_folder
+
 settings.register_profile("strsr", deadline=None)  # shared machines are slow at times
 settings.load_profile("strsr")
 
@@ -108,3 +110,9 @@ def squeezenet(tmp_path: Path) -> Path:
 def strsr() -> Callable[..., Result]:
     """Run the command line in this process: strsr("upscale", "in", "out")."""
     return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder in the published layout, of tiny real networks; made once, not to be changed."""
+    return cached_models_folder(tmp_path_factory)

@@ -25,17 +25,10 @@ from strsr_cli.plan import Job
 from strsr_models import load_pipeline
 from strsr_models.pipelines.pretrained import PretrainedOptions
 
-from .tiny_models import cached_models_folder
-
 families = pytest.mark.parametrize("family", ["zimage", "flux2"])
 ADAPTERS = {"zimage": "StrSR-zimage", "flux2": "StrSR-flux"}
 BASES = {"zimage": "Z-Image-Turbo", "flux2": "FLUX.2-klein-base-4B"}
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True, scope="module")

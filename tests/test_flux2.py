@@ -15,12 +15,7 @@ from strsr_models.encoders.qwen import PROMPT
 from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.pretrained import PretrainedOptions
 
-from .tiny_models import cached_models_folder, look_at, merged_by_hand, project, save_text_encoder
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
+from .tiny_models import look_at, merged_by_hand, project, save_text_encoder
 
 
 def tokens_of_text(models: Path, prompt: str) -> Tensor:

@@ -16,16 +16,11 @@ from strsr_models.half_precision import companion_dtype, make_float16_safe, resc
 from strsr_models.pipelines import pretrained
 from strsr_models.pipelines.pretrained import PretrainedOptions, PretrainedPipeline, parameter_dtype
 
-from .tiny_models import CAPTION_WIDTH, JOINT_WIDTH, cached_models_folder
+from .tiny_models import CAPTION_WIDTH, JOINT_WIDTH
 
 FAMILIES = {"zimage": CAPTION_WIDTH, "flux2": JOINT_WIDTH}
 families = pytest.mark.parametrize("family", FAMILIES)
 CLOSE = 0.004  # relative; float16 rounds to 2^-11, and a handful of layers add up
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 def load(family: str, models: Path, **options: Any) -> PretrainedPipeline:

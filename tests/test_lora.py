@@ -22,16 +22,11 @@ from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.pretrained import PretrainedPipeline
 from strsr_models.pipelines.zimage import ZImagePipeline
 
-from .tiny_models import RANK, cached_models_folder
+from .tiny_models import RANK
 
 HERE = Path("lora.safetensors")
 FAMILIES = [ZImagePipeline, Flux2Pipeline]
 families = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 def transformer(family: type[PretrainedPipeline], models: Path) -> Any:

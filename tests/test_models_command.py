@@ -17,15 +17,9 @@ from strsr_models import WeightsError, load_pipeline
 from strsr_models.published import FAMILIES, FOLDERS, pull_command
 
 from .fake_hub import COMMIT, FakeHub
-from .tiny_models import cached_models_folder
 
 Run = Callable[..., Result]
 ADAPTER = ("StrSR-zimage", "jkwang28/StrSR")
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 @pytest.fixture

@@ -14,15 +14,8 @@ from strsr_models.load import load_conditioner
 from strsr_models.offload import choose_mode, execution_device, fitting_mode, move_layer_by_layer
 from strsr_models.pipelines.pretrained import PretrainedOptions, PretrainedPipeline
 
-from .tiny_models import cached_models_folder
-
 CPU = torch.device("cpu")
 families = pytest.mark.parametrize("family", ["zimage", "flux2"])
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 def load(family: str, models: Path, **options: Any) -> PretrainedPipeline:

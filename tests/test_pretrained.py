@@ -17,17 +17,12 @@ from strsr_models.devices import autocast
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.pretrained import PretrainedOptions, PretrainedPipeline
 
-from .tiny_models import RANK, cached_models_folder
+from .tiny_models import RANK
 
 BASES = {"zimage": "Z-Image-Turbo", "flux2": "FLUX.2-klein-base-4B"}
 ADAPTERS = {"zimage": "StrSR-zimage", "flux2": "StrSR-flux"}
 families = pytest.mark.parametrize("family", BASES)
 GIVEN = PretrainedOptions(conditioning="given")
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 def load(family: str, models: Path, **options: Any) -> PretrainedPipeline:

@@ -13,19 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import Result
 
-from .tiny_models import cached_models_folder
-
 PROMPT = (
     "Descibe this image in detail, especially the text in image. Cinematic, hyper sharpness, highly "
     "detailed, perfect without deformations. Camera, hyper detailed photo, realistic maximum detail, 32k, "
     "Color. Grading, ultra HD, extreme meticulous detailing, skin pore detailing"
 )
 WORDS = "a cat on a sofa, in the evening"
-
-
-@pytest.fixture
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_models_folder(tmp_path_factory)
 
 
 @pytest.fixture

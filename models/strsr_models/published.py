@@ -16,6 +16,7 @@ from .errors import UsageError, nearest
 
 MODEL_FILES = ("*.json", "*.safetensors")
 LICENCE_FILES = ("LICENSE*", "LICENCE*")
+LARGEST_LORA_SCALE = 1.5  # of an adapter; 1: as trained
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from .blocks import (
     luma,
     starts,
     without_line,
-    without_plane,
 )
 from .errors import UsageError
 from .lattice import LEAST_PERIODS, lattice_scores
@@ -98,14 +97,11 @@ def power_spectrum(image: Tensor, side: int = BLOCK) -> Tensor:
     """
     y = luma(image)
     side = min(side, *y.shape[-2:])
-    window = hann(side, y)
-    weights = window[:, None] * window
     total = y.new_zeros(y.shape[0], side, side // 2 + 1)
     tops = starts(y.shape[-2], side)
     for top in tops:  # one row of blocks at a time: memory does not grow with the height
-        pieces = cut_blocks(y[:, top : top + side], side).transpose(1, 2)  # (b, blocks, s, s)
-        total += torch.fft.rfft2(without_plane(pieces) * weights).abs().square().mean(1)
-    return total / (len(tops) * weights.square().sum())
+        total += block_spectra(y[:, top : top + side], side).mean(1)
+    return total / len(tops)
 
 
 def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:

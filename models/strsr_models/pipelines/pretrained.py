@@ -32,6 +32,7 @@ from ..encoders.text import TextConvention
 from ..errors import UsageError
 from ..half_precision import companion_dtype, make_float16_safe
 from ..lora import add_lora, check_lora, load_lora, lora_rank, lora_state_dict, merge_lora, published_names
+from ..published import LARGEST_LORA_SCALE
 from ..quantize import BYTES, QUANTIZATIONS, quantize, require_torchao
 from .adapter import PUBLISHED, SAVED, adapter_files, check_family
 from .base import OneStepPipeline
@@ -46,7 +47,6 @@ from .conditioner import (
 log = logging.getLogger(__name__)
 
 CONDITIONINGS = ("vlm", "text", "none", "given")
-LARGEST_LORA_SCALE = 1.5
 
 
 @dataclass(frozen=True)
