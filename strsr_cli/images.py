@@ -87,6 +87,7 @@ def kind_of(path: Path) -> str | None:
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read and decode a whole file; ImageError says why it cannot be."""
     try:
+        _check_length(path, max_pixels)
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -110,6 +111,7 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     try:
         with open(path, "rb") as file:
             kind = _known_kind(file.read(HEAD), name)
+            _check_length(path, max_pixels)
             with _decoding(name):
                 if kind == "PNG":
                     width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
@@ -139,6 +141,13 @@ def without_remarks(silent: bool) -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
+
+
+def _check_length(path: Path, max_pixels: int) -> None:
+    """Raise ImageError for a file with more bytes than so many pixels can ask for: 16 each, and some."""
+    size, most = path.stat().st_size, 16 * max_pixels + 2**28
+    if size > most:
+        raise ImageError(f"{path}: {size} bytes are more than --max-pixels {max_pixels} allows ({most})")
 
 
 def _known_kind(head: bytes, name: str) -> str:

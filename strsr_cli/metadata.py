@@ -42,10 +42,8 @@ BYTE, RATIONAL, UNDEFINED, SIGNED_RATIONAL = 1, 5, 7, 10
 GPS_TEXTS, SIGNED_TAGS = (27, 28), (37377, 37379, 37380)
 # What XMP repeats of the file: sizes, orientation, thumbnails.
 XMP_OF_FILE = "tiff:Orientation|tiff:ImageWidth|tiff:ImageLength|exif:PixelXDimension|exif:PixelYDimension"
-XMP_DROPPED = re.compile(
-    rf"""\s(?:{XMP_OF_FILE})=(?:"[^"]*"|'[^']*')|<({XMP_OF_FILE}|xmp:Thumbnails)(?:\s[^>]*)?>.*?</\1>""".encode(),
-    re.DOTALL,
-)
+XMP_ATTRIBUTES = re.compile(rf"""\s(?:{XMP_OF_FILE})=(?:"[^"]*"|'[^']*')""".encode())
+XMP_ELEMENT = re.compile(rf"<({XMP_OF_FILE}|xmp:Thumbnails)(?:\s[^<>]*)?>".encode())
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)\s*([1-8])""")
 
 
@@ -165,7 +163,17 @@ def clean_exif(exif: Image.Exif) -> bytes | None:
 
 def clean_xmp(xmp: bytes) -> bytes:
     """XMP without what it says of orientation, size and thumbnails."""
-    return XMP_DROPPED.sub(b"", xmp)
+    xmp = XMP_ATTRIBUTES.sub(b"", xmp)
+    kept, at, unclosed = [], 0, set()
+    while found := XMP_ELEMENT.search(xmp, at):
+        # One expression for an element would look for the end of each that has none, through the whole.
+        name = found[1]
+        end = -1 if name in unclosed else xmp.find(b"</" + name + b">", found.end())
+        if end < 0:
+            unclosed.add(name)
+        kept.append(xmp[at : found.end() if end < 0 else found.start()])
+        at = found.end() if end < 0 else end + len(name) + 3
+    return b"".join([*kept, xmp[at:]])
 
 
 def dpi_of(tags: Mapping[int, Any]) -> tuple[Any, Any] | None:

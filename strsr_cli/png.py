@@ -41,7 +41,9 @@ class PngFile:
 def parse_png(data: bytes, limit: int) -> PngFile:
     """All chunks of a file. limit: bytes of a piece of metadata. ValueError: damaged or cut."""
     found, parts = PngFile(), [SIGNATURE]
-    for kind, body in _chunks(data):
+    for number, (kind, body) in enumerate(_chunks(data)):
+        if (kind == b"IHDR") != (number == 0):  # of two, what is checked need not be what is decoded
+            raise ValueError("damaged: its header is missing or there twice")
         if kind == b"IHDR":
             found.width, found.height, found.depth, found.color_type = struct.unpack(">IIBB", body[:10])
         elif kind == b"acTL":
@@ -63,7 +65,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = struct.unpack_from(">I4s", data, position)
         body = data[position + 8 : position + 8 + length]
         checksum = data[position + 8 + length : position + 12 + length]
-        if len(checksum) < 4:
+        if len(checksum) < 4 or not kind.isalpha():
             break
         if kind in NEEDED and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             raise ValueError(f"damaged: the checksum of its {kind.decode()} is wrong")
@@ -129,6 +131,10 @@ def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, b
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
+        if not kind.isalpha():  # the zeros of a file that was never filled go on for long
+            raise ValueError("damaged or truncated")
+        if kind == b"IHDR" and found.width:
+            raise ValueError("damaged: its header is there twice")
         if kind == b"IHDR":
             found.width, found.height = struct.unpack(">II", file.read(length)[:8])
         elif kind in (b"eXIf", b"iTXt") and length <= limit:
