@@ -215,6 +215,8 @@ def _decode_png(data: bytes, name: str, max_pixels: int) -> Picture:
             image.load()
             pixels = _pixels(image)
     exif = _exif(png.exif)
+    if exif is None and png.exif:
+        log.warning("%s: its EXIF is damaged and was dropped", name)
     metadata = collect(exif, png.xmp, png.dpi, name)
     return _picture(pixels, orientation_of(exif, png.xmp), png.icc, "PNG", metadata, name)
 
@@ -243,6 +245,8 @@ def _decode_other(data: bytes, kind: str, name: str, max_pixels: int) -> Picture
             _warn_of_frames(name, frames)
         image.load()
         exif, orientation = _exif_of(image), _orientation(image, kind)
+        if exif is None:
+            log.warning("%s: its EXIF is damaged and was dropped", name)
         metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
         return _picture(_pixels(image), orientation, icc, kind, metadata, name)
@@ -269,7 +273,10 @@ def _exif(data: bytes | None) -> Image.Exif | None:
 
 def _exif_of(image: Image.Image) -> Image.Exif | None:
     try:
-        return image.getexif()
+        exif = image.getexif()
+        if not exif and (data := image.info.get("exif")):
+            parse_exif(data)  # Pillow may have met the damage before, which it tells of but once
+        return exif
     except DAMAGE:
         return None
 

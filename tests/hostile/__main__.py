@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-from .batch import CONTROL, Batch, all_cases, judged, make_folder, outcome, run_batch
+from .batch import Batch, all_cases, judged, make_folder, outcome, run_batch
 from .cases import Case
 from .waiting import LEFT_OUT
 
@@ -57,18 +59,20 @@ def row(title: str, counts: Counter[str]) -> str:
 
 
 def shown(name: bytes) -> str:
-    """A name as code, odd characters escaped, its long runs of one letter cut."""
-    text = repr(name.split(b"/", 1)[1].decode(errors="surrogateescape"))[1:-1]
-    for letter in "ndes":
-        text = text.replace(letter * 200, letter * 3 + "...")
-    return "`` " + text.replace("|", "\\|").replace("\\udc", "\\x") + " ``" if "`" in text else f"`{text}`"
+    """A name as code."""
+    text = escaped(os.fsdecode(name).split("/", 1)[1]).replace("|", "\\|")
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def cell(text: str) -> str:
-    for letter in "ndes":
-        text = text.replace(letter * 200, letter * 3 + "...")
-    text = CONTROL.sub(lambda found: repr(found[0])[1:-1], text).replace("\n", "\\n")
-    return text.encode("utf-8", "backslashreplace").decode().replace("|", "\\|").replace("<", "&lt;")
+    return escaped(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def escaped(text: str) -> str:
+    """Odd characters as in Python's texts, long runs of one letter cut."""
+    text = re.sub(r"(.)\1{50,}", r"\1\1\1...", text)
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return shown.replace("\\udc", "\\x")
 
 
 if __name__ == "__main__":

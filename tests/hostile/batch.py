@@ -138,12 +138,16 @@ def judged(case: Case, batch: Batch) -> str:
     if isinstance(expected, Either):
         wanted = tuple(SCALE * side for side in expected.size)
         return "" if wanted == pixels.shape[:2] else f"{pixels.shape} in place of {wanted}"
-    text = os.fsdecode(name).rsplit("/", 1)[-1]
-    if expected.says and not any(
-        expected.says in said for said in batch.messages if text in said or "cannot be used" in said
-    ):
+    if expected.says and not any(expected.says in said for said in warnings_of(case, batch)):
         return f"no warning of {expected.says!r}"
     return compared(pixels, expected)
+
+
+def warnings_of(case: Case, batch: Batch) -> list[str]:
+    """What was said of a file, or of a profile of no file's that cannot be used."""
+    own, profile = os.fsdecode(case.name), "a colour profile cannot be used"
+    own_profile = case.group == "profile"
+    return [said for said in batch.messages if own in said or (own_profile and said.startswith(profile))]
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -186,7 +190,7 @@ def outcome(case: Case, batch: Batch) -> str:
     """In words, for the table."""
     if case.name in batch.done:
         height, width = batch.done[case.name]
-        warnings = [said for said in batch.messages if os.fsdecode(case.name).rsplit("/", 1)[-1] in said]
+        warnings = warnings_of(case, batch)
         warned = "; warning: " + warnings[0].split(": ", 1)[-1] if warnings else ""
         return f"picture, {width}x{height} px{warned}"
     if case.name in batch.failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -134,6 +135,12 @@ def tiff(pixels: np.ndarray, photometric: str = "rgb", **options: Any) -> bytes:
         squeezed = pixels.squeeze(2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
         file.write(squeezed, photometric=photometric, metadata=None, **options)
     return buffer.getvalue()
+
+
+@cache
+def zlib_bomb(size: int = 2**26) -> bytes:
+    """So many zeros, deflated to a thousandth."""
+    return zlib.compress(bytes(size), 6)
 
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

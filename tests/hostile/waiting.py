@@ -17,4 +17,7 @@ FILES: dict[bytes, str] = {
 # Of those, files that would make the batch hang or end; they are left out of it.
 LEFT_OUT = {b"special/pipe.png", b"special/symlink-to-itself.png", b"pairs/Case.png", b"pairs/case.png"}
 # Properties of batches, by the words of the tests.
-PROPERTIES = {"control characters": "names are printed as they are"}
+PROPERTIES = {
+    "control characters": "names are printed as they are",
+    "leftovers of killed processes": "nobody takes them away",
+}
