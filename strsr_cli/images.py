@@ -30,6 +30,7 @@ from .formats import (
     sniff,
 )
 from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
+from .scans import check_scans
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +239,8 @@ def _decode_tiff(data: bytes, name: str, max_pixels: int) -> Picture:
 
 
 def _decode_other(data: bytes, kind: str, name: str, max_pixels: int) -> Picture:
+    if kind == "JPEG":
+        check_scans(data)
     with Image.open(BytesIO(data), formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, name)
         frames = getattr(image, "n_frames", 1)

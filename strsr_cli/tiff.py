@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def _by_tifffile(page: TiffPage, data: bytes) -> np.ndarray:
     height, width = page.size
     with tifffile.TiffFile(BytesIO(data)) as file:
         first = file.pages.first
-        largest = height * width * 4 * 8
+        largest = min(height * width * 4 * 8, math.prod(first.chunks) * first.dtype.itemsize)
         for offset, count in zip(first.dataoffsets, first.databytecounts, strict=True):
             # tifffile inflates without a bound.
             if first.compression in (8, 32946):

@@ -100,7 +100,7 @@ def kill(folder: Path, out: Path, seconds: float, at_once: bool) -> None:
     assert process.stdout is not None
     if not at_once:
         for line in process.stdout:
-            if '"done"' in line:
+            if '"event": "done"' in line:
                 break
     time.sleep(seconds)
     process.kill()

@@ -31,8 +31,12 @@ def mutated(data: bytes, edits: list[Edit]) -> bytes:
     return data
 
 
-def try_to_read(data: bytes, path: Path | None = None) -> None:
-    """Decode, and plan where there is a path; anything but a Picture or an ImageError is raised."""
+def try_to_read(data: bytes, path: Path | None = None) -> bool:
+    """Decode, and plan where there is a path; anything but a Picture or an ImageError is raised.
+
+    Returns whether there was a picture.
+    """
+    picture = None
     with contextlib.suppress(ImageError):
         picture = decode_image(data, "x", PIXELS)
         assert isinstance(picture, Picture)
@@ -42,6 +46,7 @@ def try_to_read(data: bytes, path: Path | None = None) -> None:
         path.write_bytes(data)
         with contextlib.suppress(ImageError):
             assert len(read_size(path, PIXELS)) == 2
+    return picture is not None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +85,7 @@ def test_noise_behind_a_known_beginning_is_an_error(head: bytes, tail: bytes) ->
 def test_ten_minutes_of_mutations(tmp_path: Path) -> None:
     """A seed that is printed when it fails; STRSR_FUZZ_SECONDS sets how long (default: 600)."""
     seconds = float(os.environ.get("STRSR_FUZZ_SECONDS", "600"))
-    seed, began = 0, time.monotonic()
+    seed, pictures, longest, began = 0, 0, 0.0, time.monotonic()
     while time.monotonic() - began < seconds:
         seed += 1
         rng = random.Random(seed)
@@ -91,9 +96,10 @@ def test_ten_minutes_of_mutations(tmp_path: Path) -> None:
         ]
         started = time.monotonic()
         try:
-            try_to_read(mutated(data, edits), tmp_path / "x")
+            pictures += try_to_read(mutated(data, edits), tmp_path / "x")
         except BaseException:
             print(f"seed {seed}")
             raise
-        assert time.monotonic() - started < 20, f"seed {seed} took long"
-    print(f"{seed} mutations in {seconds:.0f} s")
+        longest = max(longest, time.monotonic() - started)
+        assert longest < 20, f"seed {seed} took long"
+    print(f"{seed} mutations in {seconds:.0f} s, {pictures} pictures; the longest took {longest:.2f} s")

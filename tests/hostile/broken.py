@@ -239,6 +239,10 @@ def jpeg_files() -> Iterator[Case]:
         ("segment-of-0-bytes", whole[: frame + 2] + b"\0\0" + whole[frame + 4 :]),
     ):
         yield case(f"jpeg-lies/{name}.jpg", data, UNREADABLE)
+    steps = pillow(color(), "JPEG", progressive=True)
+    scan = steps[steps.rindex(b"\xff\xda") : -2]
+    yield case("jpeg-lies/9-scans-more.jpg", steps[:-2] + scan * 9 + b"\xff\xd9", EITHER)
+    yield case("jpeg-lies/9000-scans.jpg", steps[:-2] + scan * 9000 + b"\xff\xd9", Refused("scans"))
     yield case("jpeg-lies/65500x65500.jpg", sized(65_500, 65_500), Refused("--max-pixels"))
     yield case("jpeg-lies/taller-than-its-data.jpg", sized(2000, WIDTH), Either((2000, WIDTH)))
 

@@ -19,5 +19,7 @@ LEFT_OUT = {b"special/pipe.png", b"special/symlink-to-itself.png", b"pairs/Case.
 # Properties of batches, by the words of the tests.
 PROPERTIES = {
     "control characters": "names are printed as they are",
+    "folder in an output's place": "it is taken for a finished output and skipped",
+    "unreadable folders": "they are passed over in silence",
     "leftovers of killed processes": "nobody takes them away",
 }
