@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
 ICC_TAG, XMP_TAG = 34675, 700
+LARGEST = 1e30  # of floats: sums of a few must be finite too
 # tifffile leaves the tags of sub-directories out; these take their places while it writes.
 PLACEHOLDERS = {IFD.Exif: IFD.Exif + 1, IFD.GPSInfo: IFD.GPSInfo + 1}
 
@@ -79,8 +80,8 @@ def read_deep_tiff(page: TiffPage, data: bytes) -> np.ndarray:
         pixels = pixels.astype(np.float32)
     if pixels.dtype not in (np.uint16, np.float32):
         raise ValueError(f"pixels of type {pixels.dtype}; save it with 8 or 16 bits, or as 32-bit floats")
-    if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
-        raise ValueError("some of its pixels are not finite numbers")
+    if pixels.dtype == np.float32 and not -LARGEST < pixels.min() <= pixels.max() < LARGEST:
+        raise ValueError(f"some of its pixels are not finite numbers, or beyond {LARGEST:.0e}")
     if kind == WHITE_IS_ZERO:
         pixels = (1 if pixels.dtype == np.float32 else 65_535) - pixels
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):

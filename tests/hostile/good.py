@@ -15,6 +15,7 @@ from .cases import (
     HEIGHT,
     WIDTH,
     Case,
+    Either,
     Made,
     Refused,
     alpha,
@@ -187,6 +188,12 @@ def tiff_files() -> Iterator[Case]:
     mixed = np.concatenate([color() * (alpha() / 255), alpha()], axis=2).astype(np.uint8)
     associated = tiff(mixed, extrasamples=["assocalpha"])
     yield case("tiff/associated-alpha.tif", associated, Made(with_alpha(color()), LOSSY))
+    lab = color()
+    lab[..., 1:] = (80, 67)  # red, as light as the picture's red channel
+    yield case("tiff/lab.tif", tiff(lab, "cielab"), Either((HEIGHT, WIDTH)))
+    yield case(
+        "tiff/ycbcr.tif", pillow(Image.fromarray(color()).convert("YCbCr"), "TIFF"), Made(color(), LOSSY)
+    )
     cmyk = np.concatenate([255 - color(), np.zeros((HEIGHT, WIDTH, 1), np.uint8)], axis=2)
     yield case("tiff/cmyk.tif", pillow(Image.fromarray(cmyk, "CMYK"), "TIFF"), Made(color(), LOSSY))
 
@@ -217,10 +224,19 @@ def deep_tiff_files() -> Iterator[Case]:
     yield case("tiff/float-gray.tif", tiff(floats[..., :1], "minisblack"), Made(floats[..., :1]))
     wide = floats * 3 - 1
     yield case("tiff/float-outside-0-to-1.tif", tiff(wide), Made(wide, 14))
-    for name, value in (("nan", np.nan), ("infinite", np.inf)):
+    for name, value in (("nan", np.nan), ("infinite", np.inf), ("below-infinite", -np.inf), ("3e38", 3e38)):
         holes = floats.copy()
         holes[3, 4, 1] = value
         yield case(f"tiff/float-{name}.tif", tiff(holes), Refused("not finite"))
+    large = (color() / 255) * 1e30
+    large[3, 4] = 1e300
+    yield case("tiff/float-64-bit-1e300.tif", tiff(large), Refused("not finite"))
+    signed = tiff(color().astype(np.int16))
+    yield case("tiff/signed-integers.tif", signed, Refused("int16"))
+    five = tiff(np.concatenate([own, own[..., 3:]], axis=2), extrasamples=["unspecified"] * 2)
+    yield case("tiff/five-samples-16-bit.tif", five, Refused("neither gray nor RGB"))
+    extra = tiff(own, extrasamples=["unspecified"])
+    yield case("tiff/fourth-sample-of-no-meaning.tif", extra, Made(many))
     yield case("tiff/32-bit-integers.tif", tiff(many.astype(np.uint32) * 65_537), Refused("32-bit"))
     inks = np.zeros((HEIGHT, WIDTH, 4), np.uint16)
     yield case("tiff/cmyk-16-bit.tif", tiff(inks, "separated"), Refused("neither gray nor RGB"))
