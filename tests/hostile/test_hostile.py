@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from strsr_cli.journal import TEMPORARY_PREFIX
-
 from .batch import CONTROL, Batch, all_cases, judged, make_folder, run_batch
 from .cases import Case, PassedOver
 from .waiting import FILES, LEFT_OUT, PROPERTIES
@@ -78,7 +76,7 @@ def test_nothing_is_written_but_whole_outputs(ran: Ran) -> None:
     after = tree(ran.root)
     out = str(ran.root / "out")
     written = {os.fsencode(path) for path in after if path.startswith(out + "/") and not Path(path).is_dir()}
-    own = os.fsencode(ran.root / "out" / TEMPORARY_PREFIX)  # journal and the like
+    own = os.fsencode(ran.root / "out" / ".strsr-")  # unfinished files, journal, locks
     assert {path for path in written if not path.startswith(own)} == made
     assert not [path for path in written if path.startswith(own) and path.endswith(tuple(SUFFIXES))]
     elsewhere = {path: state for path, state in after.items() if not (path + "/").startswith(out + "/")}
