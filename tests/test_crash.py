@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -38,9 +39,9 @@ app(args=sys.argv[2:], prog_name="strsr")
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """All that is there under a name that is not hidden."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+    """All that is there under names that are not hidden."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not re.search(r"(^|/)\.", name)}
 
 
 def leftovers(folder: Path) -> list[str]:
