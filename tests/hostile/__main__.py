@@ -1,4 +1,4 @@
-"""`python -m tests.hostile`: run the batch, and print what became of each file, as docs/hostile.md."""
+"""`python -m tests.hostile`: run the batch, and write what became of each file into docs/."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from .batch import Batch, all_cases, judged, make_folder, outcome, run_batch
+from .batch import ROOT, Batch, all_cases, judged, make_folder, outcome, run_batch
 from .cases import Case
 from .waiting import LEFT_OUT
 
 HEAD = """# Hostile files, and what became of them
 
-Written by `python -m tests.hostile > docs/hostile.md`: files made by code (`tests/hostile/`), one batch
+Written by `python -m tests.hostile`: files made by code (`tests/hostile/`), one batch
 over all of them by `strsr upscale in out --scale 2 --json`. What must become of each stands in the code; the tests hold every file to it,
 compare the pixels of the pictures with what they were made from, and see that nothing else was written or said.
 """
+BLOCK = re.compile(r"(?<=<!-- hostile: begin -->\n).*?(?=<!-- hostile: end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -26,31 +27,45 @@ def main() -> None:
         root = Path(name)
         cases = make_folder([case for case in all_cases() if case.name not in LEFT_OUT], root / "in")
         batch = run_batch(root / "in", root / "out")
-        print("\n".join(page(cases, batch, name)))
         wrong = [case for case in cases if judged(case, batch)]
     for case in wrong:
         print(f"not as expected: {case.name!r}", file=sys.stderr)
+    words = {case.name: cell(outcome(case, batch).replace(name + "/", "")) for case in cases}
+    page = [HEAD, *short_table(cases, words, ""), *tables(cases, words)]
+    (ROOT / "docs" / "hostile.md").write_text("\n".join(page))
+    reliability = ROOT / "docs" / "reliability.md"
+    short = "\n".join(short_table(cases, words, "hostile.md")) + "\n"
+    reliability.write_text(BLOCK.sub(lambda _: short, reliability.read_text()))
+    print(summary(batch))
 
 
-def page(cases: list[Case], batch: Batch, root: str) -> list[str]:
-    lines = [HEAD]
-    groups = list(dict.fromkeys(case.group for case in cases))
-    words = {case.name: cell(outcome(case, batch).replace(root + "/", "")) for case in cases}
-    lines += ["| kind | files | pictures | errors | passed over |", "|---|---|---|---|---|"]
+def summary(batch: Batch) -> str:
+    counts = {name: batch.summary[name] for name in ("found", "done", "failed")}
+    return f"{counts}, exit code {batch.code}, {batch.seconds:.1f} s"
+
+
+def short_table(cases: list[Case], words: dict[bytes, str], page: str) -> list[str]:
+    lines = ["| kind | files | pictures | errors | passed over |", "|---|---|---|---|---|"]
     total: Counter[str] = Counter()
-    for group in groups:
-        counts = Counter(
-            words[case.name].split(maxsplit=1)[0].strip(",:") for case in cases if case.group == group
-        )
+    for group in groups(cases):
+        counts = Counter(re.split(r"[ ,:]", words[case.name])[0] for case in cases if case.group == group)
         total += counts
-        lines.append(row(f"[{group}](#{group})", counts))
-    lines += [row("all", total), ""]
-    for group in groups:
-        lines += [f"## {group}", "", "| file | what happened |", "|---|---|"]
+        lines.append(row(f"[{group}]({page}#{group})", counts))
+    return [*lines, row("all", total), ""]
+
+
+def tables(cases: list[Case], words: dict[bytes, str]) -> list[str]:
+    lines = []
+    for group in groups(cases):
         members = [case for case in cases if case.group == group]
+        lines += [f"## {group}", "", "| file | what happened |", "|---|---|"]
         lines += [f"| {shown(case.name)} | {words[case.name]} |" for case in members]
         lines.append("")
-    return lines[:-1]
+    return lines
+
+
+def groups(cases: list[Case]) -> list[str]:
+    return list(dict.fromkeys(case.group for case in cases))
 
 
 def row(title: str, counts: Counter[str]) -> str:
