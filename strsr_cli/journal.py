@@ -14,14 +14,14 @@ TEMPORARY_PREFIX = ".strsr-"
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write, which takes the place of `path` on success and vanishes otherwise.
+    """A binary file to write and read, which takes the place of `path` on success and vanishes otherwise.
 
     It lies in the same folder, so that the last step is one atomic rename; its data is on the disk
     before the rename. Raises OSError.
     """
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""PNG by its chunks: metadata in bounds, and the 16-bit pixels that Pillow would cut to 8."""
+"""PNG read by its chunks: metadata in bounds, and the 16-bit pixels that Pillow would cut to 8."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parse_png(data: bytes, limit: int) -> PngFile:
         elif kind not in NEEDED:
             _take_metadata(found, kind, body, limit)
         if kind in NEEDED:
-            parts.append(_chunk(kind, body))
+            parts.append(chunk(kind, body))
     found.still = b"".join(parts)
     return found
 
@@ -108,7 +108,7 @@ def read_deep_png(png: PngFile) -> np.ndarray:
 
     cv2.utils.logging.setLogLevel(0)
     # A transparent colour is applied here; OpenCV's way with it depends on its version.
-    plain = b"".join([SIGNATURE, *(_chunk(k, b) for k, b in _chunks(png.still) if k != b"tRNS")])
+    plain = b"".join([SIGNATURE, *(chunk(k, b) for k, b in _chunks(png.still) if k != b"tRNS")])
     pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (png.height, png.width):
         raise ValueError("damaged 16-bit PNG")
@@ -141,49 +141,7 @@ def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, b
     return found.width, found.height, found.exif, found.xmp
 
 
-def encode_deep_png(
-    pixels: np.ndarray,
-    icc: bytes | None,
-    exif: bytes | None,
-    xmp: bytes | None,
-    dpi: tuple[float, float] | None,
-    software: str | None,
-) -> bytes:
-    """(h, w, 1 to 4) uint16 as PNG. By hand: Pillow writes no 16-bit colour, OpenCV no gray with alpha."""
-    height, width, channels = pixels.shape
-    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    parts = [SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
-    if icc is not None:
-        parts.append(_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(icc)))
-    if dpi is not None:
-        x, y = (round(value / METRE) for value in dpi)
-        parts.append(_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
-    if software is not None:
-        parts.append(_chunk(b"tEXt", b"Software\0" + software.encode("latin-1", "replace")))
-    if xmp is not None:
-        parts.append(_chunk(b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + xmp))
-    if exif is not None:
-        parts.append(_chunk(b"eXIf", exif))
-    parts += [_chunk(b"IDAT", body) for body in _deflate_rows(pixels)]
-    return b"".join([*parts, _chunk(b"IEND", b"")])
-
-
-def _deflate_rows(pixels: np.ndarray, band: int = 256) -> Iterator[bytes]:
-    """Rows, each the difference to the row above (filter 2, Up), deflated; `band` rows at a time."""
-    height, width, channels = pixels.shape
-    packer = zlib.compressobj(6)
-    above = np.zeros((1, width * channels * 2), np.uint8)
-    for top in range(0, height, band):
-        rows = pixels[top : top + band].astype(">u2").reshape(-1, width * channels).view(np.uint8)
-        filtered = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-        filtered[:, 0] = 2
-        filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
-        above = rows[-1:]
-        if body := packer.compress(filtered.tobytes()):
-            yield body
-    yield packer.flush()
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A piece of a PNG file."""
     checksum = zlib.crc32(body, zlib.crc32(kind))
     return struct.pack(">I4s", len(body), kind) + body + struct.pack(">I", checksum)

@@ -21,7 +21,7 @@ from strsr_models.spectrum import main_period, verdict
 from .big_models import BigModelOptions
 from .color import network_input, restored_color, to_tensor
 from .conditions import Conditions
-from .encode import encode_image
+from .encode import EncodeSettings, encode_image
 from .failures import told
 from .formats import MAX_PIXELS
 from .images import Picture, decode_image, read_image, without_remarks
@@ -172,7 +172,7 @@ class Inputs:
 def write_picture(job: Job, picture: Picture, quality: int) -> None:
     """Write the job's output, whole or not at all; missing folders are made."""
     try:
-        data = encode_image(picture, job.kind, quality)
+        data = encode_image(picture, job.kind, EncodeSettings(quality))
         if job.target is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.encode import encode_image
+from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.formats import OUTPUT_FORMATS, check_fits, sniff
 from strsr_cli.images import Picture, decode_image, find_images
 from strsr_models import ImageError
@@ -93,7 +93,7 @@ def test_sixteen_bit_gray_with_alpha_stays_gray() -> None:
     assert picture.alpha is not None
     assert picture.alpha.ravel().tolist() == [0xFFFF, 0x0102]
     for kind in ("png", "tif"):
-        again = decode_image(encode_image(picture, kind, 95), "x")
+        again = decode_image(encode_image(picture, kind, EncodeSettings()), "x")
         np.testing.assert_array_equal(again.color, picture.color)
         np.testing.assert_array_equal(again.alpha, picture.alpha)
 
@@ -103,7 +103,7 @@ def test_sixteen_bit_png_is_read_by_others(shape: tuple[int, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 65_536, shape).astype(np.uint16)
     color, alpha = (pixels[..., :-1], pixels[..., -1:]) if shape[2] in (2, 4) else (pixels, None)
     seen = cv2.imdecode(
-        np.frombuffer(encode_image(Picture(color, alpha, None, "PNG"), "png", 95), np.uint8),
+        np.frombuffer(encode_image(Picture(color, alpha, None, "PNG"), "png", EncodeSettings()), np.uint8),
         cv2.IMREAD_UNCHANGED,
     )
     order = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[shape[2]]
@@ -315,7 +315,9 @@ def test_the_largest_that_fits_fits(kind: str) -> None:
     form = OUTPUT_FORMATS[kind]
     check_fits(kind, 1, form.side or 1_000_000)
     if form.side is not None:
-        made = encode_image(Picture(np.zeros((1, form.side, 1), np.uint8), None, None, "PNG"), kind, 50)
+        made = encode_image(
+            Picture(np.zeros((1, form.side, 1), np.uint8), None, None, "PNG"), kind, EncodeSettings(50)
+        )
         assert decode_image(made, "x").color.shape == (1, form.side, 3 if kind == "webp" else 1)
     for too_large in ((1, (form.side or 0) + 1), (1 << 17, (form.area or 0) // (1 << 17) + 1)):
         if (form.side and too_large[0] == 1) or (form.area and too_large[0] > 1):
