@@ -15,10 +15,10 @@ from strsr_models.errors import ImageError
 
 from .formats import OUTPUT_FORMATS, OutputFormat, check_fits
 from .images import Picture, to_8bit
-from .pillow_writer import write_bmp, write_jpeg, write_whole
 from .png_writer import write_png
 from .strips import Sheet
 from .tiff import write_tiff
+from .writers import write_bmp, write_jpeg, write_whole
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""JPEG, WebP, AVIF and BMP of 8 bits: by Pillow, and by strips where the format allows."""
+"""JPEG, BMP, WebP and AVIF, of 8 bits: by strips where the format allows it, else whole."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from .strips import Sheet, cut
 log = logging.getLogger(__name__)
 
 JPEG_SEGMENT = {"EXIF": 65_527, "XMP": 65_504}  # bytes that one of JPEG's segments can hold
-JPEG_STRIP = 2**24  # bytes of pixels that libjpeg is given at a time
+JPEG_STRIP = 2**23  # bytes of pixels that libjpeg is given at a time
 BMP_STRIP = 2**20
-RESTARTED_ROWS = 64  # eight rows of JPEG's blocks, after which its restart markers count from 0 again
+RESTART_ROWS = 64  # eight rows of JPEG's blocks, after which its restart markers count from 0 again
 RST7, EOI = b"\xff\xd7", b"\xff\xd9"
+APPLICATION = range(0xE0, 0xF0)  # segments that do not concern the pixels
 START_OF_FRAME, START_OF_SCAN = 0xC0, 0xDA
 
 
@@ -37,32 +38,61 @@ def write_whole(file: BinaryIO, sheet: Sheet, bands: Iterable[np.ndarray], form:
 
 
 def write_jpeg(file: BinaryIO, sheet: Sheet, bands: Iterable[np.ndarray], quality: int) -> None:
-    """Strips encoded one by one and joined at restart markers: the same coefficients as of the whole."""
-    block = RESTARTED_ROWS * sheet.row_bytes
-    rows = RESTARTED_ROWS * max(1, JPEG_STRIP // block)
+    """Strips encoded one by one, and joined at restart markers: the coefficients are those of the whole.
+
+    By OpenCV, which lets other threads work meanwhile; Pillow, whose bytes are the same, writes metadata.
+    """
+    rows = RESTART_ROWS * max(1, JPEG_STRIP // (RESTART_ROWS * sheet.row_bytes))
     joined = sheet.height > rows
-    options = {"quality": quality, "subsampling": 0, "restart_marker_rows": 1 if joined else 0}
-    extra = _metadata(sheet, "JPEG")
+    file.write(_jpeg_head(sheet))
     for n, strip in enumerate(cut(bands, sheet, min(rows, sheet.height))):
-        data = _saved(strip, "JPEG", **options, **(extra if n == 0 else {}))
-        head, scan = _jpeg_parts(data, sheet.height)
-        file.write(head if n == 0 else RST7)
+        tables, scan = _jpeg_parts(_jpeg(strip, quality, joined), sheet.height)
+        file.write(tables if n == 0 else RST7)
         file.write(scan)
     file.write(EOI)
 
 
-def _jpeg_parts(data: bytes, height: int) -> tuple[bytes, memoryview]:
-    """All up to the entropy-coded data, made to say that the picture has `height` rows; and that data."""
+def _jpeg(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
+    """(h, w, 1 or 3) with full chroma and the standard's Huffman tables; a restart marker per row of blocks."""
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    if restarts:
+        options += [cv2.IMWRITE_JPEG_RST_INTERVAL, -(-strip.shape[1] // 8)]
+    pixels = strip if strip.shape[2] == 1 else cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
+    made, data = cv2.imencode(".jpg", pixels, options)
+    if not made:
+        raise ValueError("OpenCV gives no reason")
+    return bytes(data)
+
+
+def _jpeg_head(sheet: Sheet) -> bytes:
+    """A JPEG file up to its tables: JFIF, EXIF, XMP and profile."""
+    data = _saved(np.zeros((8, 8, sheet.channels), np.uint8), "JPEG", **_metadata(sheet, "JPEG"))
     at = 2
-    place = 0
+    while data[at + 1] in APPLICATION:
+        at = _next_segment(data, at)
+    return data[:at]
+
+
+def _jpeg_parts(data: bytes, height: int) -> tuple[bytes, memoryview]:
+    """From the tables up to the entropy-coded data, made to say that there are `height` rows; and that data."""
+    at, start, size = 2, 2, 0
     while data[at + 1] != START_OF_SCAN:
-        if data[at + 1] == START_OF_FRAME:
-            place = at + 5
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    head = bytearray(data[:at])
-    struct.pack_into(">H", head, place, height)
-    return bytes(head), memoryview(data)[at : -len(EOI)]
+        if data[at + 1] in APPLICATION:
+            start = _next_segment(data, at)
+        elif data[at + 1] == START_OF_FRAME:
+            size = at + 5
+        at = _next_segment(data, at)
+    at = _next_segment(data, at)
+    tables = bytearray(data[start:at])
+    struct.pack_into(">H", tables, size - start, height)
+    return bytes(tables), memoryview(data)[at : -len(EOI)]
+
+
+def _next_segment(data: bytes, at: int) -> int:
+    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def write_bmp(file: BinaryIO, sheet: Sheet, bands: Iterable[np.ndarray]) -> None:
