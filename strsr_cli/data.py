@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from strsr_models.enlargement import enlarge
 from strsr_models.errors import ImageError, StrsrError, UsageError
-from strsr_models.pipelines.base import enlarge
 
 from .degrade import (
     KINDS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import os
 import threading
@@ -127,18 +128,21 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
+_SILENT = contextvars.ContextVar("silent", default=False)
+
+
 @contextlib.contextmanager
 def without_remarks(silent: bool) -> Iterator[None]:
-    """Whether what reading an image would warn of has been said before."""
-    loggers = [log, logging.getLogger("strsr_cli.metadata")]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = silent or logger.disabled
+    """Whether what reading an image would warn of has been said before; of this thread alone."""
+    before = _SILENT.set(silent)
     try:
         yield
     finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        _SILENT.reset(before)
+
+
+for _logger in (log, logging.getLogger("strsr_cli.metadata")):
+    _logger.addFilter(lambda record: not _SILENT.get())
 
 
 def _known_kind(head: bytes, name: str) -> str:
