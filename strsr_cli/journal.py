@@ -21,7 +21,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent)
     try:
-        with os.fdopen(handle, "w+b") as file:
+        os.close(handle)
+        with open(name, "w+b") as file:  # one that knows its name, which tifffile asks for
             yield file
             file.flush()
             os.fsync(file.fileno())
