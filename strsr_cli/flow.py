@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 LARGEST_QUEUE = 2**26  # bytes of rows that wait for a writer
+THREADS_PER_GPU = 2  # one hands work over while the other waits for its results
 MOST_AHEAD = 2**26  # pixels of pictures that are decoded ahead
 
 
@@ -157,7 +158,7 @@ class Workers:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Workers:  # noqa: PYI034  (typing.Self is of 3.11)
-        each = 1 if self.pipelines[0].device.type == "cpu" else 2
+        each = THREADS_PER_GPU if self.pipelines[0].device.type == "cuda" else 1
         self._queue: queue.Queue[list[Task] | None] = queue.Queue(maxsize=each * len(self.pipelines))
         threads = max(1, torch.get_num_threads() // len(self.pipelines))
         for pipeline, room in zip(self.pipelines, self.rooms, strict=True):

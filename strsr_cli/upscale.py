@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from strsr_models import OneStepPipeline, load_pipeline
-from strsr_models.devices import resolve_device, resolve_precision
+from strsr_models.checkpoints import cache_dir
+from strsr_models.devices import resolve_devices, resolve_precision
 from strsr_models.errors import ImageError, StrsrError
-from strsr_models.memory import Room
+from strsr_models.memory import Room, fitting_batch
 from strsr_models.pipelines.base import TileCallback
 from strsr_models.spectrum import main_period, verdict
 
@@ -32,7 +33,7 @@ from .color import network_input, revealed
 from .conditions import Conditions
 from .encode import EncodeSettings, Sheet, write_image
 from .failures import told
-from .flow import Abandoned, Errand, Task, Workers, ahead, batches
+from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batches
 from .formats import MAX_PIXELS
 from .images import Picture, decode_image, read_image, read_size, split_alpha, without_remarks
 from .inspection import finite, sampled_report
@@ -67,6 +68,9 @@ class UpscaleOptions:
     strip: bool = False  # of all metadata but the colour profile
     provenance: bool = False  # whether the output says what made it
     jobs: int | None = None  # pictures decoded, and encoded, at a time; None: by the cores
+    batch: int | None = None  # tiles at once; None: what fits the memory
+    compile: bool = False  # the networks
+    png_compression: int = 1
 
 
 def upscale_image(
@@ -104,13 +108,14 @@ def upscale_image(
 
 def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
     """Do all jobs; one that fails is reported with its reason, and the rest go on."""
-    device = resolve_device(options.device)
+    devices = resolve_devices(options.device)
+    device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:
-        precision = resolve_precision(options.precision, device)
-        pipeline = load_pipeline(options.model, weights, str(device))
+        precision: str | None = resolve_precision(options.precision, device)
+        load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights)
         reporter.start(len(jobs))
     else:  # what the pictures mean, before the transformer comes into memory
         conditions = Conditions(options.model, weights, options.big, options.precision, device)
@@ -118,13 +123,20 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
         jobs = conditions.make(jobs, lambda job: network_input(inputs.read(job)), reporter)
         if not jobs:
             return
-        pipeline = conditions.load_pipeline()
-        precision = pipeline.native_precision
-    log.debug("model %s on %s in %s", options.model, device, precision)
+        load = conditions.load_pipeline
+        precision = None
+    loaded = {str(device): load(device=str(device)) for device in devices}
+    pipelines = [loaded[str(device)] for device in devices]
+    precision = precision or pipelines[0].native_precision
+    if options.compile:
+        set_up_compiler()
+        for pipeline in loaded.values():
+            pipeline.compile()
+    log.debug("model %s on %s in %s", options.model, options.device, precision)
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
-    Batch(options, reporter, inputs, conditions, [pipeline], precision, made_by).run(jobs)
+    Batch(options, reporter, inputs, conditions, pipelines, precision, made_by).run(jobs)
 
 
 @dataclass
@@ -141,13 +153,16 @@ class Batch:
     open: set[Errand] = field(default_factory=set)  # pictures under way
     written: list[Future[None]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.rooms = [Room(self.options.batch or each.tiles_at_once) for each in self.pipelines]
+        self.measured = self.options.batch is not None or self.device.type != "cuda"
+
     def run(self, jobs: list[Job]) -> None:
         """Read ahead, restore, write behind."""
         count = self.options.jobs or max(1, cores() // 2)
         one_thread = partial(torch.set_num_threads, 1)
-        rooms = [Room(pipeline.tiles_at_once) for pipeline in self.pipelines]
         threads = torch.get_num_threads()
-        workers = Workers(self.pipelines, rooms, self.precision, self.options.steps, self.tell)
+        workers = Workers(self.pipelines, self.rooms, self.precision, self.options.steps, self.tell)
         with (
             ThreadPoolExecutor(count, "strsr-read", one_thread) as readers,
             ThreadPoolExecutor(count, "strsr-write", one_thread) as writers,
@@ -158,7 +173,7 @@ class Batch:
                 for tasks in batches(self.tasks(opened, writers), lambda: workers.batch):
                     workers.put(tasks)
             except BaseException:
-                for errand in self.open:
+                for errand in list(self.open):
                     errand.fail(Abandoned())
                 raise
         torch.set_num_threads(threads)  # what later threads begin with
@@ -182,18 +197,42 @@ class Batch:
 
     @torch.inference_mode()
     def begin(self, job: Job, picture: Picture) -> Restoration:
-        """Cut a picture into tiles."""
+        """Cut a picture into tiles; at the first one, find out how many of them fit the memory of a GPU."""
         cond = self.conditions.of(job, network_input(picture)) if self.conditions else None
-        options, pipeline = self.options, self.pipelines[0]
-        return begin(
-            pipeline,
+        options = self.options
+        restoration = begin(
+            self.pipelines[0],
             picture,
             options.scale,
             self.precision,
             tile=options.tile,
             overlap=options.overlap,
+            one_shape=self.one_shape,
             cond=cond,
         )
+        if not self.measured:
+            self.measured = True
+            self.measure(restoration)
+        return restoration
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether tiles of all pictures are of one shape.
+
+        For lite on a GPU, whose tiles are too small to fill it one by one, and for all that is compiled. It
+        changes pixels a little, near borders, so that it must not depend on how large batches are.
+        """
+        return self.options.compile or (self.device.type == "cuda" and self.options.big is None)
+
+    def measure(self, restoration: Restoration) -> None:
+        """Make batches as large as fits."""
+        view, cond, steps = restoration.walk.view(0), restoration.cond, self.options.steps
+        for pipeline, room in zip(self.pipelines, self.rooms, strict=True):
+            if pipeline.tiles_at_once > 1:  # networks that take turns
+                continue
+            one = partial(pipeline.restore_tiles, [view], [cond], self.precision, steps, Room(1))
+            room.batch = fitting_batch(pipeline.device, one, THREADS_PER_GPU)
+            log.debug("%d tiles at once on %s", room.batch, pipeline.device)
 
     def tell(self, task: Task) -> None:
         """A tile is done."""
@@ -228,7 +267,7 @@ class Batch:
                     kept.append(split_alpha(band)[0])
                 yield band
 
-        write_output(job, sheet, rows(), EncodeSettings(options.quality))
+        write_output(job, sheet, rows(), EncodeSettings(options.quality, options.png_compression))
         if errand.redone:
             message = "%s: %d of %d tiles were not finite in %s: computed again"
             log.warning(message, job.name, errand.redone, restoration.tiles, self.precision)
@@ -238,6 +277,11 @@ class Batch:
     def device(self) -> torch.device:
         """Of the first pipeline."""
         return self.pipelines[0].device
+
+
+def set_up_compiler() -> None:
+    """Keep what torch.compile makes, for the next start."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
 
 
 def cores() -> int:

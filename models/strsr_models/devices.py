@@ -35,6 +35,20 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> list[torch.device]:
+    """`cuda:0,cuda:1` -> the devices to share the work, of one kind; a single one as `resolve_device` says.
+
+    The CPU may be named several times: then it is shared by as many workers.
+    """
+    devices = [resolve_device(name) for name in names.split(",")]
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(f"--device {names}: devices of different kinds would not give the same pictures")
+    gpus = [str(device) for device in devices if device.type != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"--device {names}: the same GPU twice")
+    return devices
+
+
 def cpu_has_fast_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)

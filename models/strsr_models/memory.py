@@ -10,6 +10,8 @@ from torch import Tensor
 
 from . import tiles
 
+LARGEST_BATCH = 16  # tiles: enough to keep any GPU busy
+SPARED = 0.2  # of the free memory, for what others take meanwhile
 SMALLEST_TILE = 128  # output px: below it there is little left to save, and much to see at borders
 
 Restored = list[tuple[Tensor, str]]
@@ -36,6 +38,23 @@ class Room:
             return False
         self.tile = half if self.tile is None else min(self.tile, half)
         return True
+
+
+def fitting_batch(device: torch.device, restore_one: Callable[[], object], threads: int) -> int:
+    """How many tiles at once fit the free memory of a GPU, by the peak of `restore_one`.
+
+    threads: how many will do so at a time.
+    """
+    restore_one()  # what is made once, such as workspaces, is not counted
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    restore_one()
+    torch.cuda.synchronize(device)
+    each = max(torch.cuda.max_memory_allocated(device) - before, 1)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = (torch.cuda.mem_get_info(device)[0] + unused) * (1 - SPARED)
+    return max(1, min(LARGEST_BATCH, int(free / each / threads)))
 
 
 def within_memory(

@@ -98,6 +98,16 @@ class OneStepPipeline(nn.Module, ABC):
         """A context in which the verbs compute in `precision`; parameters in float32 are autocast."""
         return autocast(self.device, precision)
 
+    @property
+    def tile_networks(self) -> list[nn.Module]:
+        """The networks that see tiles, whose shape may always be the same: worth compiling."""
+        return list(self.children())
+
+    def compile(self, *args: object, **options: object) -> None:
+        """Compile the networks that see tiles, by torch.compile; done at their first tile, which takes a minute."""
+        for network in self.tile_networks:
+            network.compile(*args, **{"dynamic": False, **options})
+
     def prepare_training(self, rank: int = 256) -> None:
         """Let everything train that this family trains, and freeze the rest; here: train all of it.
 

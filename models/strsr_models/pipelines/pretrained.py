@@ -198,6 +198,12 @@ class PretrainedPipeline(OneStepPipeline):
         return run()
 
     @property
+    def tile_networks(self) -> list[nn.Module]:
+        """The VAE by its halves: it has no forward pass of its own here."""
+        vae: Any = self.vae
+        return [self.dit, vae.encoder, vae.decoder]
+
+    @property
     def tiles_at_once(self) -> int:
         """Networks that take turns do so once for many tiles, not once per tile."""
         return TILES_PER_TURN if self.offload == "model" else 1
