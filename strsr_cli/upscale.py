@@ -132,7 +132,7 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
         set_up_compiler()
         for pipeline in loaded.values():
             pipeline.compile()
-    log.debug("model %s on %s in %s", options.model, options.device, precision)
+    log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
