@@ -101,7 +101,7 @@ def test_joined_jpeg_has_the_pixels_of_a_whole_one(
         assert (told.returncode, told.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("compression", range(10))
+@pytest.mark.parametrize("compression", range(6))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_every_png_compression_keeps_the_pixels(compression: int, dtype: type) -> None:
     for channels in (1, 2, 3, 4):
@@ -114,7 +114,7 @@ def test_every_png_compression_keeps_the_pixels(compression: int, dtype: type) -
 
 
 def test_png_compression_saves_bytes(photo: np.ndarray) -> None:
-    sizes = [len(written("png", photo, png_compression=n)) for n in (0, 1, 9)]
+    sizes = [len(written("png", photo, png_compression=n)) for n in (0, 1, 5)]
     assert sizes[0] > photo.nbytes > sizes[1] > sizes[2]
 
 
