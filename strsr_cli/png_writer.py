@@ -129,7 +129,7 @@ def _best(rows: np.ndarray, step: int) -> np.ndarray:
 
 def _sums(made: np.ndarray) -> np.ndarray:
     """Of each row's differences, as numbers from -128 to 127."""
-    return np.abs(made.view(np.int8)).view(np.uint8).sum(axis=1, dtype=np.int64)
+    return np.asarray(np.abs(made.view(np.int8)).view(np.uint8).sum(axis=1, dtype=np.int64))
 
 
 def _typed(rows: np.ndarray, kind: int) -> np.ndarray:
