@@ -30,7 +30,7 @@ class EncodeSettings:
     """How outputs are encoded.
 
     quality: 1 to 100, of JPEG and AVIF (both always 4:4:4) and WebP. png_compression: 0, none; 1, fast;
-    2 to 5, smaller and slower by far (docs/performance.md).
+    2 to 5, smaller and slower by far (docs/encoding.md).
     """
 
     quality: int = 95

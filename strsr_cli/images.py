@@ -30,6 +30,7 @@ from .formats import (
     load_reader,
     sniff,
 )
+from .jxl import jxl_size
 from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,9 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
                     page = tiff_files.read_tiff_page(file)
                     (height, width), orientation = page.size, page.number(274, 1)
                 else:
+                    if kind == "JXL":  # which is decoded when it is opened
+                        check_pixels(*jxl_size(file), max_pixels, name)
+                        file.seek(0)
                     with Image.open(file, formats=(kind,)) as image:
                         width, height = image.size
                         orientation = _orientation(image, kind)
@@ -240,6 +244,9 @@ def _loaded(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
 
 
 def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
+    if kind == "JXL":  # which is decoded when it is opened
+        check_pixels(*jxl_size(file), max_pixels, name)
+        file.seek(0)
     with Image.open(file, formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, name)
         frames = getattr(image, "n_frames", 1)
