@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from strsr_cli import writers
+from strsr_cli import encode, writers
 from strsr_cli.encode import EncodeSettings, Sheet, write_image
 from strsr_cli.formats import OUTPUT_FORMATS
 from strsr_cli.images import decode_image
@@ -181,3 +183,34 @@ def test_a_full_disk_is_the_files_error_and_not_the_pictures(kind: str) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         write_image(Full(), kind, Sheet(9, 9, 3, np.uint8), [smooth(9, 9, 3)], EncodeSettings())
+
+
+def test_threads_write_at_the_same_time() -> None:
+    pixels = smooth(900, 333, 3)
+    alone = {kind: written(kind, pixels) for kind in ("png", "tif", "jpg", "bmp", "webp")}
+    with ThreadPoolExecutor(8) as pool:
+        made = pool.map(lambda kind: (kind, written(kind, pixels)), [*alone] * 4)
+    assert all(data == alone[kind] for kind, data in made)
+
+
+def test_the_provenance_that_a_bitmap_cannot_hold_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    encode._warn_of_bmp.cache_clear()
+    sheet = Sheet(4, 4, 3, np.uint8, metadata=Metadata(software="strsr"))
+    for _ in range(2):
+        write_image(BytesIO(), "bmp", sheet, [smooth(4, 4, 3)], EncodeSettings())
+    assert caplog.messages == ["BMP has no place for --provenance: its files do not say what made them"]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "bmp"])
+def test_memory_does_not_grow_with_the_picture(kind: str, tmp_path: Path) -> None:
+    band = smooth(64, 1000, 3)
+    peaks = []
+    for count in (150, 600):  # of bands: 29 and 115 MB
+        sheet = Sheet(64 * count, 1000, 3, np.uint8)
+        with open(tmp_path / "x", "w+b") as file:
+            tracemalloc.start()
+            write_image(file, kind, sheet, (band for _ in range(count)), EncodeSettings())
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2**20
+    assert peaks[1] < 30 * 2**20
