@@ -52,7 +52,7 @@ def written(kind: str, pixels: np.ndarray, cuts: list[int] | None = None, **opti
 def test_files_do_not_depend_on_how_bands_were_cut(kind: str, channels: int, dtype: type) -> None:
     pixels = smooth(130, 40, channels, dtype)
     whole = written(kind, pixels)
-    for rows in (1, 7, 64):
+    for rows in (1, 7, 64) if kind not in ("webp", "avif") else (7,):  # which gather them
         assert written(kind, pixels, list(range(rows, 130, rows))) == whole
     seen = decode_image(whole, "x")
     assert seen.color.shape[:2] == (130, 40)
@@ -205,7 +205,7 @@ def test_the_provenance_that_a_bitmap_cannot_hold_is_told_once(caplog: pytest.Lo
 def test_memory_does_not_grow_with_the_picture(kind: str, tmp_path: Path) -> None:
     band = smooth(64, 1000, 3)
     peaks = []
-    for count in (150, 600):  # of bands: 29 and 115 MB
+    for count in (100, 300):  # of bands: 19 and 58 MB
         sheet = Sheet(64 * count, 1000, 3, np.uint8)
         with open(tmp_path / "x", "w+b") as file:
             tracemalloc.start()
