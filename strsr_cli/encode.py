@@ -30,7 +30,7 @@ class EncodeSettings:
     """How outputs are encoded.
 
     quality: 1 to 100, of JPEG and AVIF (both always 4:4:4) and WebP. png_compression: 0, none; 1, fast;
-    2 to 9, smaller and slower by far (docs/performance.md).
+    2 to 5, smaller and slower by far (docs/encoding.md).
     """
 
     quality: int = 95
@@ -40,12 +40,13 @@ class EncodeSettings:
 def write_image(
     file: BinaryIO, kind: str, sheet: Sheet, bands: Iterable[np.ndarray], settings: EncodeSettings
 ) -> None:
-    """Write a picture of format `kind`, a key of OUTPUT_FORMATS, into an empty file that can seek.
+    """Write a picture of format `kind`, a key of OUTPUT_FORMATS, into an empty file that can be read too, and seek.
 
     bands: (n, width, channels) of any heights from the top, whose rows are the sheet's in all; taken one
     at a time, as they are needed, and cut anew: the file's bytes do not depend on how they were cut.
     What the format cannot hold is brought to what it can: floats to 16 bits, 16 bits to 8, transparency
-    onto white. WebP and AVIF gather the whole picture; the others hold some 50 MB at most.
+    onto white. WebP and AVIF gather the whole picture; the others hold some 50 MB at most. Threads may
+    write at the same time.
     Raises ImageError when the picture is too large for the format or cannot be encoded, OSError when the
     file cannot be written, and whatever the bands raise; what is in the file is then no picture.
     """
@@ -112,7 +113,8 @@ def _checked(bands: Iterable[np.ndarray], sheet: Sheet) -> Iterator[np.ndarray]:
     """The bands, of the shape and type that the sheet says; ValueError for others."""
     for band in bands:
         if band.shape[1:] != (sheet.width, sheet.channels) or band.dtype != sheet.dtype:
-            raise ValueError(f"a band of {band.dtype} {band.shape} in a picture of {sheet}")
+            size = (sheet.height, sheet.width, sheet.channels)
+            raise ValueError(f"a band of {band.dtype} {band.shape} in a picture of {sheet.dtype} {size}")
         yield band
 
 

@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .strips import swap_red_blue
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, GRAY_ALPHA = 0, 2, 4  # colour types
 XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -40,34 +42,34 @@ class PngFile:
 
 def parse_png(data: bytes, limit: int) -> PngFile:
     """All chunks of a file. limit: bytes of a piece of metadata. ValueError: damaged or cut."""
-    found, parts = PngFile(), [SIGNATURE]
-    for kind, body in _chunks(data):
+    found, parts = PngFile(), [memoryview(SIGNATURE)]
+    for kind, body, whole in _chunks(data):
         if kind == b"IHDR":
             found.width, found.height, found.depth, found.color_type = struct.unpack(">IIBB", body[:10])
         elif kind == b"acTL":
             found.animated = int.from_bytes(body[:4], "big") > 1
         elif kind == b"tRNS":
-            found.key = body
+            found.key = bytes(body)
         elif kind not in NEEDED:
-            _take_metadata(found, kind, body, limit)
+            _take_metadata(found, kind, bytes(body), limit)
         if kind in NEEDED:
-            parts.append(chunk(kind, body))
+            parts.append(whole)
     found.still = b"".join(parts)
     return found
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, body) up to the end; those that pixels depend on are checked."""
-    position = len(SIGNATURE)
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """(type, body, all of it) up to the end; those that pixels depend on are checked."""
+    view, position = memoryview(data), len(SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        checksum = data[position + 8 + length : position + 12 + length]
+        body = view[position + 8 : position + 8 + length]
+        checksum = view[position + 8 + length : position + 12 + length]
         if len(checksum) < 4:
             break
         if kind in NEEDED and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             raise ValueError(f"damaged: the checksum of its {kind.decode()} is wrong")
-        yield kind, body
+        yield kind, body, view[position : position + 12 + length]
         if kind == b"IEND":
             return
         position += 12 + length
@@ -108,13 +110,15 @@ def read_deep_png(png: PngFile) -> np.ndarray:
 
     cv2.utils.logging.setLogLevel(0)
     # A transparent colour is applied here; OpenCV's way with it depends on its version.
-    plain = b"".join([SIGNATURE, *(chunk(k, b) for k, b in _chunks(png.still) if k != b"tRNS")])
+    plain = png.still
+    if png.key is not None:
+        plain = b"".join([SIGNATURE, *(whole for kind, _, whole in _chunks(plain) if kind != b"tRNS")])
     pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (png.height, png.width):
         raise ValueError("damaged 16-bit PNG")
     if pixels.ndim == 3:
         # Gray with alpha comes as three equal channels and alpha.
-        pixels = pixels[..., [0, 3] if png.color_type == GRAY_ALPHA else [2, 1, 0, 3][: pixels.shape[2]]]
+        pixels = pixels[..., [0, 3]] if png.color_type == GRAY_ALPHA else swap_red_blue(pixels)
     if png.key is not None and png.color_type in (GRAY, RGB):
         key = np.frombuffer(png.key[: 6 if png.color_type == RGB else 2], ">u2")
         color = pixels if pixels.ndim == 3 else pixels[..., None]

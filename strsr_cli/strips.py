@@ -71,3 +71,11 @@ def cut(bands: Iterable[np.ndarray], sheet: Sheet, rows: int) -> Iterator[np.nda
         yield strip[:filled]
     if total != sheet.height:
         raise ValueError(f"bands of {total} rows in all for a picture of {sheet.height}")
+
+
+def swap_red_blue(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, 3 or 4) between OpenCV's order and ours, in place: a copy may be gigabytes."""
+    for top in range(0, len(pixels), 64):
+        rows = pixels[top : top + 64]
+        rows[..., [0, 2]] = rows[..., [2, 0]]
+    return pixels

@@ -17,7 +17,7 @@ from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
-from .strips import Sheet, cut
+from .strips import Sheet, cut, swap_red_blue
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def _by_opencv(data: bytes, page: TiffPage) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or sorted(pixels.shape[:2]) != sorted(page.size):
         raise ValueError("damaged or truncated, or compressed in a way that is not known here")
-    order = [2, 1, 0, 3][: pixels.shape[2]] if pixels.ndim == 3 else ...
-    return pixels[..., order] if pixels.ndim == 3 else pixels
+    return swap_red_blue(pixels) if pixels.ndim == 3 else pixels
 
 
 def _by_tifffile(page: TiffPage, data: bytes) -> np.ndarray:
@@ -143,13 +142,14 @@ def _tifffile() -> Any:
     return tifffile
 
 
-def count_pages(data: bytes) -> int:
+def count_pages(file: BinaryIO) -> int:
     """How many pages the file has, as far as they can be told."""
     tifffile = _tifffile()
 
     try:
-        with tifffile.TiffFile(BytesIO(data)) as file:
-            return len(file.pages)
+        file.seek(0)
+        with tifffile.TiffFile(file) as whole:
+            return len(whole.pages)
     except DAMAGE:  # the first page was read; what is wrong with others is no matter
         return 1
 

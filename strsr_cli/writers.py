@@ -61,7 +61,10 @@ def _jpeg(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
     if restarts:
         options += [cv2.IMWRITE_JPEG_RST_INTERVAL, -(-strip.shape[1] // 8)]
     pixels = strip if strip.shape[2] == 1 else cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
-    made, data = cv2.imencode(".jpg", pixels, options)
+    try:
+        made, data = cv2.imencode(".jpg", pixels, options)
+    except cv2.error as error:
+        raise ValueError(f"OpenCV: {error.err}") from error
     if not made:
         raise ValueError("OpenCV gives no reason")
     return bytes(data)

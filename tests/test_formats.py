@@ -21,6 +21,7 @@ from typer.testing import Result
 from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.formats import OUTPUT_FORMATS, check_fits, sniff
 from strsr_cli.images import Picture, decode_image, find_images
+from strsr_cli.jxl import jxl_size
 from strsr_models import ImageError
 
 from .image_files import ink_profile, small_files
@@ -286,6 +287,45 @@ def test_large_inputs_are_refused_by_their_header(strsr: Run, tiny_weights: Path
 def test_every_format_obeys_the_limit(name: str) -> None:
     with pytest.raises(ImageError, match=r"12x10 px is more than --max-pixels 119"):
         decode_image(small_files()[name], "x", 119)
+
+
+def jxl_header(*fields: tuple[int, int]) -> bytes:
+    """A codestream's beginning: (value, bits) from the lowest bit on."""
+    value = at = 0
+    for number, bits in fields:
+        value |= number << at
+        at += bits
+    return b"\xff\x0a" + value.to_bytes(14, "little")
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ([(1, 1), (3, 5), (1, 3)], (32, 32)),
+        ([(1, 1), (3, 5), (0, 3), (9, 5)], (32, 80)),
+        ([(0, 1), (0, 2), (299, 9), (5, 3)], (300, 533)),
+        ([(0, 1), (1, 2), (4_999, 13), (0, 3), (3, 2), (99_999, 30)], (5_000, 100_000)),
+    ],
+)
+def test_jpeg_xl_is_known_by_its_header(fields: list, size: tuple[int, int]) -> None:
+    """Its package would decode it first."""
+    bare = jxl_header(*fields)
+    signature, kind = b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    part = b"\0\0\0\x1cjxlp\0\0\0\0" + bare
+    for data in (bare, signature + kind + b"\0\0\0\0jxlc" + bare, signature + kind + part):
+        assert jxl_size(BytesIO(data)) == size
+    with pytest.raises(ValueError, match="damaged"):
+        jxl_size(BytesIO(signature + kind + b"\0\0\0\0free"))
+
+
+def test_jpeg_xl_says_its_size() -> None:
+    pytest.importorskip("pillow_jxl")
+    with pytest.raises(ImageError, match="80x32 px is more than --max-pixels 1000"):
+        decode_image(jxl_header((1, 1), (3, 5), (0, 3), (9, 5)), "x", 1000)
+    for size in ((8, 8), (64, 48), (301, 17), (1600, 900)):
+        for exif in (None, Image.Exif().tobytes()):
+            data = saved(Image.new("RGB", size), "JXL", **({} if exif is None else {"exif": exif}))
+            assert jxl_size(BytesIO(data)) == size[::-1]
 
 
 def test_pillows_own_limit_is_only_lifted_while_we_look() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from strsr_cli import writers
+from strsr_cli import encode, writers
 from strsr_cli.encode import EncodeSettings, Sheet, write_image
 from strsr_cli.formats import OUTPUT_FORMATS
 from strsr_cli.images import decode_image
@@ -50,7 +52,7 @@ def written(kind: str, pixels: np.ndarray, cuts: list[int] | None = None, **opti
 def test_files_do_not_depend_on_how_bands_were_cut(kind: str, channels: int, dtype: type) -> None:
     pixels = smooth(130, 40, channels, dtype)
     whole = written(kind, pixels)
-    for rows in (1, 7, 64):
+    for rows in (1, 7, 64) if kind not in ("webp", "avif") else (7,):  # which gather them
         assert written(kind, pixels, list(range(rows, 130, rows))) == whole
     seen = decode_image(whole, "x")
     assert seen.color.shape[:2] == (130, 40)
@@ -101,7 +103,7 @@ def test_joined_jpeg_has_the_pixels_of_a_whole_one(
         assert (told.returncode, told.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("compression", range(10))
+@pytest.mark.parametrize("compression", range(6))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_every_png_compression_keeps_the_pixels(compression: int, dtype: type) -> None:
     for channels in (1, 2, 3, 4):
@@ -114,7 +116,7 @@ def test_every_png_compression_keeps_the_pixels(compression: int, dtype: type) -
 
 
 def test_png_compression_saves_bytes(photo: np.ndarray) -> None:
-    sizes = [len(written("png", photo, png_compression=n)) for n in (0, 1, 9)]
+    sizes = [len(written("png", photo, png_compression=n)) for n in (0, 1, 5)]
     assert sizes[0] > photo.nbytes > sizes[1] > sizes[2]
 
 
@@ -181,3 +183,34 @@ def test_a_full_disk_is_the_files_error_and_not_the_pictures(kind: str) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         write_image(Full(), kind, Sheet(9, 9, 3, np.uint8), [smooth(9, 9, 3)], EncodeSettings())
+
+
+def test_threads_write_at_the_same_time() -> None:
+    pixels = smooth(900, 333, 3)
+    alone = {kind: written(kind, pixels) for kind in ("png", "tif", "jpg", "bmp", "webp")}
+    with ThreadPoolExecutor(8) as pool:
+        made = pool.map(lambda kind: (kind, written(kind, pixels)), [*alone] * 4)
+    assert all(data == alone[kind] for kind, data in made)
+
+
+def test_the_provenance_that_a_bitmap_cannot_hold_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    encode._warn_of_bmp.cache_clear()
+    sheet = Sheet(4, 4, 3, np.uint8, metadata=Metadata(software="strsr"))
+    for _ in range(2):
+        write_image(BytesIO(), "bmp", sheet, [smooth(4, 4, 3)], EncodeSettings())
+    assert caplog.messages == ["BMP has no place for --provenance: its files do not say what made them"]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "bmp"])
+def test_memory_does_not_grow_with_the_picture(kind: str, tmp_path: Path) -> None:
+    band = smooth(64, 1000, 3)
+    peaks = []
+    for count in (100, 300):  # of bands: 19 and 58 MB
+        sheet = Sheet(64 * count, 1000, 3, np.uint8)
+        with open(tmp_path / "x", "w+b") as file:
+            tracemalloc.start()
+            write_image(file, kind, sheet, (band for _ in range(count)), EncodeSettings())
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2**20
+    assert peaks[1] < 30 * 2**20
