@@ -27,8 +27,10 @@ class Reporter(logging.Handler):
         self.counts = {"found": 0, "done": 0, "skipped": 0, "failed": 0}
         self.megapixels = 0.0
         self.began = time.monotonic()
+        self._levels: dict[str, int] = {}
         for name in ("strsr_cli", "strsr_models"):
             logger = logging.getLogger(name)
+            self._levels[name] = logger.level
             logger.setLevel(self.level)
             logger.addHandler(self)
 
@@ -72,8 +74,9 @@ class Reporter(logging.Handler):
 
     def close(self) -> None:
         """Give the terminal and the loggers back."""
-        for name in ("strsr_cli", "strsr_models"):
+        for name, level in self._levels.items():
             logging.getLogger(name).removeHandler(self)
+            logging.getLogger(name).setLevel(level)
         super().close()
 
     # --- voices ---
