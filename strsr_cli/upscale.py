@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from .formats import MAX_PIXELS
 from .images import Picture, decode_image, read_image, without_remarks
 from .inspection import finite, sampled_report
 from .journal import whole_file
+from .ledger import Ledger
 from .metadata import Metadata
 from .plan import Job, fitting_size
 from .provenance import provenance
@@ -55,6 +57,7 @@ class UpscaleOptions:
     max_pixels: int = MAX_PIXELS  # of an input
     strip: bool = False  # of all metadata but the colour profile
     provenance: bool = False  # whether the output says what made it
+    local: int | None = None  # this process's number among those of its machine, for `--device auto`
 
 
 def upscale_image(
@@ -87,9 +90,16 @@ def upscale_image(
     return replace(picture, color=to_pixels(color, picture.color.dtype), alpha=alpha)
 
 
-def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
-    """Do all jobs; one that fails is reported with its reason, and the rest go on."""
-    device = resolve_device(options.device)
+def upscale_batch(
+    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, ledger: Ledger | None = None
+) -> None:
+    """Do all jobs; one that fails is reported with its reason, and the rest go on.
+
+    ledger: of each image, before its input is read and after its output is written (take, recorder,
+    release), so that a later run knows it and other processes leave it; and whether to stop.
+    """
+    ledger = ledger or Ledger()
+    device = resolve_device(options.device, options.local)
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
     conditions: Conditions | None = None
@@ -110,8 +120,12 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
     for job in jobs:
+        if ledger.stop.requested:
+            break
         began = time.monotonic()
-        with told(job, reporter, device):
+        with ledger.hold(job) as mine, told(job, reporter, device):
+            if not mine:
+                continue
             picture = inputs.read(job)
             cond = conditions.of(job, lq_of(picture)) if conditions else None
             restored = upscale_image(pipeline, picture, options, precision, reporter.tile, cond)
@@ -119,7 +133,7 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
                 restored = replace(restored, metadata=Metadata())
             if made_by is not None:
                 restored = replace(restored, metadata=replace(restored.metadata, software=made_by))
-            write_picture(job, restored, options.quality)
+            write_picture(job, restored, options.quality, ledger.recorder(job))
             found = look_for_grid(job, restored, options.grid_limit) if options.check_grid else {}
             height, width = restored.color.shape[:2]
             reporter.done(job.name, job.target_name, width, height, time.monotonic() - began, **found)
@@ -169,8 +183,10 @@ class Inputs:
         return picture
 
 
-def write_picture(job: Job, picture: Picture, quality: int) -> None:
-    """Write the job's output, whole or not at all; missing folders are made."""
+def write_picture(
+    job: Job, picture: Picture, quality: int, before: Callable[[Path], None] | None = None
+) -> None:
+    """Write the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
     try:
         data = encode_image(picture, job.kind, quality)
         if job.target is None:
@@ -178,10 +194,12 @@ def write_picture(job: Job, picture: Picture, quality: int) -> None:
             sys.stdout.buffer.flush()
             return
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(job.target) as file:
+        with whole_file(job.target, before) as file:
             file.write(data)
     except StrsrError as error:
         raise ImageError(f"{job.name}: {error}") from error
+    except BrokenPipeError:  # not this image's fault: nobody reads any more
+        raise
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
 

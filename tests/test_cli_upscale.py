@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.journal import TEMPORARY_PREFIX
+from strsr_cli.journal import JOURNAL, TEMPORARY_PREFIX
 
 from .conftest import EXAMPLES
 
@@ -35,7 +35,9 @@ def folder(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All files below a folder but for the journal."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != JOURNAL]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def opened(path: Path) -> Image.Image:

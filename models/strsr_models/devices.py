@@ -13,11 +13,14 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SAFER = {"fp16": "bf16", "bf16": "fp32"}
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError."""
+def resolve_device(name: str, local: int | None = None) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError.
+
+    local: the process's number among those of one machine, by which `auto` spreads them over its GPUs.
+    """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda" if local is None else f"cuda:{local % torch.cuda.device_count()}")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
