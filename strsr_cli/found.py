@@ -5,6 +5,7 @@ Nothing is passed over in silence: what is no image is counted, what cannot be l
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -58,7 +59,7 @@ class Found:
             else:
                 self.passed_over["other"] += 1
         except OSError as error:
-            if suffix in IMAGE_SUFFIXES or not isinstance(error, FileNotFoundError):
+            if suffix in IMAGE_SUFFIXES or error.errno not in (errno.ENOENT, errno.ELOOP):
                 self.failed.append((path, f"cannot be read: {error.strerror or error}"))
             else:  # a link to nothing, which does not call itself an image
                 self.passed_over["other"] += 1

@@ -249,7 +249,7 @@ def test_content_decides_where_names_do_not(
         "upscale", source / "photo.jpg.bak", tmp_path / "out", "--scale", "2", "--weights", tiny_weights
     )
     assert single.exit_code == 0, single.output
-    assert sniff((tmp_path / "out" / "backup.png").read_bytes()) == "PNG"
+    assert sniff((tmp_path / "out" / "photo.jpg.jpg").read_bytes()) == "JPEG"
 
 
 def test_avif_and_floats_come_out_as_they_went_in(
