@@ -14,7 +14,7 @@ from .big_models import BigModelOptions
 from .forecast import check_memory, output_bytes, seconds_per_megapixel
 from .found import read_list
 from .images import read_image
-from .journal import sha256_of
+from .journal import JOURNAL, sha256_of
 from .ledger import Ledger
 from .plan import STREAM, Job, Plan, planned_sizes
 from .report import Reporter, describe_plan, size_text, told_counts
@@ -34,6 +34,16 @@ def listed_names(lines: str | None, zeros: str | None) -> list[str] | None:
     except OSError as error:
         raise UsageError(f"{option} {given}: cannot be read: {error.strerror}") from error
     return read_list(data, zero=zeros is not None)
+
+
+def require_journal(root: Path | None, no_journal: bool) -> None:
+    """Raise UsageError unless failures of an earlier run are recorded."""
+    if no_journal:
+        raise UsageError("--retry-failed: goes by the journal; drop --no-journal")
+    if root is None or not (root / JOURNAL).is_file():
+        raise UsageError(
+            f"--retry-failed: {root or 'OUTPUT'} has no {JOURNAL} of an earlier run; drop the option"
+        )
 
 
 def weights_hash(model: str, weights: Path | None, big: BigModelOptions | None) -> str:

@@ -43,6 +43,8 @@ class Claims:
         Where no claim can be made, as in a folder that cannot be written to, nobody else has one either.
         """
         path = self._path(name)
+        if self._closed.is_set():
+            return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._make(path, name) and not self._take_over(path, name):

@@ -34,17 +34,14 @@ def visible(text: str) -> str:
 def told_counts(passed_over: Counter[str]) -> str:
     """What was passed over, in words; empty when that is nothing."""
     words = {
-        "hidden": "hidden {files}",
-        "other": "{files} that are no images",
-        "output": "{files} that are outputs",
-        "again": "{names} of what has another",
-        "folder": "{folders}",
+        "hidden": "hidden file",
+        "other": "other file",
+        "output": "output",
+        "again": "second name",
+        "folder": "folder",
     }
-    parts = []
-    for kind, text in words.items():
-        if count := passed_over[kind]:
-            plural = {noun + "s": noun + "s" * (count != 1) for noun in ("file", "name", "folder")}
-            parts.append(f"{count} " + text.format(**plural))
+    counts = [(passed_over[kind], word) for kind, word in words.items() if passed_over[kind]]
+    parts = [f"{count} {word}{'s' * (count != 1)}" for count, word in counts]
     return f"passed over: {', '.join(parts)}" if parts else ""
 
 

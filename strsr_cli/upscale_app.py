@@ -278,14 +278,15 @@ def upscale(
     """
     from strsr_models.sizes import check_scale
 
-    from .batch import is_whole_image, listed_names, look_ahead, tell_forecast, weights_hash
+    from .batch import is_whole_image, listed_names, look_ahead, require_journal, tell_forecast, weights_hash
     from .big_models import resolve_options
     from .forecast import check_space
+    from .journal import drop_unfinished
     from .ledger import Ledger, job_settings
     from .plan import STREAM, make_plan
     from .report import make_reporter, visible
     from .shards import resolve_shard
-    from .signals import EXIT_INTERRUPTED, Stop
+    from .signals import EXIT_INTERRUPTED, EndedBySignal, Stop
 
     check_scale(scale)
     if json and target == STREAM:
@@ -298,6 +299,8 @@ def upscale(
     part = resolve_shard(shard, os.environ)
     whole_plan = make_plan(source, target, format, listed_names(files_from, files0_from), in_place_suffix)
     plan = whole_plan.shard(part)
+    if retry_failed:
+        require_journal(plan.root, no_journal)
     big = resolve_options(
         model,
         plan.jobs,
@@ -352,10 +355,10 @@ def upscale(
                 if not json:
                     typer.echo(visible(text))
                 return
+            ledger.sweep(plan.jobs)
             if outlook.pending:
                 if not no_space_check:
                     check_space(outlook.sizes)
-                ledger.sweep(outlook.pending)
                 from .upscale import UpscaleOptions, upscale_batch
 
                 options = UpscaleOptions(
@@ -382,6 +385,9 @@ def upscale(
             raise typer.Exit(EXIT_INTERRUPTED)
         if reporter.counts["failed"]:
             raise typer.Exit(EXIT_SOME_FAILED)
+    except EndedBySignal:
+        drop_unfinished()
+        raise
     finally:
         ledger.close()
         reporter.close()
