@@ -20,7 +20,14 @@ from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsErro
 from . import __version__
 from .fft_inspect_app import fft_inspect
 from .models_app import ModelsDir, models_app, models_root
-from .signals import EXIT_INTERRUPTED, EXIT_PIPE, EndedBySignal, leave_at_once, quiet_pipes
+from .signals import (
+    EXIT_INTERRUPTED,
+    EXIT_PIPE,
+    EndedBySignal,
+    leave_at_once,
+    open_closed_streams,
+    quiet_pipes,
+)
 from .upscale_app import EXIT_SOME_FAILED, upscale
 
 EXIT_USAGE, EXIT_NOT_AVAILABLE = 2, 3
@@ -38,6 +45,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Names that standard output cannot write are escaped there, as on standard error."""
+        open_closed_streams()
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
         try:

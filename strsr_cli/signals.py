@@ -1,4 +1,4 @@
-"""What ^C and kill do to a batch: it ends between two images, or at once but clean."""
+"""What ^C, kill and closed pipes do to a batch: it ends between two images, or at once but clean."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ class Stop:
         self.requested = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise EndedBySignal(number)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without standard streams (`>&-`) empty ones.
+
+    Otherwise the next file that it opens would become its standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def quiet_pipes() -> None:

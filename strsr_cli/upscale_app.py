@@ -291,6 +291,8 @@ def upscale(
     check_scale(scale)
     if json and target == STREAM:
         raise UsageError("--json and OUTPUT - both want standard output; drop one of them")
+    if target == STREAM and sys.stdout.name == os.devnull:
+        raise UsageError("OUTPUT -: standard output is closed; redirect it: > image.png")
     if target == STREAM and sys.stdout.isatty() and not dry_run:
         raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
     tile_size = parse_tile(tile)
