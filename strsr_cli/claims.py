@@ -23,6 +23,7 @@ from .processes import lives, place, started
 log = logging.getLogger(__name__)
 
 FOLDER = ".strsr-locks"  # in the output folder
+TAKEOVER = "takeover"  # in it: locked by the process that looks whether another one is dead
 HEARTBEAT = 60.0  # s between two
 STALE = 600.0  # s without one
 
@@ -46,7 +47,6 @@ class Claims:
         if self._closed.is_set():
             return False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if not self._make(path, name) and not self._take_over(path, name):
                 return False
         except OSError as error:
@@ -76,9 +76,14 @@ class Claims:
         for path in held:
             _drop(path)
         with contextlib.suppress(OSError):
-            if {entry.name for entry in self.folder.iterdir()} <= {"takeover"}:
-                (self.folder / "takeover").unlink(missing_ok=True)
-            self.folder.rmdir()
+            left = [path for path in self.folder.iterdir() if path.name != TAKEOVER]
+            if any(map(self._is_stale, left)):  # of a process that was killed when its image was done
+                with FileLock(self.folder / TAKEOVER):
+                    for path in filter(self._is_stale, left):
+                        _drop(path)
+            if {path.name for path in self.folder.iterdir()} <= {TAKEOVER}:
+                _drop(self.folder / TAKEOVER)
+                self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
         """One length for all names, and no folders."""
@@ -87,10 +92,16 @@ class Claims:
     def _make(self, path: Path, name: str) -> bool:
         pid = os.getpid()
         owner = {"place": place(), "pid": pid, "started": started(pid), "output_name": name}
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return False
+        for last in (False, False, True):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                break
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # another process has just ended, and taken the folder with it
+                if last:
+                    raise
         try:
             os.write(handle, json.dumps(owner).encode())
         finally:
@@ -101,7 +112,7 @@ class Claims:
         """Claim what a dead process has left; only one process at a time may look whether it is dead."""
         if not self._is_stale(path):
             return False
-        with FileLock(self.folder / "takeover"):
+        with FileLock(self.folder / TAKEOVER):
             if self._is_stale(path):
                 _drop(path)
             return self._make(path, name)

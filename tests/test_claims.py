@@ -45,6 +45,16 @@ def test_a_dead_process_owns_nothing(tmp_path: Path) -> None:
     assert Claims(tmp_path).take("a.png")
 
 
+def test_the_last_process_takes_away_what_dead_ones_left(tmp_path: Path) -> None:
+    owned(tmp_path, pid=dead_pid())
+    other = Claims(tmp_path)
+    assert other.take("b.png")
+    Claims(tmp_path).close()
+    assert len(list((tmp_path / FOLDER).glob("[0-9a-f]*"))) == 1
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_that_got_a_dead_ones_number_is_another(tmp_path: Path) -> None:
     owned(tmp_path, started=(started(os.getpid()) or 0) - 1000)
     assert Claims(tmp_path).take("a.png")

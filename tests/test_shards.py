@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strsr_cli.shards import Shard, parse_shard, resolve_shard
 from strsr_models import UsageError
+from strsr_models.devices import resolve_device
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
@@ -45,3 +47,15 @@ def test_the_environment_says_which_part_unless_the_option_does(
 ) -> None:
     shard = resolve_shard(given, environment)
     assert (shard.number, shard.count, shard.local) == expected
+
+
+def test_the_processes_of_a_machine_spread_over_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(resolve_device("auto", local)) for local in (None, 0, 1, 2)] == [
+        "cuda",
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",  # Slurm shows each task its own GPU only
+    ]
+    assert str(resolve_device("cpu", 1)) == "cpu"
