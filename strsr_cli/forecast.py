@@ -18,7 +18,7 @@ from .report import size_text
 # Bytes per output pixel, at the high end of what strsr's examples came to (x4, quality 95, 8 bits).
 BYTES_PER_PIXEL = {"png": 1.2, "jpg": 0.35, "webp": 0.2, "tif": 2.4, "bmp": 3.0, "avif": 0.25}
 LOSSLESS = ("png", "tif")
-MARGIN = 2**28  # bytes to leave free on each disk
+LEAST_MARGIN, MOST_MARGIN = 2**24, 2**28  # bytes to leave free on each disk
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -69,10 +69,11 @@ def check_space(sizes: dict[Path, int]) -> None:
         disks[device] = folder, disks[device][1] + size
     for folder, size in disks.values():
         free = shutil.disk_usage(folder).free
-        if size + MARGIN > free:
+        margin = min(LEAST_MARGIN + size // 4, MOST_MARGIN)
+        if size + margin > free:
             raise StrsrError(
                 f"{folder}: the outputs will take about {size_text(size)}, and {size_text(free)} are free on "
-                f"this disk ({size_text(MARGIN)} are kept free); make room, use --format jpg or a smaller "
+                f"this disk ({size_text(margin)} are kept free); make room, use --format jpg or a smaller "
                 "--scale, or --no-space-check to begin all the same"
             )
 

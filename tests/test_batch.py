@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,7 +212,7 @@ def test_names_cannot_write_to_the_terminal(
 def test_a_disk_that_is_too_small_ends_the_run_before_it_begins(
     strsr: Run, folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast, "MARGIN", 2**62)
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**24))
     args = ("upscale", folder, tmp_path / "out", "--weights", tiny_weights)
     result = strsr(*args)
     assert result.exit_code == 1
