@@ -44,7 +44,8 @@ from .degrade import (
     uniform,
 )
 from .formats import PILLOW_FORMATS
-from .images import find_images, read_image
+from .found import find_images
+from .images import read_image
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ Queues are short: who is ahead waits. Tiles of a picture come back in any order,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -28,6 +29,7 @@ from strsr_models.errors import StrsrError
 from strsr_models.memory import Room
 
 from .restoration import Restoration
+from .signals import EndedBySignal
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,18 @@ def ahead(
     finally:
         for _, future, _ in begun:
             future.cancel()
+
+
+@contextlib.contextmanager
+def side_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads beside those that compute; waited for at the end, but not after a signal to end at once."""
+    pool = ThreadPoolExecutor(count, f"strsr-{name}", partial(torch.set_num_threads, 1))
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=not isinstance(error, EndedBySignal), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 class Abandoned(Exception):
@@ -169,12 +183,14 @@ class Workers:
             thread.start()
         return self
 
-    def __exit__(self, *how: object) -> None:
-        """Wait for what was given to them."""
+    def __exit__(self, kind: type[BaseException] | None, *how: object) -> None:
+        """Wait for what was given to them, but not after a signal to end at once."""
+        if kind is not None and issubclass(kind, EndedBySignal):
+            return
         for _ in self._threads:
             self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
+        for worker in self._threads:
+            worker.join()
 
     @property
     def batch(self) -> int:
@@ -213,9 +229,9 @@ class Workers:
         for task, (restored, used) in zip(tasks, done, strict=True):
             try:
                 task.errand.add(task.number, restored, used != self.precision)
+                self.on_tile(task)
             except Exception as error:  # noqa: BLE001  (as above)
                 task.errand.fail(error)
-            self.on_tile(task)
 
     def _part(self, pipeline: OneStepPipeline, room: Room, tasks: list[Task], error: Exception) -> None:
         """A batch failed: the pictures in it one by one, since one of them may be the cause."""

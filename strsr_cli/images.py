@@ -1,11 +1,10 @@
-"""Files -> pixels: find and read images with their alpha, profile, metadata and bit depth."""
+"""Files -> pixels: read images with their alpha, profile, metadata and bit depth."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,10 +21,8 @@ from strsr_models.errors import ImageError
 from . import png as png_files
 from . import tiff as tiff_files
 from .formats import (
-    FORMAT_BY_SUFFIX,
     HEAD,
     MAX_PIXELS,
-    READ_ONLY_SUFFIXES,
     READABLE,
     check_pixels,
     load_reader,
@@ -58,35 +55,6 @@ class Picture:
         """(h, w, 3) uint8, without alpha."""
         color = to_8bit(self.color)
         return np.broadcast_to(color, (*color.shape[:2], 3))
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All images below a folder, hidden ones left out, sorted: by suffix, and by content where there is none.
-
-    Files of other suffixes are passed over even if they hold an image: backups, previews, camera raw.
-    """
-    return sorted(_walk(folder))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(root, name)
-            suffix = path.suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES or (not suffix and kind_of(path)):
-                yield path
-
-
-def kind_of(path: Path) -> str | None:
-    """Pillow's name of a file's format by its first bytes, or None."""
-    try:
-        with open(path, "rb") as file:
-            return sniff(file.read(HEAD))
-    except OSError:
-        return None
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:

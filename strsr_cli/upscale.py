@@ -33,11 +33,12 @@ from .color import network_input, revealed
 from .conditions import Conditions
 from .encode import EncodeSettings, Sheet, write_image
 from .failures import told
-from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batches
+from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batches, side_threads
 from .formats import MAX_PIXELS
 from .images import Picture, decode_image, read_image, read_size, split_alpha, without_remarks
 from .inspection import finite, sampled_report
 from .journal import whole_file
+from .ledger import Ledger
 from .metadata import Metadata
 from .plan import Job, fitting_size
 from .provenance import provenance
@@ -71,6 +72,7 @@ class UpscaleOptions:
     batch: int | None = None  # tiles at once; None: what fits the memory
     compile: bool = False  # the networks
     png_compression: int = 1
+    local: int | None = None  # this process's number among those of its machine, for `--device auto`
 
 
 def upscale_image(
@@ -106,9 +108,15 @@ def upscale_image(
     return replace(picture, color=color, alpha=alpha)
 
 
-def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
-    """Do all jobs; one that fails is reported with its reason, and the rest go on."""
-    devices = resolve_devices(options.device)
+def upscale_batch(
+    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, ledger: Ledger | None = None
+) -> None:
+    """Do all jobs; one that fails is reported with its reason, and the rest go on.
+
+    ledger: asked and told of each image, so that a later run knows it and other processes leave it; and asked
+    whether to stop.
+    """
+    devices = resolve_devices(options.device, options.local)
     device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
@@ -136,7 +144,8 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
-    Batch(options, reporter, inputs, conditions, pipelines, precision, made_by).run(jobs)
+    ledger = ledger or Ledger()
+    Batch(options, reporter, ledger, inputs, conditions, pipelines, precision, made_by).run(jobs)
 
 
 @dataclass
@@ -145,13 +154,14 @@ class Batch:
 
     options: UpscaleOptions
     reporter: Reporter
+    ledger: Ledger
     inputs: Inputs
     conditions: Conditions | None
     pipelines: list[OneStepPipeline]
     precision: str
     made_by: str | None
     open: set[Errand] = field(default_factory=set)  # pictures under way
-    written: list[Future[None]] = field(default_factory=list)
+    unforeseen: BaseException | None = None  # in a writer's thread
 
     def __post_init__(self) -> None:
         self.rooms = [Room(self.options.batch or each.tiles_at_once) for each in self.pipelines]
@@ -160,40 +170,61 @@ class Batch:
     def run(self, jobs: list[Job]) -> None:
         """Read ahead, restore, write behind."""
         count = self.options.jobs or max(1, cores() // 2)
-        one_thread = partial(torch.set_num_threads, 1)
         threads = torch.get_num_threads()
         workers = Workers(self.pipelines, self.rooms, self.precision, self.options.steps, self.tell)
-        with (
-            ThreadPoolExecutor(count, "strsr-read", one_thread) as readers,
-            ThreadPoolExecutor(count, "strsr-write", one_thread) as writers,
-            workers,
-        ):
-            opened = ahead(readers, self.inputs.read, jobs, self.inputs.pixels, 2 * count)
+        with side_threads(count, "read") as readers, side_threads(count, "write") as writers, workers:
+            opened = ahead(readers, self.read, jobs, self.inputs.pixels, 2 * count)
             try:
                 for tasks in batches(self.tasks(opened, writers), lambda: workers.batch):
+                    if self.unforeseen is not None:
+                        break
                     workers.put(tasks)
             except BaseException:
-                for errand in list(self.open):
-                    errand.fail(Abandoned())
+                self.abandon()
                 raise
+            if self.unforeseen is not None:
+                self.abandon()
         torch.set_num_threads(threads)  # what later threads begin with
-        if workers.fatal is not None:
-            raise workers.fatal
-        for written in self.written:
-            written.result()  # raises what nobody has foreseen
+        if error := self.unforeseen or workers.fatal:
+            raise error
+
+    def abandon(self) -> None:
+        """Let nobody wait for what will not come."""
+        for errand in list(self.open):
+            errand.fail(Abandoned())
 
     def tasks(
-        self, opened: Iterator[tuple[Job, Future[Picture]]], writers: ThreadPoolExecutor
+        self, opened: Iterator[tuple[Job, Future[Picture | None]]], writers: ThreadPoolExecutor
     ) -> Iterator[Task]:
-        """All tiles of all pictures, in order; each picture gets a writer as its tiles begin."""
+        """All tiles of all pictures, in order, until there is a wish to stop."""
         for job, future in opened:
-            with told(job, self.reporter, self.device):
-                errand = Errand(self.begin(job, future.result()))
-                self.open.add(errand)
-                self.written.append(writers.submit(self.write, job, errand))
+            errand = None if self.ledger.stop.requested else self.start(job, future, writers)
+            if errand is not None:
                 for number in range(errand.restoration.tiles):
                     if errand.error is None:
                         yield Task(errand, number)
+            if self.ledger.stop.requested:
+                return
+
+    def read(self, job: Job) -> Picture | None:
+        """In a reader's thread: a job's input; None where the job is left to another process."""
+        return self.inputs.read(job) if self.ledger.take(job) else None
+
+    def start(self, job: Job, future: Future[Picture | None], writers: ThreadPoolExecutor) -> Errand | None:
+        """A picture gets tiles and a writer, unless it cannot be read or is another process's."""
+        with told(job, self.reporter, self.device):
+            try:
+                picture = future.result()
+                if picture is None:
+                    return None
+                errand = Errand(self.begin(job, picture))
+            except BaseException:
+                self.ledger.release(job)
+                raise
+            self.open.add(errand)
+            writers.submit(self.write, job, errand)
+            return errand
+        return None
 
     @torch.inference_mode()
     def begin(self, job: Job, picture: Picture) -> Restoration:
@@ -247,9 +278,12 @@ class Batch:
                 self.reporter.done(job.name, job.target_name, walk.width, walk.height, seconds, **found)
         except Abandoned:
             pass
+        except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
+            self.unforeseen = error
         finally:
-            self.open.discard(errand)
             errand.fail(Abandoned())  # where it was not finished, nothing more of it is computed
+            self.ledger.release(job)
+            self.open.discard(errand)
 
     def write_rows(self, job: Job, errand: Errand) -> dict[str, Any]:
         """Write the output, whole or not at all. Returns what was found out about it."""
@@ -267,7 +301,8 @@ class Batch:
                     kept.append(split_alpha(band)[0])
                 yield band
 
-        write_output(job, sheet, rows(), EncodeSettings(options.quality, options.png_compression))
+        settings = EncodeSettings(options.quality, options.png_compression)
+        write_output(job, sheet, rows(), settings, self.ledger.recorder(job))
         if errand.redone:
             message = "%s: %d of %d tiles were not finite in %s: computed again"
             log.warning(message, job.name, errand.redone, restoration.tiles, self.precision)
@@ -344,8 +379,14 @@ class Inputs:
             return 0
 
 
-def write_output(job: Job, sheet: Sheet, rows: Iterator[np.ndarray], settings: EncodeSettings) -> None:
-    """Write rows into the job's output, whole or not at all; missing folders are made."""
+def write_output(
+    job: Job,
+    sheet: Sheet,
+    rows: Iterator[np.ndarray],
+    settings: EncodeSettings,
+    before: Callable[[Path], None] | None = None,
+) -> None:
+    """Write rows into the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
     try:
         if job.target is None:
             with tempfile.NamedTemporaryFile() as whole:
@@ -356,9 +397,11 @@ def write_output(job: Job, sheet: Sheet, rows: Iterator[np.ndarray], settings: E
             sys.stdout.buffer.flush()
             return
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(job.target) as output:
+        with whole_file(job.target, before) as output:
             write_image(cast(BinaryIO, output), job.kind, sheet, rows, settings)
     except StrsrError as error:
         raise ImageError(f"{job.name}: {error}") from error
+    except BrokenPipeError:  # not this image's fault: nobody reads any more
+        raise
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error

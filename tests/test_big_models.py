@@ -72,7 +72,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 def made(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}  # not the journal
 
 
 def no_language_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from strsr_cli import upscale as upscale_module
 from strsr_cli.flow import ahead
-from strsr_cli.plan import plan_jobs
+from strsr_cli.plan import make_plan
 from strsr_cli.report import Reporter
 from strsr_cli.upscale import UpscaleOptions, upscale_batch
 from strsr_models import WeightsError
@@ -55,8 +55,10 @@ def make(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., Made
             }
         )
         reporter = Reporter(quiet=True)
-        upscale_batch(plan_jobs(str(folder), str(out), "keep"), settings, reporter)
-        reporter.close()
+        try:
+            upscale_batch(make_plan(str(folder), str(out), "keep").jobs, settings, reporter)
+        finally:
+            reporter.close()
         return {path.name: path.read_bytes() for path in sorted(out.iterdir())} if out.exists() else {}
 
     return run

@@ -20,7 +20,8 @@ from typer.testing import Result
 
 from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.formats import OUTPUT_FORMATS, check_fits, sniff
-from strsr_cli.images import Picture, decode_image, find_images
+from strsr_cli.found import find_images
+from strsr_cli.images import Picture, decode_image
 from strsr_cli.jxl import jxl_size
 from strsr_models import ImageError
 
@@ -231,20 +232,25 @@ def test_content_decides_where_names_do_not(
     image, source = Image.fromarray(photo[:20, :20]), tmp_path / "in"
     source.mkdir()
     image.save(source / "IMG_0001", "PNG")
-    image.save(source / "backup.dat", "PNG")
+    image.save(source / "scan.dat", "PNG")
+    image.save(source / "IMG_2.JPG_large", "JPEG")
+    image.save(source / "photo.jpg.bak", "JPEG")
+    image.save(source / "camera.nef", "TIFF")
     image.save(source / "really-jpeg.png", "JPEG")
     image.save(source / "moving.gif")
     (source / "README").write_text("no image")
-    assert [path.name for path in find_images(source)] == ["IMG_0001", "moving.gif", "really-jpeg.png"]
+    names = ["IMG_0001", "IMG_2.JPG_large", "moving.gif", "really-jpeg.png", "scan.dat"]
+    assert [path.name for path in find_images(source)] == names
     result = strsr("upscale", source, tmp_path / "out", "--scale", "2", "--weights", tiny_weights)
     assert result.exit_code == 0, result.output
-    made = {path.name: sniff(path.read_bytes()) for path in (tmp_path / "out").iterdir()}
-    assert made == {"IMG_0001.png": "PNG", "moving.png": "PNG", "really-jpeg.png": "PNG"}
+    made = {path.name: sniff(path.read_bytes()) for path in (tmp_path / "out").glob("[!.]*")}
+    whole = {"IMG_0001.png": "PNG", "moving.png": "PNG", "really-jpeg.png": "PNG"}
+    assert made == {**whole, "IMG_2.jpg": "JPEG", "scan.png": "PNG"}
     single = strsr(
-        "upscale", source / "backup.dat", tmp_path / "out", "--scale", "2", "--weights", tiny_weights
+        "upscale", source / "photo.jpg.bak", tmp_path / "out", "--scale", "2", "--weights", tiny_weights
     )
     assert single.exit_code == 0, single.output
-    assert sniff((tmp_path / "out" / "backup.png").read_bytes()) == "PNG"
+    assert sniff((tmp_path / "out" / "photo.jpg.jpg").read_bytes()) == "JPEG"
 
 
 def test_avif_and_floats_come_out_as_they_went_in(

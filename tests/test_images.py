@@ -11,7 +11,8 @@ from PIL import Image, ImageCms
 
 from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.formats import OUTPUT_FORMATS
-from strsr_cli.images import Picture, decode_image, find_images, read_image, read_size
+from strsr_cli.found import find_images
+from strsr_cli.images import Picture, decode_image, read_image, read_size
 from strsr_models import ImageError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
