@@ -25,7 +25,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from scipy.ndimage import uniform_filter
 
-from strsr_cli.images import find_images, read_image
+from strsr_cli.found import find_images
+from strsr_cli.images import read_image
 from strsr_models.spectrum import LatticeReport, inspect_lattice, main_period, verdict
 
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "coins", "moon", "rocket", "brick", "grass", "gravel")

@@ -27,8 +27,8 @@ from strsr_cli.degrade import DegradeConfig, degrade, draw_recipe, draw_sizes
 from strsr_models import load_pipeline
 from strsr_models.devices import resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
+from strsr_models.enlargement import enlarge
 from strsr_models.losses.perceptual import feature_distance
-from strsr_models.pipelines.base import enlarge
 from strsr_models.spectrum import lattice_excess
 
 Method = Callable[[Tensor], Tensor]  # lq -> hq, both (1, 3, h, w) in [0, 1]

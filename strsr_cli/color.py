@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
-from strsr_models.pipelines.base import enlarge
+from strsr_models.enlargement import Enlargement
 
 from .images import Picture
 
@@ -29,45 +30,78 @@ BAND = 256  # rows that go through a table at a time
 VISIBLE = 1 / 32  # opacity from which on a pixel's colour counts as its own
 
 
-def network_input(picture: Picture) -> Tensor:
-    """(1, 3, h, w) in [0, 1], sRGB: what the networks see of a picture."""
-    color = own_color(picture).clamp(0, 1)
+ALL = slice(None)
+
+
+def network_input(picture: Picture, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+    """(1, 3, h, w) in [0, 1], sRGB: what the networks see of a picture, or of a rectangle of it."""
+    color = to_tensor(picture.color[rows, columns]).clamp(0, 1)
     space = space_of(picture)
     if space is not None:
         color = space.to_srgb(color)
     return color.expand(-1, 3, -1, -1)
 
 
-def restored_color(picture: Picture, lq: Tensor, hq: Tensor) -> Tensor:
-    """(1, 1 or 3, H, W) in the picture's own space.
+@dataclass(frozen=True)
+class Repainting:
+    """A picture's own colours, enlarged, and what a network adds to them; rows by rows.
 
-    lq: `network_input(picture)`. hq (1, 3, H, W): what the network made of it.
+    target: (height, width) of the output.
     """
-    height, width = hq.shape[-2:]
-    gray = picture.color.shape[2] == 1
-    if gray:
-        lq, hq = lq[:, :1], hq.mean(1, keepdim=True)
-    space = space_of(picture)
-    if space is None and picture.color.dtype != np.float32:
-        return hq
-    own = own_color(picture)
-    low = F.interpolate(own, (height, width), mode="bicubic", align_corners=False)
-    if picture.color.dtype != np.float32:
-        low = low.clamp(0, 1)
-    seen = enlarge(lq, height, width)
-    for top in range(0, height, BAND):
-        rows = slice(top, top + BAND)
-        after, before = hq[..., rows, :], seen[..., rows, :]
+
+    picture: Picture
+    target: tuple[int, int]
+
+    @functools.cached_property
+    def enlargement(self) -> Enlargement:
+        """Of the picture."""
+        height, width = self.picture.color.shape[:2]
+        return Enlargement((height, width), self.target)
+
+    @property
+    def channels(self) -> int:
+        """Of the output, with that of transparency."""
+        return int(self.picture.color.shape[2]) + (self.picture.alpha is not None)
+
+    @property
+    def direct(self) -> bool:
+        """Whether the network's answer is the output, rounded: it saw the picture's own numbers."""
+        return self.picture.color.dtype == np.uint8 and space_of(self.picture) is None
+
+    def condensed(self, hq: Tensor) -> Tensor:
+        """The network's rows (1, 3, n, W) in [0, 1] without what `finished` does not need: before they are kept."""
+        if self.picture.color.shape[2] == 1:
+            hq = hq.mean(1, keepdim=True)
+        return (255 * hq).round_().to(torch.uint8) if self.direct else hq
+
+    def finished(self, top: int, condensed: Tensor) -> np.ndarray:
+        """Rows of the output from `top` on: (n, W, channels) of the picture's own type."""
+        dtype = self.picture.color.dtype
+        parts = [condensed if self.direct else self._repainted(top, condensed)]
+        if self.picture.alpha is not None:
+            alpha = self.picture.alpha
+            parts.append(self._enlarged(top, condensed, lambda at: to_tensor(alpha[at])).clamp(0, 1))
+        return np.concatenate([to_pixels(part, dtype) for part in parts], axis=2)
+
+    def _repainted(self, top: int, hq: Tensor) -> Tensor:
+        """The picture's own colours, enlarged, with the difference between what the network saw and made."""
+        space, channels = space_of(self.picture), self.picture.color.shape[2]
+        floats = self.picture.color.dtype == np.float32
+        if space is None and not floats:
+            return hq
+        low = self._enlarged(top, hq, lambda at: to_tensor(self.picture.color[at]))
+        seen = self._enlarged(top, hq, lambda at: network_input(self.picture, *at)[:, :channels]).clamp(0, 1)
+        if not floats:
+            low = low.clamp(0, 1)
         if space is not None:
-            after, before = space.from_srgb(after), space.from_srgb(before)
-        low[..., rows, :] += after - before
-    return low
+            hq, seen = space.from_srgb(hq), space.from_srgb(seen)
+        return low + (hq - seen)
 
-
-def own_color(picture: Picture) -> Tensor:
-    """(1, c, h, w) of the picture's own numbers, those of transparent pixels replaced."""
-    color = to_tensor(picture.color)
-    return color if picture.alpha is None else without_hidden(color, to_tensor(picture.alpha))
+    def _enlarged(self, top: int, like: Tensor, part: Callable[[tuple[slice, slice]], Tensor]) -> Tensor:
+        rows = slice(top, top + like.shape[-2])
+        return self.enlargement.crop(
+            lambda rows, columns: part((rows, columns)), rows, slice(0, self.target[1])
+        )
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -76,14 +110,31 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / top).permute(2, 0, 1)[None].contiguous()
 
 
+def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
+    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded; floats as they are, uint8 too."""
+    values = image[0].permute(1, 2, 0).contiguous().cpu().numpy()
+    if image.dtype == torch.uint8 or dtype == np.float32:
+        return values
+    top = np.iinfo(dtype).max
+    return np.asarray(np.rint((values.astype(np.float64) * top).clip(0, top)), dtype)
+
+
 # --- transparency ----------------------------------------------------------------------------------
 
 
-def without_hidden(color: Tensor, alpha: Tensor) -> Tensor:
-    """color (1, c, h, w) with the colours around wherever alpha (1, 1, h, w) hides its own.
+def revealed(picture: Picture) -> Picture:
+    """The picture with the colours around in place of those that its transparency hides.
 
-    What lies under full transparency is arbitrary, often black, and would bleed into the edge.
+    They are arbitrary, often black, and would bleed into the edge.
     """
+    if picture.alpha is None:
+        return picture
+    color, alpha = to_tensor(picture.color), to_tensor(picture.alpha)
+    return replace(picture, color=to_pixels(without_hidden(color, alpha), picture.color.dtype))
+
+
+def without_hidden(color: Tensor, alpha: Tensor) -> Tensor:
+    """color (1, c, h, w) with the colours around wherever alpha (1, 1, h, w) hides its own."""
     weight = (alpha / VISIBLE).clamp(0, 1)
     if bool((weight == 1).all()) or not bool((weight > 0).any()):
         return color

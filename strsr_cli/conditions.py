@@ -103,11 +103,11 @@ class Conditions:
             raise ImageError(f"{job.name}: the file or its tokens changed while strsr ran; run it again")
         return cond
 
-    def load_pipeline(self) -> OneStepPipeline:
+    def load_pipeline(self, device: str) -> OneStepPipeline:
         """The second phase's half: transformer and VAE."""
         given = replace(self.pretrained, conditioning="given")
-        with loading(f"--model {self.model}", self.device):
-            return load_pipeline(self.model, self.root, str(self.device), options=given)
+        with loading(f"--model {self.model}", torch.device(device)):
+            return load_pipeline(self.model, self.root, device, options=given)
 
     def _load_conditioner(self) -> Conditioner:
         with loading("the language model", self.device):

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from strsr_models.enlargement import enlarge
 from strsr_models.errors import ImageError, StrsrError, UsageError
-from strsr_models.pipelines.base import enlarge
 
 from .degrade import (
     KINDS,
@@ -44,7 +44,8 @@ from .degrade import (
     uniform,
 )
 from .formats import PILLOW_FORMATS
-from .images import find_images, read_image
+from .found import find_images
+from .images import read_image
 
 log = logging.getLogger(__name__)
 

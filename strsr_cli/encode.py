@@ -1,99 +1,147 @@
-"""Pixels -> files: what a format cannot hold is brought to what it can, before it is encoded."""
+"""Pixels -> files, row by row: what a format cannot hold is brought to what it can, strip by strip."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from strsr_models.errors import ImageError
 
-from .formats import OUTPUT_FORMATS, check_fits
+from .formats import OUTPUT_FORMATS, OutputFormat, check_fits
 from .images import Picture, to_8bit
-from .metadata import Metadata, packed, parse_exif
-from .png import XMP_KEYWORD, encode_deep_png
-from .tiff import encode_tiff
+from .png_writer import write_png
+from .strips import Sheet
+from .tiff import write_tiff
+from .writers import write_bmp, write_jpeg, write_whole
 
 log = logging.getLogger(__name__)
 
-JPEG_SEGMENT = {"EXIF": 65_527, "XMP": 65_504}  # bytes that one of JPEG's segments can hold
+__all__ = ["EncodeSettings", "Sheet", "encode_image", "to_16bit", "write_image"]
 
 
-def encode_image(picture: Picture, kind: str, quality: int) -> bytes:
-    """The bytes of an image file of format `kind`, a key of OUTPUT_FORMATS.
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How outputs are encoded.
 
-    quality: 1 to 100, for JPEG and AVIF (both always 4:4:4) and WebP. What a format cannot hold is
-    brought to what it can: floats to 16 bits, 16 bits to 8, transparency onto white. Raises ImageError
-    when the image is too large for it.
+    quality: 1 to 100, of JPEG and AVIF (both always 4:4:4) and WebP. png_compression: 0, none; 1, fast;
+    2 to 5, smaller and slower by far (docs/encoding.md).
+    """
+
+    quality: int = 95
+    png_compression: int = 1
+
+
+def write_image(
+    file: BinaryIO, kind: str, sheet: Sheet, bands: Iterable[np.ndarray], settings: EncodeSettings
+) -> None:
+    """Write a picture of format `kind`, a key of OUTPUT_FORMATS, into an empty file that can be read too, and seek.
+
+    bands: (n, width, channels) of any heights from the top, whose rows are the sheet's in all; taken one
+    at a time, as they are needed, and cut anew: the file's bytes do not depend on how they were cut.
+    What the format cannot hold is brought to what it can: floats to 16 bits, 16 bits to 8, transparency
+    onto white. WebP and AVIF gather the whole picture; the others hold some 50 MB at most. Threads may
+    write at the same time.
+    Raises ImageError when the picture is too large for the format or cannot be encoded, OSError when the
+    file cannot be written, and whatever the bands raise; what is in the file is then no picture.
     """
     form = OUTPUT_FORMATS[kind]
-    height, width = picture.color.shape[:2]
-    check_fits(kind, height, width)
-    if picture.alpha is not None and not form.alpha:
-        picture = replace(picture, color=_onto_white(picture.color, picture.alpha), alpha=None)
-    change = (lambda pixels: pixels) if kind == "tif" else to_16bit if form.deep else to_8bit
-    pixels = change(picture.color)
-    if picture.alpha is not None:
-        pixels = np.concatenate([pixels, change(picture.alpha)], axis=2)
+    check_fits(kind, sheet.height, sheet.width)
+    if kind == "bmp" and sheet.metadata.software is not None:
+        _warn_of_bmp()
+    made = _held(form, sheet)
+    bands = _brought(_checked(_marked(bands), sheet), made)
     try:
-        if kind == "tif":
-            return encode_tiff(pixels, picture.icc, picture.metadata)
-        if pixels.dtype == np.uint16:
-            meta = picture.metadata
-            exif = meta.exif_of(height, width)
-            return encode_deep_png(pixels, picture.icc, exif, meta.xmp, meta.dpi, meta.software)
-        return _by_pillow(pixels, form.pillow, quality, picture.icc, picture.metadata)
+        if kind == "png":
+            write_png(file, made, bands, settings.png_compression)
+        elif kind == "tif":
+            write_tiff(file, made, bands)
+        elif kind == "jpg":
+            write_jpeg(file, made, bands, settings.quality)
+        elif kind == "bmp":
+            write_bmp(file, made, bands)
+        else:
+            write_whole(file, made, bands, form.pillow, settings.quality)
+    except _BandsError as error:
+        raise error.reason from error.reason.__cause__
     except (OSError, ValueError, RuntimeError, SystemError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file; encoders' own have no number
         raise ImageError(f"cannot be encoded as {form.pillow}: {error}") from error
 
 
-def _by_pillow(pixels: np.ndarray, form: str, quality: int, icc: bytes | None, meta: Metadata) -> bytes:
-    """(h, w, 1 to 4) uint8 in the format that Pillow calls `form`."""
-    height, width = pixels.shape[:2]
-    if form in ("WEBP", "AVIF") and meta.dpi is not None:
-        meta = replace(meta, exif=meta.exif or packed(parse_exif(None)))  # there is no other place for it
-    # AVIF has a box for orientation; Pillow would take the tag out, and write the rest anew, less well.
-    exif, xmp = meta.exif_of(height, width, orientation=form != "AVIF"), meta.xmp
-    if form == "JPEG":
-        exif, xmp = _fitting(exif, "EXIF"), _fitting(xmp, "XMP")
-    by_format: dict[str, dict[str, object]] = {
-        "PNG": {"pnginfo": _png_text(xmp, meta.software)},
-        "JPEG": {"quality": quality, "subsampling": 0},
-        "WEBP": {"quality": quality, "exact": True},
-        "AVIF": {"quality": quality, "subsampling": "4:0:0" if pixels.shape[2] == 1 else "4:4:4"},
-    }
-    options = by_format.get(form, {})
-    if exif is not None:
-        # JPEG's segment begins with these letters; the other formats hold EXIF without them.
-        options["exif"] = b"Exif\0\0" + exif if form == "JPEG" else exif
-    if xmp is not None and form != "PNG":
-        options["xmp"] = xmp
-    if meta.dpi is not None:
-        options["dpi"] = meta.dpi
-    image = Image.fromarray(np.ascontiguousarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
+def encode_image(picture: Picture, kind: str, settings: EncodeSettings) -> bytes:
+    """`write_image` of a whole picture in memory."""
+    height, width, channels = picture.color.shape
+    channels += picture.alpha is not None
+    sheet = Sheet(height, width, channels, picture.color.dtype, picture.icc, picture.metadata)
     buffer = BytesIO()
-    image.save(buffer, form, icc_profile=icc, **options)
+    write_image(buffer, kind, sheet, _bands(picture, sheet.strip_rows), settings)
     return buffer.getvalue()
 
 
-def _fitting(data: bytes | None, what: str) -> bytes | None:
-    if data is not None and len(data) > JPEG_SEGMENT[what]:
-        log.warning("%s of %d bytes is more than JPEG can hold: dropped", what, len(data))
-        return None
-    return data
+def _bands(picture: Picture, rows: int) -> Iterator[np.ndarray]:
+    for top in range(0, len(picture.color), rows):
+        color = picture.color[top : top + rows]
+        if picture.alpha is None:
+            yield color
+        else:
+            yield np.concatenate([color, picture.alpha[top : top + rows]], axis=2)
 
 
-def _png_text(xmp: bytes | None, software: str | None) -> PngInfo:
-    text = PngInfo()
-    if xmp is not None:
-        text.add_itxt(XMP_KEYWORD.decode(), xmp.decode("utf-8", "replace"))
-    if software is not None:
-        text.add_text("Software", software)
-    return text
+class _BandsError(Exception):
+    """An error of the bands' own, which is not the encoder's."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _marked(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from bands
+    except Exception as error:
+        raise _BandsError(error) from error
+
+
+def _checked(bands: Iterable[np.ndarray], sheet: Sheet) -> Iterator[np.ndarray]:
+    """The bands, of the shape and type that the sheet says; ValueError for others."""
+    for band in bands:
+        if band.shape[1:] != (sheet.width, sheet.channels) or band.dtype != sheet.dtype:
+            size = (sheet.height, sheet.width, sheet.channels)
+            raise ValueError(f"a band of {band.dtype} {band.shape} in a picture of {sheet.dtype} {size}")
+        yield band
+
+
+def _held(form: OutputFormat, sheet: Sheet) -> Sheet:
+    """The sheet that the format can hold of this one."""
+    channels = sheet.channels if form.alpha else sheet.channels - (sheet.channels in (2, 4))
+    dtype = sheet.dtype
+    if not form.deep:
+        dtype = np.dtype(np.uint8)
+    elif not form.floats and dtype == np.float32:
+        dtype = np.dtype(np.uint16)
+    return replace(sheet, channels=channels, dtype=dtype)
+
+
+def _brought(bands: Iterable[np.ndarray], sheet: Sheet) -> Iterator[np.ndarray]:
+    """Bands as the sheet has them, a few rows at a time where they have to be changed."""
+    for band in bands:
+        if band.shape[2:] == (sheet.channels,) and band.dtype == sheet.dtype:
+            yield band
+            continue
+        for top in range(0, len(band), sheet.strip_rows):
+            pixels = band[top : top + sheet.strip_rows]
+            if pixels.shape[2] == sheet.channels + 1:
+                pixels = _onto_white(pixels[..., :-1], pixels[..., -1:])
+            if pixels.dtype != sheet.dtype:
+                pixels = to_8bit(pixels) if sheet.dtype == np.uint8 else to_16bit(pixels)
+            yield pixels
 
 
 def to_16bit(pixels: np.ndarray) -> np.ndarray:
@@ -108,3 +156,8 @@ def _onto_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     opaque = alpha.astype(np.float32) / top
     mixed = color * opaque + top * (1 - opaque)
     return mixed if top == 1 else np.rint(mixed).astype(color.dtype)
+
+
+@functools.cache
+def _warn_of_bmp() -> None:
+    log.warning("BMP has no place for --provenance: its files do not say what made them")

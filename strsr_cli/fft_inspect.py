@@ -21,10 +21,10 @@ from strsr_models.errors import ImageError, UsageError
 from . import spectrum_text
 from .color import to_tensor
 from .formats import MAX_PIXELS
-from .images import find_images, read_image
+from .found import find_images
+from .images import read_image
 from .inspection import Inspection, compare, inspect
 from .journal import whole_file
-from .plan import inside
 
 Report = Callable[[str], None]
 SUMMARY = "summary.png"
@@ -91,7 +91,7 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
         if path.is_dir():
             if out is not None and out.is_dir() and out.samefile(path):
                 raise UsageError(f"--out {out}: sheets would lie among the images; choose another folder")
-            inner = [each for each in find_images(path) if out is None or not inside(each, out, path)]
+            inner = find_images(path, without=out)
             if not inner:
                 raise UsageError(f"{path}: no images in this folder")
         elif path.exists():

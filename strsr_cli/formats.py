@@ -38,6 +38,7 @@ class OutputFormat:
     suffix: str
     alpha: bool
     deep: bool  # 16 bits
+    floats: bool = False
     side: int | None = None
     area: int | None = None
 
@@ -47,7 +48,7 @@ OUTPUT_FORMATS = {
     # JPEG itself ends at 65,535; libjpeg, which nearly everything writes and reads it by, ends here.
     "jpg": OutputFormat("JPEG", ".jpg", alpha=False, deep=False, side=65_500),
     "webp": OutputFormat("WEBP", ".webp", alpha=True, deep=False, side=16_383),
-    "tif": OutputFormat("TIFF", ".tif", alpha=True, deep=True),
+    "tif": OutputFormat("TIFF", ".tif", alpha=True, deep=True, floats=True),
     "bmp": OutputFormat("BMP", ".bmp", alpha=False, deep=False, area=(2**32 - 2**16) // 3),
     # AV1 itself ends at 65,536; what libavif reads ends here, and so do most programs.
     "avif": OutputFormat("AVIF", ".avif", alpha=True, deep=False, side=32_768, area=2**28),

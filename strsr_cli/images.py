@@ -1,16 +1,17 @@
-"""Files -> pixels: find and read images with their alpha, profile, metadata and bit depth."""
+"""Files -> pixels: read images with their alpha, profile, metadata and bit depth."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -20,19 +21,20 @@ from strsr_models.errors import ImageError
 from . import png as png_files
 from . import tiff as tiff_files
 from .formats import (
-    FORMAT_BY_SUFFIX,
     HEAD,
     MAX_PIXELS,
-    READ_ONLY_SUFFIXES,
     READABLE,
     check_pixels,
     load_reader,
     sniff,
 )
+from .jxl import jxl_size
 from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
 from .scans import check_scans
 
 log = logging.getLogger(__name__)
+
+BAND = 256  # rows that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -56,54 +58,30 @@ class Picture:
         return np.broadcast_to(color, (*color.shape[:2], 3))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All images below a folder, hidden ones left out, sorted: by suffix, and by content where there is none.
-
-    Files of other suffixes are passed over even if they hold an image: backups, previews, camera raw.
-    """
-    return sorted(_walk(folder))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(root, name)
-            suffix = path.suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES or (not suffix and kind_of(path)):
-                yield path
-
-
-def kind_of(path: Path) -> str | None:
-    """Pillow's name of a file's format by its first bytes, or None."""
-    try:
-        with open(path, "rb") as file:
-            return sniff(file.read(HEAD))
-    except OSError:
-        return None
-
-
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read and decode a whole file; ImageError says why it cannot be."""
     try:
         _check_length(path, max_pixels)
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            return _decode(file, str(path), max_pixels)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    return decode_image(data, str(path), max_pixels)
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a whole image file held in memory; `name` stands in messages."""
-    kind = _known_kind(data[:HEAD], name)
+    return _decode(BytesIO(data), name, max_pixels)
+
+
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    kind = _known_kind(file.read(HEAD), name)
+    file.seek(0)
     with _decoding(name):
         if kind == "PNG":
-            return _decode_png(data, name, max_pixels)
+            return _decode_png(file, name, max_pixels)
         if kind == "TIFF":
-            return _decode_tiff(data, name, max_pixels)
-        return _decode_other(data, kind, name, max_pixels)
+            return _decode_tiff(file, name, max_pixels)
+        return _decode_other(file, kind, name, max_pixels)
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -121,6 +99,9 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
                     page = tiff_files.read_tiff_page(file)
                     (height, width), orientation = page.size, page.number(274, 1)
                 else:
+                    if kind == "JXL":  # which is decoded when it is opened
+                        check_pixels(*jxl_size(file), max_pixels, name)
+                        file.seek(0)
                     with Image.open(file, formats=(kind,)) as image:
                         width, height = image.size
                         orientation = _orientation(image, kind)
@@ -130,18 +111,21 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
+_SILENT = contextvars.ContextVar("silent", default=False)
+
+
 @contextlib.contextmanager
 def without_remarks(silent: bool) -> Iterator[None]:
-    """Whether what reading an image would warn of has been said before."""
-    loggers = [log, logging.getLogger("strsr_cli.metadata")]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = silent or logger.disabled
+    """Whether what reading an image would warn of has been said before; of this thread alone."""
+    before = _SILENT.set(silent)
     try:
         yield
     finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        _SILENT.reset(before)
+
+
+for _logger in (log, logging.getLogger("strsr_cli.metadata")):
+    _logger.addFilter(lambda record: not _SILENT.get())
 
 
 def _check_length(path: Path, max_pixels: int) -> None:
@@ -202,8 +186,8 @@ class _QuietPillow:
 _PILLOW = _QuietPillow()
 
 
-def _decode_png(data: bytes, name: str, max_pixels: int) -> Picture:
-    png = png_files.parse_png(data, LIMIT)
+def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    png = png_files.parse_png(file.read(), LIMIT)
     check_pixels(png.height, png.width, max_pixels, name)
     if png.animated:
         _warn_of_frames(name, "several")
@@ -212,9 +196,7 @@ def _decode_png(data: bytes, name: str, max_pixels: int) -> Picture:
     if png.depth == 16:
         pixels = png_files.read_deep_png(png)
     else:
-        with Image.open(BytesIO(png.still), formats=("PNG",)) as image:
-            image.load()
-            pixels = _pixels(image)
+        pixels, _ = _loaded(BytesIO(png.still), "PNG")
     exif = _exif(png.exif)
     if exif is None and png.exif:
         log.warning("%s: its EXIF is damaged and was dropped", name)
@@ -222,26 +204,37 @@ def _decode_png(data: bytes, name: str, max_pixels: int) -> Picture:
     return _picture(pixels, orientation_of(exif, png.xmp), png.icc, "PNG", metadata, name)
 
 
-def _decode_tiff(data: bytes, name: str, max_pixels: int) -> Picture:
-    page = tiff_files.read_tiff_page(BytesIO(data))
+def _decode_tiff(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    page = tiff_files.read_tiff_page(file)
     check_pixels(*page.size, max_pixels, name)
-    if (pages := tiff_files.count_pages(data)) > 1:
+    if (pages := tiff_files.count_pages(file)) > 1:
         _warn_of_frames(name, pages)
     icc = page.tags.get(tiff_files.ICC_TAG)
+    file.seek(0)
     if page.deep:
-        pixels = tiff_files.read_deep_tiff(page, data)
+        pixels = tiff_files.read_deep_tiff(page, file.read())
     else:
-        with Image.open(BytesIO(data), formats=("TIFF",)) as image:
-            image.load()  # turns it upright
-            pixels, icc = _pixels(image), None if image.mode == "CMYK" else icc
+        pixels, mode = _loaded(file, "TIFF")  # upright
+        icc = None if mode == "CMYK" else icc
     metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
     return _picture(pixels, 1, icc, "TIFF", metadata, name)
 
 
-def _decode_other(data: bytes, kind: str, name: str, max_pixels: int) -> Picture:
+def _loaded(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
+    """Pixels by Pillow, and the mode that they had; its own copy of them is gone then."""
+    with Image.open(file, formats=(kind,)) as image:
+        image.load()
+        return _pixels(image), image.mode
+
+
+def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
     if kind == "JPEG":
-        check_scans(data)
-    with Image.open(BytesIO(data), formats=(kind,)) as image:
+        check_scans(file.read())
+        file.seek(0)
+    if kind == "JXL":  # which is decoded when it is opened
+        check_pixels(*jxl_size(file), max_pixels, name)
+        file.seek(0)
+    with Image.open(file, formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, name)
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # a camera's, whose other frames are previews
@@ -252,7 +245,9 @@ def _decode_other(data: bytes, kind: str, name: str, max_pixels: int) -> Picture
             log.warning("%s: its EXIF is damaged and was dropped", name)
         metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-        return _picture(_pixels(image), orientation, icc, kind, metadata, name)
+        pixels = _pixels(image)
+    del image  # before they are turned, which takes a copy
+    return _picture(pixels, orientation, icc, kind, metadata, name)
 
 
 def _warn_of_frames(name: str, count: int | str) -> None:
@@ -298,12 +293,24 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode == "I":
         raise ValueError("pixels of 32-bit integers; save it with 8 or 16 bits, or as 32-bit floats")
     if image.mode == "CMYK":
-        return np.asarray(_from_cmyk(image))
+        image = _from_cmyk(image)
     has_alpha = image.has_transparency_data
     gray = image.mode in ("1", "L", "LA", "La")
-    pixels = np.asarray(image.convert(("LA" if gray else "RGBA") if has_alpha else "L" if gray else "RGB"))
-    if image.mode in ("P", "PA") and (pixels[..., :3] == pixels[..., :1]).all():
+    pixels = _converted(image, ("LA" if gray else "RGBA") if has_alpha else "L" if gray else "RGB")
+    if image.mode in ("P", "PA") and all(
+        (rows[..., :3] == rows[..., :1]).all() for rows in np.array_split(pixels, len(pixels) // BAND + 1)
+    ):
         return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]  # a palette of grays
+    return pixels
+
+
+def _converted(image: Image.Image, mode: str) -> np.ndarray:
+    """Pixels in another mode, some rows at a time: Pillow and numpy would each make a copy of the whole."""
+    shape = (image.height, image.width, len(mode))[: 2 if mode == "L" else 3]
+    pixels = np.empty(shape, np.uint8)
+    for top in range(0, image.height, BAND):
+        bottom = min(top + BAND, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert(mode))
     return pixels
 
 

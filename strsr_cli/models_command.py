@@ -11,6 +11,7 @@ from strsr_models.errors import UsageError, WeightsError
 from strsr_models.published import FAMILIES, FOLDERS, Published, named, pull_command
 
 from . import hub, store
+from .journal import sha256_of
 from .report import print_table, size_text
 
 Report = Callable[[str], None]
@@ -124,7 +125,7 @@ def pull_one(root: Path, listing: hub.Listing, report: Report) -> None:
             report(f"  {number}/{len(listing.files)} {file.name} {size_text(file.size)}")
             found = [fetch(listing, file, gathered / file.name)]
             fetched += 1
-        files[file.name] = store.FileRecord(file.size, file.sha256 or store.sha256_of(found[0]))
+        files[file.name] = store.FileRecord(file.size, file.sha256 or sha256_of(found[0]))
     record = store.read_record(folder)
     if fetched or gathered.is_dir() or record is None or not files.items() <= record.files.items():
         gathered.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def vouched(file: hub.RemoteFile, path: Path) -> bool:
     if store.size_of(path) != file.size:
         return False
     if file.sha256:
-        return store.sha256_of(path) == file.sha256
+        return sha256_of(path) == file.sha256
     return file.git_blob is None or store.git_blob_of(path) == file.git_blob
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from strsr_models.errors import ImageError, UsageError, nearest
 from strsr_models.sizes import output_size
 
 from .formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, READ_ONLY_SUFFIXES, check_fits
-from .images import find_images, kind_of, read_size
+from .found import Found, find_files, identity, kind_of, list_files
+from .images import read_size
+from .journal import JOURNAL
+from .names import output_name, output_names
+from .report import told_counts
+from .shards import Shard
 
 STREAM = "-"  # in place of a path: standard input or output
 # Suffixes of images that are not written, and that nobody would give to a folder.
@@ -42,22 +47,68 @@ class Job:
         return self.target is not None and self.target.exists()
 
 
-def plan_jobs(source: str, target: str, kind: str) -> list[Job]:
-    """All jobs for INPUT, OUTPUT and --format ("keep" or a key of OUTPUT_FORMATS), in a stable order.
+@dataclass(frozen=True)
+class Plan:
+    """All that a command line means: images to make, and what will not be made.
 
-    Two sources of one name but for the suffix, whose outputs would collide, give outputs that keep
-    the whole source name: a.jpg.png. Raises UsageError for paths that make no sense.
+    root: the output folder of a tree of images, or None for a single one. refused: path and reason of what
+    was found and cannot be done. passed_over: numbers of files that are no inputs, by kind (see Found).
+    """
+
+    jobs: list[Job]
+    root: Path | None = None
+    refused: list[tuple[Path, str]] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        """How many images were found."""
+        return len(self.jobs) + len(self.refused)
+
+    def shard(self, part: Shard) -> Plan:
+        """One part of it. To be taken before anything is skipped, so that all processes split one list."""
+        return replace(self, jobs=part.of(self.jobs), refused=part.of(self.refused))
+
+
+def make_plan(
+    source: str, target: str | None, kind: str, names: list[str] | None = None, add: str | None = None
+) -> Plan:
+    """The plan for INPUT, OUTPUT and --format ("keep" or a key of OUTPUT_FORMATS), in a stable order.
+
+    names: of a list of files below INPUT, in place of all. add: --in-place-suffix; OUTPUT is None then.
+    Raises UsageError for paths that make no sense.
     """
     if kind != "keep" and kind not in OUTPUT_FORMATS:
         raise UsageError(f"--format {kind}: unknown; {nearest(kind, ['keep', *OUTPUT_FORMATS])}")
+    check_suffix(add)
+    if target is None and add is None:
+        raise UsageError("OUTPUT is missing: a folder or file for what is made; or use --in-place-suffix _x4")
     if source == STREAM:
-        return [_single(None, target, kind)]
+        if names is not None or add is not None:
+            raise UsageError("INPUT -: standard input has no folder; drop --files-from and --in-place-suffix")
+        return Plan([_single(None, str(target), kind)])
     path = Path(source)
     if path.is_dir():
-        return _folder(path, target, kind)
+        return _folder(path, target, kind, names, add)
+    if names is not None:
+        raise UsageError(f"{source}: no such folder; names in a list are relative to INPUT, such as .")
     if not path.exists():
         raise UsageError(f"{source}: no such file or folder")
-    return [_single(path, target, kind)]
+    if add is not None:
+        return _alone(_beside(path, target, kind, add))
+    return _alone(_single(path, str(target), kind))
+
+
+def _alone(job: Job) -> Plan:
+    """The plan for a single image. What has been made in its folder is known there, if anything is."""
+    folder = None if job.target is None else job.target.parent
+    return Plan([job], folder if folder is not None and (folder / JOURNAL).exists() else None)
+
+
+def check_suffix(add: str | None) -> None:
+    """Raise UsageError for what cannot be added to a name."""
+    if add is not None and (not add or not add.isprintable() or set(add) & set('/\\:*?"<>|')):
+        raise UsageError(f"--in-place-suffix {add!r}: use some letters for the end of names, such as _x4")
 
 
 def _single(source: Path | None, target: str, kind: str) -> Job:
@@ -76,40 +127,64 @@ def _single(source: Path | None, target: str, kind: str) -> Job:
             known = ", ".join(FORMAT_BY_SUFFIX)
             raise UsageError(f"{target}: cannot write {suffix} files; use one of {known}")
     kind = own if kind == "keep" else kind
-    stem = "stdin" if source is None else source.stem
-    same = source is not None and FORMAT_BY_SUFFIX.get(source.suffix.lower()) == kind
-    name = source.name if source is not None and same else stem + OUTPUT_FORMATS[kind].suffix
+    name = output_name(Path("stdin") if source is None else Path(source.name), kind)
     return _checked(Job(source, path / name, kind))
 
 
-def _folder(source: Path, target: str, kind: str) -> list[Job]:
+def _beside(source: Path, target: str | None, kind: str, add: str) -> Job:
+    """A single image's output in its own folder."""
+    if target is not None and identity(Path(target)) != identity(source.parent):
+        raise UsageError(f"{target}: --in-place-suffix writes beside INPUT; drop OUTPUT, or the option")
+    kind = kept_kind(source) if kind == "keep" else kind
+    return _checked(Job(source, source.parent / output_name(Path(source.name), kind, add), kind))
+
+
+def _folder(source: Path, target: str | None, kind: str, names: list[str] | None, add: str | None) -> Plan:
     if target == STREAM:
         raise UsageError(f"{source}: a folder cannot go to standard output; give a folder as OUTPUT")
-    root = Path(target)
+    root = source if target is None else Path(target)
     if not root.is_dir() and root.suffix.lower() in FORMAT_BY_SUFFIX.keys() | FOREIGN_SUFFIXES:
         raise UsageError(f"{target}: INPUT is a folder, so OUTPUT must be one, not an image file")
-    found = [path for path in find_images(source) if not inside(path, root, source)]
-    if not found:
-        raise UsageError(f"{source}: no images in this folder ({', '.join(FORMAT_BY_SUFFIX)})")
+    here = identity(root) is not None and identity(root) == identity(source)
+    if here and add is None:
+        raise UsageError(
+            f"{target}: OUTPUT is INPUT, where outputs would replace their own inputs; choose another OUTPUT, "
+            "or --in-place-suffix _x4 for outputs beside them"
+        )
+    if add is not None and not here:
+        raise UsageError(f"{target}: --in-place-suffix writes beside INPUT; drop OUTPUT, or the option")
+    found = find_files(source, root) if names is None else list_files(names, source, root)
+    if add is not None:
+        _pass_over_outputs(found, add)
+    if not found.images and not found.failed:
+        known = ", ".join(FORMAT_BY_SUFFIX)
+        counts = told_counts(found.passed_over)
+        where = "no images in this folder" if names is None else "no images in this list"
+        raise UsageError(f"{source}: {where} ({known}){'; ' + counts if counts else ''}")
+    return _outputs(found, source, root, kind, add or "")
 
-    def output(path: Path, whole_name: bool) -> Path:
-        relative = path.relative_to(source)
-        own = FORMAT_BY_SUFFIX.get(path.suffix.lower())
-        made = kept_kind(path) if kind == "keep" else kind
-        if own == made:
-            return root / relative
-        stem = relative.name if whole_name else relative.stem
-        return root / relative.with_name(stem + OUTPUT_FORMATS[made].suffix)
 
-    # Names are compared without case, as Windows and macOS do.
-    taken = Counter(str(output(path, False)).casefold() for path in found)
-    outputs = [output(path, taken[str(output(path, False)).casefold()] > 1) for path in found]
-    twice = [path for path, count in Counter(str(out).casefold() for out in outputs).items() if count > 1]
-    if twice:
-        clash = [path for path, out in zip(found, outputs, strict=True) if str(out).casefold() == twice[0]]
-        raise UsageError(f"{' and '.join(map(str, clash))} would both become {twice[0]}; rename one")
-    kinds = [kept_kind(path) if kind == "keep" else kind for path in found]
-    return [_checked(Job(*job)) for job in zip(found, outputs, kinds, strict=True)]
+def _pass_over_outputs(found: Found, add: str) -> None:
+    """What has the name of an output is none of the inputs."""
+    inputs = [path for path in found.images if not path.stem.casefold().endswith(add.casefold())]
+    found.passed_over["output"] += len(found.images) - len(inputs)
+    found.images = inputs
+
+
+def _outputs(found: Found, source: Path, root: Path, kind: str, add: str) -> Plan:
+    """A job for each image found; none of them takes the place of any of the images."""
+    kinds = [kept_kind(path) if kind == "keep" else kind for path in found.images]
+    outputs = output_names([path.relative_to(source) for path in found.images], kinds, add)
+    inputs = {identity(path) for path in found.images} - {None}
+    plan = Plan([], root, list(found.failed), found.passed_over)
+    for path, name, made in zip(found.images, outputs, kinds, strict=True):
+        if identity(root / name) in inputs:
+            plan.refused.append(
+                (path, f"its output {root / name} would replace an input; choose another OUTPUT")
+            )
+        else:
+            plan.jobs.append(Job(path, root / name, made))
+    return plan
 
 
 def kept_kind(path: Path) -> str:
@@ -118,13 +193,10 @@ def kept_kind(path: Path) -> str:
     if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
         return FORMAT_BY_SUFFIX.get(suffix, "png")
     kinds = {form.pillow: kind for kind, form in OUTPUT_FORMATS.items()}
-    return kinds.get(kind_of(path) or "", "png")
-
-
-def inside(path: Path, root: Path, source: Path) -> bool:
-    """Whether a found image is itself an output: OUTPUT may lie inside INPUT."""
-    root = root.resolve()
-    return root != source.resolve() and root in path.resolve().parents
+    try:
+        return kinds.get(kind_of(path) or "", "png")
+    except OSError:
+        return "png"
 
 
 def _checked(job: Job) -> Job:

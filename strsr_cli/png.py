@@ -1,4 +1,4 @@
-"""PNG by its chunks: metadata in bounds, and the 16-bit pixels that Pillow would cut to 8."""
+"""PNG read by its chunks: metadata in bounds, and the 16-bit pixels that Pillow would cut to 8."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
+
+from .strips import swap_red_blue
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, GRAY_ALPHA = 0, 2, 4  # colour types
@@ -40,8 +42,8 @@ class PngFile:
 
 def parse_png(data: bytes, limit: int) -> PngFile:
     """All chunks of a file. limit: bytes of a piece of metadata. ValueError: damaged or cut."""
-    found, parts = PngFile(), [SIGNATURE]
-    for number, (kind, body) in enumerate(_chunks(data)):
+    found, parts = PngFile(), [memoryview(SIGNATURE)]
+    for number, (kind, body, whole) in enumerate(_chunks(data)):
         if (kind == b"IHDR") != (number == 0):  # of two, what is checked need not be what is decoded
             raise ValueError("damaged: its header is missing or there twice")
         if kind == b"IHDR":
@@ -49,27 +51,27 @@ def parse_png(data: bytes, limit: int) -> PngFile:
         elif kind == b"acTL":
             found.animated = int.from_bytes(body[:4], "big") > 1
         elif kind == b"tRNS":
-            found.key = body
+            found.key = bytes(body)
         elif kind not in NEEDED:
-            _take_metadata(found, kind, body, limit)
+            _take_metadata(found, kind, bytes(body), limit)
         if kind in NEEDED:
-            parts.append(_chunk(kind, body))
+            parts.append(whole)
     found.still = b"".join(parts)
     return found
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, body) up to the end; those that pixels depend on are checked."""
-    position = len(SIGNATURE)
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """(type, body, all of it) up to the end; those that pixels depend on are checked."""
+    view, position = memoryview(data), len(SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        checksum = data[position + 8 + length : position + 12 + length]
+        body = view[position + 8 : position + 8 + length]
+        checksum = view[position + 8 + length : position + 12 + length]
         if len(checksum) < 4 or not kind.isalpha():
             break
         if kind in NEEDED and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             raise ValueError(f"damaged: the checksum of its {kind.decode()} is wrong")
-        yield kind, body
+        yield kind, body, view[position : position + 12 + length]
         if kind == b"IEND":
             return
         position += 12 + length
@@ -110,13 +112,15 @@ def read_deep_png(png: PngFile) -> np.ndarray:
 
     cv2.utils.logging.setLogLevel(0)
     # A transparent colour is applied here; OpenCV's way with it depends on its version.
-    plain = b"".join([SIGNATURE, *(_chunk(k, b) for k, b in _chunks(png.still) if k != b"tRNS")])
+    plain = png.still
+    if png.key is not None:
+        plain = b"".join([SIGNATURE, *(whole for kind, _, whole in _chunks(plain) if kind != b"tRNS")])
     pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (png.height, png.width):
         raise ValueError("damaged 16-bit PNG")
     if pixels.ndim == 3:
         # Gray with alpha comes as three equal channels and alpha.
-        pixels = pixels[..., [0, 3] if png.color_type == GRAY_ALPHA else [2, 1, 0, 3][: pixels.shape[2]]]
+        pixels = pixels[..., [0, 3]] if png.color_type == GRAY_ALPHA else swap_red_blue(pixels)
     if png.key is not None and png.color_type in (GRAY, RGB):
         key = np.frombuffer(png.key[: 6 if png.color_type == RGB else 2], ">u2")
         color = pixels if pixels.ndim == 3 else pixels[..., None]
@@ -147,49 +151,7 @@ def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, b
     return found.width, found.height, found.exif, found.xmp
 
 
-def encode_deep_png(
-    pixels: np.ndarray,
-    icc: bytes | None,
-    exif: bytes | None,
-    xmp: bytes | None,
-    dpi: tuple[float, float] | None,
-    software: str | None,
-) -> bytes:
-    """(h, w, 1 to 4) uint16 as PNG. By hand: Pillow writes no 16-bit colour, OpenCV no gray with alpha."""
-    height, width, channels = pixels.shape
-    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    parts = [SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
-    if icc is not None:
-        parts.append(_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(icc)))
-    if dpi is not None:
-        x, y = (round(value / METRE) for value in dpi)
-        parts.append(_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
-    if software is not None:
-        parts.append(_chunk(b"tEXt", b"Software\0" + software.encode("latin-1", "replace")))
-    if xmp is not None:
-        parts.append(_chunk(b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + xmp))
-    if exif is not None:
-        parts.append(_chunk(b"eXIf", exif))
-    parts += [_chunk(b"IDAT", body) for body in _deflate_rows(pixels)]
-    return b"".join([*parts, _chunk(b"IEND", b"")])
-
-
-def _deflate_rows(pixels: np.ndarray, band: int = 256) -> Iterator[bytes]:
-    """Rows, each the difference to the row above (filter 2, Up), deflated; `band` rows at a time."""
-    height, width, channels = pixels.shape
-    packer = zlib.compressobj(6)
-    above = np.zeros((1, width * channels * 2), np.uint8)
-    for top in range(0, height, band):
-        rows = pixels[top : top + band].astype(">u2").reshape(-1, width * channels).view(np.uint8)
-        filtered = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-        filtered[:, 0] = 2
-        filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
-        above = rows[-1:]
-        if body := packer.compress(filtered.tobytes()):
-            yield body
-    yield packer.flush()
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A piece of a PNG file."""
     checksum = zlib.crc32(body, zlib.crc32(kind))
     return struct.pack(">I4s", len(body), kind) + body + struct.pack(">I", checksum)

@@ -11,7 +11,7 @@ from strsr_models.pipelines.adapter import adapter_files
 
 from . import __version__
 from .big_models import BigModelOptions
-from .store import sha256_of
+from .journal import sha256_of
 
 
 def provenance(model: str, weights: Path | None, big: BigModelOptions | None, scale: float) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from strsr_models.errors import WeightsError
 from strsr_models.published import Published
 
-from .journal import whole_file
+from .journal import sha256_of, whole_file
 
 RECORD = "strsr-pull.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
@@ -188,15 +188,6 @@ def strangers(folder: Path, record: Record) -> list[str]:
         for name in names
         if name.as_posix() not in known and not any(part.startswith(".") for part in name.parts)
     ]
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def git_blob_of(path: Path) -> str:

@@ -1,36 +1,49 @@
-"""`strsr upscale`, the page to read first: how one picture is restored, and the loop over a batch."""
+"""`strsr upscale`, the page to read first: how one picture is restored, and the batch."""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from strsr_models import OneStepPipeline, load_pipeline
-from strsr_models.devices import resolve_device, resolve_precision
+from strsr_models.checkpoints import cache_dir
+from strsr_models.devices import resolve_devices, resolve_precision
 from strsr_models.errors import ImageError, StrsrError
-from strsr_models.pipelines.base import TileCallback, enlarge
+from strsr_models.memory import Room, fitting_batch
+from strsr_models.pipelines.base import TileCallback
 from strsr_models.spectrum import main_period, verdict
 
 from .big_models import BigModelOptions
-from .color import network_input, restored_color, to_tensor
+from .color import network_input, revealed
 from .conditions import Conditions
-from .encode import encode_image
+from .encode import EncodeSettings, Sheet, write_image
 from .failures import told
+from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batches, side_threads
 from .formats import MAX_PIXELS
-from .images import Picture, decode_image, read_image, without_remarks
+from .images import Picture, decode_image, read_image, read_size, split_alpha, without_remarks
 from .inspection import finite, sampled_report
 from .journal import whole_file
+from .ledger import Ledger
 from .metadata import Metadata
 from .plan import Job, fitting_size
 from .provenance import provenance
 from .report import Reporter
+from .restoration import Restoration, begin
 from .runs import weights_folder
 
 log = logging.getLogger(__name__)
@@ -38,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """Everything that decides what an output looks like."""
+    """Everything that decides what an output looks like, and how fast it comes."""
 
     scale: float
     model: str
@@ -55,6 +68,11 @@ class UpscaleOptions:
     max_pixels: int = MAX_PIXELS  # of an input
     strip: bool = False  # of all metadata but the colour profile
     provenance: bool = False  # whether the output says what made it
+    jobs: int | None = None  # pictures decoded, and encoded, at a time; None: by the cores
+    batch: int | None = None  # tiles at once; None: what fits the memory
+    compile: bool = False  # the networks
+    png_compression: int = 1
+    local: int | None = None  # this process's number among those of its machine, for `--device auto`
 
 
 def upscale_image(
@@ -62,72 +80,257 @@ def upscale_image(
     picture: Picture,
     options: UpscaleOptions,
     precision: str,
-    on_tile: TileCallback,
+    on_tile: TileCallback = lambda done, total: None,
     cond: Tensor | None = None,
 ) -> Picture:
     """Restore one picture at `scale` times its size: gray stays gray, 16 bits stay 16, alpha comes along.
 
-    cond: the pipeline's condition of this picture, where it was made before.
+    The batch below does the same steps in several threads. cond: the pipeline's condition of this
+    picture, where it was made before.
     """
-    lq = lq_of(picture)
-    hq = pipeline.upscale(
-        lq,
-        options.scale,
-        tile=options.tile,
-        overlap=options.overlap,
-        precision=precision,
-        steps=options.steps,
-        on_tile=on_tile,
-        cond=cond,
-    )
-    color = restored_color(picture, lq, hq)
-    alpha = None
-    if picture.alpha is not None:
-        alpha = to_pixels(enlarge(to_tensor(picture.alpha), *hq.shape[-2:]), picture.alpha.dtype)
-    return replace(picture, color=to_pixels(color, picture.color.dtype), alpha=alpha)
+    with torch.inference_mode():
+        one = begin(
+            pipeline,
+            revealed(picture),
+            options.scale,
+            precision,
+            tile=options.tile,
+            overlap=options.overlap,
+            cond=cond,
+        )
+        finished, room = [], Room(1)
+        for number in range(one.tiles):
+            view = one.walk.view(number)
+            ((restored, _),) = pipeline.restore_tiles([view], [one.cond], precision, options.steps, room)
+            finished += [one.finished(top, rows) for top, rows in one.add(number, restored)]
+            on_tile(number + 1, one.tiles)
+    color, alpha = split_alpha(np.concatenate(finished))
+    return replace(picture, color=color, alpha=alpha)
 
 
-def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
-    """Do all jobs; one that fails is reported with its reason, and the rest go on."""
-    device = resolve_device(options.device)
+def upscale_batch(
+    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, ledger: Ledger | None = None
+) -> None:
+    """Do all jobs; one that fails is reported with its reason, and the rest go on.
+
+    ledger: asked and told of each image, so that a later run knows it and other processes leave it; and asked
+    whether to stop.
+    """
+    devices = resolve_devices(options.device, options.local)
+    device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:
-        precision = resolve_precision(options.precision, device)
-        pipeline = load_pipeline(options.model, weights, str(device))
+        precision: str | None = resolve_precision(options.precision, device)
+        load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights)
         reporter.start(len(jobs))
     else:  # what the pictures mean, before the transformer comes into memory
         conditions = Conditions(options.model, weights, options.big, options.precision, device)
         reporter.start(len(jobs))
-        jobs = conditions.make(jobs, lambda job: lq_of(inputs.read(job)), reporter)
+        jobs = conditions.make(jobs, lambda job: network_input(inputs.read(job)), reporter)
         if not jobs:
             return
-        pipeline = conditions.load_pipeline()
-        precision = pipeline.native_precision
-    log.debug("model %s on %s in %s", options.model, device, precision)
+        load = conditions.load_pipeline
+        precision = None
+    loaded = {str(device): load(device=str(device)) for device in devices}
+    pipelines = [loaded[str(device)] for device in devices]
+    precision = precision or pipelines[0].native_precision
+    if options.compile:
+        set_up_compiler()
+        for pipeline in loaded.values():
+            pipeline.compile()
+    log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
-    for job in jobs:
-        began = time.monotonic()
-        with told(job, reporter, device):
-            picture = inputs.read(job)
-            cond = conditions.of(job, lq_of(picture)) if conditions else None
-            restored = upscale_image(pipeline, picture, options, precision, reporter.tile, cond)
-            if options.strip:
-                restored = replace(restored, metadata=Metadata())
-            if made_by is not None:
-                restored = replace(restored, metadata=replace(restored.metadata, software=made_by))
-            write_picture(job, restored, options.quality)
-            found = look_for_grid(job, restored, options.grid_limit) if options.check_grid else {}
-            height, width = restored.color.shape[:2]
-            reporter.done(job.name, job.target_name, width, height, time.monotonic() - began, **found)
+    ledger = ledger or Ledger()
+    Batch(options, reporter, ledger, inputs, conditions, pipelines, precision, made_by).run(jobs)
 
 
-def look_for_grid(job: Job, picture: Picture, limit: float | None) -> dict[str, Any]:
-    """Scores of an output for its "done" event; a warning where it prints a grid. See `strsr fft-inspect`."""
-    report = sampled_report(picture.color)
+@dataclass
+class Batch:
+    """One run over many pictures, in overlapped stages; see `flow`."""
+
+    options: UpscaleOptions
+    reporter: Reporter
+    ledger: Ledger
+    inputs: Inputs
+    conditions: Conditions | None
+    pipelines: list[OneStepPipeline]
+    precision: str
+    made_by: str | None
+    open: set[Errand] = field(default_factory=set)  # pictures under way
+    unforeseen: BaseException | None = None  # in a writer's thread
+
+    def __post_init__(self) -> None:
+        self.rooms = [Room(self.options.batch or each.tiles_at_once) for each in self.pipelines]
+        self.measured = self.options.batch is not None or self.device.type != "cuda"
+
+    def run(self, jobs: list[Job]) -> None:
+        """Read ahead, restore, write behind."""
+        count = self.options.jobs or max(1, cores() // 2)
+        threads = torch.get_num_threads()
+        workers = Workers(self.pipelines, self.rooms, self.precision, self.options.steps, self.tell)
+        with side_threads(count, "read") as readers, side_threads(count, "write") as writers, workers:
+            opened = ahead(readers, self.read, jobs, self.inputs.pixels, 2 * count)
+            try:
+                for tasks in batches(self.tasks(opened, writers), lambda: workers.batch):
+                    if self.unforeseen is not None:
+                        break
+                    workers.put(tasks)
+            except BaseException:
+                self.abandon()
+                raise
+            if self.unforeseen is not None:
+                self.abandon()
+        torch.set_num_threads(threads)  # what later threads begin with
+        if error := self.unforeseen or workers.fatal:
+            raise error
+
+    def abandon(self) -> None:
+        """Let nobody wait for what will not come."""
+        for errand in list(self.open):
+            errand.fail(Abandoned())
+
+    def tasks(
+        self, opened: Iterator[tuple[Job, Future[Picture | None]]], writers: ThreadPoolExecutor
+    ) -> Iterator[Task]:
+        """All tiles of all pictures, in order, until there is a wish to stop."""
+        for job, future in opened:
+            errand = None if self.ledger.stop.requested else self.start(job, future, writers)
+            if errand is not None:
+                for number in range(errand.restoration.tiles):
+                    if errand.error is None:
+                        yield Task(errand, number)
+            if self.ledger.stop.requested:
+                return
+
+    def read(self, job: Job) -> Picture | None:
+        """In a reader's thread: a job's input; None where the job is left to another process."""
+        return self.inputs.read(job) if self.ledger.take(job) else None
+
+    def start(self, job: Job, future: Future[Picture | None], writers: ThreadPoolExecutor) -> Errand | None:
+        """A picture gets tiles and a writer, unless it cannot be read or is another process's."""
+        with told(job, self.reporter, self.device):
+            try:
+                picture = future.result()
+                if picture is None:
+                    return None
+                errand = Errand(self.begin(job, picture))
+            except BaseException:
+                self.ledger.release(job)
+                raise
+            self.open.add(errand)
+            writers.submit(self.write, job, errand)
+            return errand
+        return None
+
+    @torch.inference_mode()
+    def begin(self, job: Job, picture: Picture) -> Restoration:
+        """Cut a picture into tiles; at the first one, find out how many of them fit the memory of a GPU."""
+        cond = self.conditions.of(job, network_input(picture)) if self.conditions else None
+        options = self.options
+        restoration = begin(
+            self.pipelines[0],
+            picture,
+            options.scale,
+            self.precision,
+            tile=options.tile,
+            overlap=options.overlap,
+            one_shape=self.one_shape,
+            cond=cond,
+        )
+        if not self.measured:
+            self.measured = True
+            self.measure(restoration)
+        return restoration
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether tiles of all pictures are of one shape.
+
+        For lite on a GPU, whose tiles are too small to fill it one by one, and for all that is compiled. It
+        changes pixels a little, near borders, so that it must not depend on how large batches are.
+        """
+        return self.options.compile or (self.device.type == "cuda" and self.options.big is None)
+
+    def measure(self, restoration: Restoration) -> None:
+        """Make batches as large as fits."""
+        view, cond, steps = restoration.walk.view(0), restoration.cond, self.options.steps
+        for pipeline, room in zip(self.pipelines, self.rooms, strict=True):
+            if pipeline.tiles_at_once > 1:  # networks that take turns
+                continue
+            one = partial(pipeline.restore_tiles, [view], [cond], self.precision, steps, Room(1))
+            room.batch = fitting_batch(pipeline.device, one, THREADS_PER_GPU)
+            log.debug("%d tiles at once on %s", room.batch, pipeline.device)
+
+    def tell(self, task: Task) -> None:
+        """A tile is done."""
+        self.reporter.tile(task.errand.done, task.errand.restoration.tiles)
+
+    def write(self, job: Job, errand: Errand) -> None:
+        """In a writer's thread: a picture's rows into its file, as they come."""
+        try:
+            with told(job, self.reporter, self.device):
+                found = self.write_rows(job, errand)
+                walk, seconds = errand.restoration.walk, time.monotonic() - errand.began
+                self.reporter.done(job.name, job.target_name, walk.width, walk.height, seconds, **found)
+        except Abandoned:
+            pass
+        except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
+            self.unforeseen = error
+        finally:
+            errand.fail(Abandoned())  # where it was not finished, nothing more of it is computed
+            self.ledger.release(job)
+            self.open.discard(errand)
+
+    def write_rows(self, job: Job, errand: Errand) -> dict[str, Any]:
+        """Write the output, whole or not at all. Returns what was found out about it."""
+        restoration, options = errand.restoration, self.options
+        picture, kept = restoration.picture, []
+        metadata = Metadata() if options.strip else picture.metadata
+        if self.made_by is not None:
+            metadata = replace(metadata, software=self.made_by)
+        walk, channels = restoration.walk, restoration.repainting.channels
+        sheet = Sheet(walk.height, walk.width, channels, picture.color.dtype, picture.icc, metadata)
+
+        def rows() -> Iterator[np.ndarray]:
+            for band in errand.rows():
+                if options.check_grid:
+                    kept.append(split_alpha(band)[0])
+                yield band
+
+        settings = EncodeSettings(options.quality, options.png_compression)
+        write_output(job, sheet, rows(), settings, self.ledger.recorder(job))
+        if errand.redone:
+            message = "%s: %d of %d tiles were not finite in %s: computed again"
+            log.warning(message, job.name, errand.redone, restoration.tiles, self.precision)
+        return look_for_grid(job, np.concatenate(kept), options.grid_limit) if options.check_grid else {}
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first pipeline."""
+        return self.pipelines[0].device
+
+
+def set_up_compiler() -> None:
+    """Keep what torch.compile makes, for the next start."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def look_for_grid(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:
+    """Scores of an output (h, w, 1 or 3) for its "done" event; a warning where it prints a grid.
+
+    See `strsr fft-inspect`.
+    """
+    report = sampled_report(color)
     word, scores = verdict(report), finite(report.excess)
     if not scores:
         return {"verdict": None, "score_db": None}  # smaller than four periods
@@ -166,35 +369,39 @@ class Inputs:
                 picture = decode_image(self.stream, "standard input", self.max_pixels)
         height, width = picture.color.shape[:2]
         fitting_size(job, height, width, self.scale)  # before any network sees it
-        return picture
+        return revealed(picture)
+
+    def pixels(self, job: Job) -> int:
+        """How many the job's input has, as far as can be told without reading it."""
+        try:
+            return math.prod(read_size(job.source, self.max_pixels)) if job.source is not None else 0
+        except ImageError:
+            return 0
 
 
-def write_picture(job: Job, picture: Picture, quality: int) -> None:
-    """Write the job's output, whole or not at all; missing folders are made."""
+def write_output(
+    job: Job,
+    sheet: Sheet,
+    rows: Iterator[np.ndarray],
+    settings: EncodeSettings,
+    before: Callable[[Path], None] | None = None,
+) -> None:
+    """Write rows into the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
     try:
-        data = encode_image(picture, job.kind, quality)
         if job.target is None:
-            sys.stdout.buffer.write(data)
+            with tempfile.NamedTemporaryFile() as whole:
+                file = cast(BinaryIO, whole)
+                write_image(file, job.kind, sheet, rows, settings)
+                file.seek(0)
+                shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
             return
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(job.target) as file:
-            file.write(data)
+        with whole_file(job.target, before) as output:
+            write_image(cast(BinaryIO, output), job.kind, sheet, rows, settings)
     except StrsrError as error:
         raise ImageError(f"{job.name}: {error}") from error
+    except BrokenPipeError:  # not this image's fault: nobody reads any more
+        raise
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
-
-
-def lq_of(picture: Picture) -> Tensor:
-    """What the networks see of a picture: (1, 3, h, w) in [0, 1]."""
-    return network_input(picture)
-
-
-def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded; floats as they are."""
-    values = image[0].permute(1, 2, 0).cpu().numpy()
-    if dtype == np.float32:
-        return np.ascontiguousarray(values, np.float32)
-    top = np.iinfo(dtype).max
-    return np.asarray(np.rint((values.astype(np.float64) * top).clip(0, top)), dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -11,7 +12,7 @@ import tifffile
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
-from strsr_cli.encode import encode_image
+from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.images import Picture
 from strsr_cli.metadata import Metadata
 
@@ -121,8 +122,13 @@ def small_files() -> dict[str, bytes]:
     icc = matrix_profile(*ADOBE_RGB)
     rich = Picture(color, alpha, icc, "PNG", metadata)
     deep = Picture(color.astype(np.uint16) * 257, None, icc, "PNG", metadata)
-    made = {kind: encode_image(rich, kind, 90) for kind in ("png", "jpg", "webp", "tif", "bmp", "avif")}
-    made["deep.png"], made["deep.tif"] = (encode_image(deep, kind, 90) for kind in ("png", "tif"))
+    made = {
+        kind: encode_image(rich, kind, EncodeSettings(90)) for kind in ("png", "jpg", "webp", "tif", "avif")
+    }
+    made["bmp"] = encode_image(replace(rich, metadata=Metadata()), "bmp", EncodeSettings(90))
+    made["deep.png"], made["deep.tif"] = (
+        encode_image(deep, kind, EncodeSettings(90)) for kind in ("png", "tif")
+    )
     image = Image.fromarray(color)
     for name, saved, options in (
         ("palette.png", image.quantize(16), {"format": "PNG", "transparency": 3}),

@@ -72,7 +72,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 def made(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}  # not the journal
 
 
 def no_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +204,11 @@ def test_the_language_model_has_left_when_the_transformer_comes(
         alive.extend(weakref.ref(module) for module in conditioner.modules())
         return conditioner
 
-    def transformer(self: Conditions) -> Any:
+    def transformer(self: Conditions, device: str) -> Any:
         events.append("transformer")
         assert alive
         assert [reference() for reference in alive if reference() is not None] == []
-        pipeline = second(self)
+        pipeline = second(self, device)
         assert pipeline.semantic_encoder is None
         return pipeline
 

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.journal import TEMPORARY_PREFIX
+from strsr_cli.journal import JOURNAL
 
 from .conftest import EXAMPLES
 
@@ -35,7 +32,9 @@ def folder(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All files below a folder but for the journal."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != JOURNAL]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def opened(path: Path) -> Image.Image:
@@ -199,26 +198,6 @@ def test_an_output_that_cannot_be_made_is_reported(
     result = strsr("upscale", folder, tmp_path / "out", "--weights", tiny_weights)
     assert result.exit_code == 1
     assert "2 done, 0 skipped, 1 failed" in result.stderr
-
-
-def test_an_interrupt_leaves_no_half_written_file(folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    for number in range(60):
-        shutil.copy(folder / "good.png", folder / f"copy{number:02}.png")
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "strsr_cli", "upscale", folder, out, "--weights", tiny_weights]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    while not (out.exists() and len(list(out.iterdir())) > 2):
-        time.sleep(0.01)
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130, stderr
-    assert b"Traceback" not in stderr
-    made = list(out.rglob("*.png"))
-    assert 0 < len(made) < 63
-    assert [p for p in out.rglob("*") if p.name.startswith(TEMPORARY_PREFIX)] == []
-    for path in made:
-        opened(path)
 
 
 def test_quiet_says_nothing_and_verbose_says_more(

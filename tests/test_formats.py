@@ -18,9 +18,11 @@ import tifffile
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.encode import encode_image
+from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.formats import OUTPUT_FORMATS, check_fits, sniff
-from strsr_cli.images import Picture, decode_image, find_images
+from strsr_cli.found import find_images
+from strsr_cli.images import Picture, decode_image
+from strsr_cli.jxl import jxl_size
 from strsr_models import ImageError
 
 from .image_files import ink_profile, small_files
@@ -93,7 +95,7 @@ def test_sixteen_bit_gray_with_alpha_stays_gray() -> None:
     assert picture.alpha is not None
     assert picture.alpha.ravel().tolist() == [0xFFFF, 0x0102]
     for kind in ("png", "tif"):
-        again = decode_image(encode_image(picture, kind, 95), "x")
+        again = decode_image(encode_image(picture, kind, EncodeSettings()), "x")
         np.testing.assert_array_equal(again.color, picture.color)
         np.testing.assert_array_equal(again.alpha, picture.alpha)
 
@@ -103,7 +105,7 @@ def test_sixteen_bit_png_is_read_by_others(shape: tuple[int, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 65_536, shape).astype(np.uint16)
     color, alpha = (pixels[..., :-1], pixels[..., -1:]) if shape[2] in (2, 4) else (pixels, None)
     seen = cv2.imdecode(
-        np.frombuffer(encode_image(Picture(color, alpha, None, "PNG"), "png", 95), np.uint8),
+        np.frombuffer(encode_image(Picture(color, alpha, None, "PNG"), "png", EncodeSettings()), np.uint8),
         cv2.IMREAD_UNCHANGED,
     )
     order = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[shape[2]]
@@ -230,20 +232,25 @@ def test_content_decides_where_names_do_not(
     image, source = Image.fromarray(photo[:20, :20]), tmp_path / "in"
     source.mkdir()
     image.save(source / "IMG_0001", "PNG")
-    image.save(source / "backup.dat", "PNG")
+    image.save(source / "scan.dat", "PNG")
+    image.save(source / "IMG_2.JPG_large", "JPEG")
+    image.save(source / "photo.jpg.bak", "JPEG")
+    image.save(source / "camera.nef", "TIFF")
     image.save(source / "really-jpeg.png", "JPEG")
     image.save(source / "moving.gif")
     (source / "README").write_text("no image")
-    assert [path.name for path in find_images(source)] == ["IMG_0001", "moving.gif", "really-jpeg.png"]
+    names = ["IMG_0001", "IMG_2.JPG_large", "moving.gif", "really-jpeg.png", "scan.dat"]
+    assert [path.name for path in find_images(source)] == names
     result = strsr("upscale", source, tmp_path / "out", "--scale", "2", "--weights", tiny_weights)
     assert result.exit_code == 0, result.output
-    made = {path.name: sniff(path.read_bytes()) for path in (tmp_path / "out").iterdir()}
-    assert made == {"IMG_0001.png": "PNG", "moving.png": "PNG", "really-jpeg.png": "PNG"}
+    made = {path.name: sniff(path.read_bytes()) for path in (tmp_path / "out").glob("[!.]*")}
+    whole = {"IMG_0001.png": "PNG", "moving.png": "PNG", "really-jpeg.png": "PNG"}
+    assert made == {**whole, "IMG_2.jpg": "JPEG", "scan.png": "PNG"}
     single = strsr(
-        "upscale", source / "backup.dat", tmp_path / "out", "--scale", "2", "--weights", tiny_weights
+        "upscale", source / "photo.jpg.bak", tmp_path / "out", "--scale", "2", "--weights", tiny_weights
     )
     assert single.exit_code == 0, single.output
-    assert sniff((tmp_path / "out" / "backup.png").read_bytes()) == "PNG"
+    assert sniff((tmp_path / "out" / "photo.jpg.jpg").read_bytes()) == "JPEG"
 
 
 def test_avif_and_floats_come_out_as_they_went_in(
@@ -288,6 +295,45 @@ def test_every_format_obeys_the_limit(name: str) -> None:
         decode_image(small_files()[name], "x", 119)
 
 
+def jxl_header(*fields: tuple[int, int]) -> bytes:
+    """A codestream's beginning: (value, bits) from the lowest bit on."""
+    value = at = 0
+    for number, bits in fields:
+        value |= number << at
+        at += bits
+    return b"\xff\x0a" + value.to_bytes(14, "little")
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ([(1, 1), (3, 5), (1, 3)], (32, 32)),
+        ([(1, 1), (3, 5), (0, 3), (9, 5)], (32, 80)),
+        ([(0, 1), (0, 2), (299, 9), (5, 3)], (300, 533)),
+        ([(0, 1), (1, 2), (4_999, 13), (0, 3), (3, 2), (99_999, 30)], (5_000, 100_000)),
+    ],
+)
+def test_jpeg_xl_is_known_by_its_header(fields: list, size: tuple[int, int]) -> None:
+    """Its package would decode it first."""
+    bare = jxl_header(*fields)
+    signature, kind = b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    part = b"\0\0\0\x1cjxlp\0\0\0\0" + bare
+    for data in (bare, signature + kind + b"\0\0\0\0jxlc" + bare, signature + kind + part):
+        assert jxl_size(BytesIO(data)) == size
+    with pytest.raises(ValueError, match="damaged"):
+        jxl_size(BytesIO(signature + kind + b"\0\0\0\0free"))
+
+
+def test_jpeg_xl_says_its_size() -> None:
+    pytest.importorskip("pillow_jxl")
+    with pytest.raises(ImageError, match="80x32 px is more than --max-pixels 1000"):
+        decode_image(jxl_header((1, 1), (3, 5), (0, 3), (9, 5)), "x", 1000)
+    for size in ((8, 8), (64, 48), (301, 17), (1600, 900)):
+        for exif in (None, Image.Exif().tobytes()):
+            data = saved(Image.new("RGB", size), "JXL", **({} if exif is None else {"exif": exif}))
+            assert jxl_size(BytesIO(data)) == size[::-1]
+
+
 def test_pillows_own_limit_is_only_lifted_while_we_look() -> None:
     before, files = Image.MAX_IMAGE_PIXELS, small_files()
     with ThreadPoolExecutor(4) as pool:  # as training reads photos
@@ -315,7 +361,9 @@ def test_the_largest_that_fits_fits(kind: str) -> None:
     form = OUTPUT_FORMATS[kind]
     check_fits(kind, 1, form.side or 1_000_000)
     if form.side is not None:
-        made = encode_image(Picture(np.zeros((1, form.side, 1), np.uint8), None, None, "PNG"), kind, 50)
+        made = encode_image(
+            Picture(np.zeros((1, form.side, 1), np.uint8), None, None, "PNG"), kind, EncodeSettings(50)
+        )
         assert decode_image(made, "x").color.shape == (1, form.side, 3 if kind == "webp" else 1)
     for too_large in ((1, (form.side or 0) + 1), (1 << 17, (form.area or 0) // (1 << 17) + 1)):
         if (form.side and too_large[0] == 1) or (form.area and too_large[0] > 1):

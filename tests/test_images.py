@@ -9,9 +9,10 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from strsr_cli.encode import encode_image
+from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.formats import OUTPUT_FORMATS
-from strsr_cli.images import Picture, decode_image, find_images, read_image, read_size
+from strsr_cli.found import find_images
+from strsr_cli.images import Picture, decode_image, read_image, read_size
 from strsr_models import ImageError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -32,7 +33,7 @@ def test_lossless_formats_keep_everything(
     kind: str, dtype: type, channels: int, alpha: bool, icc: bytes | None
 ) -> None:
     made = Picture(ramp(channels, dtype), ramp(1, dtype)[::-1] if alpha else None, icc, "PNG")
-    back = decode_image(encode_image(made, kind, 95), "x")
+    back = decode_image(encode_image(made, kind, EncodeSettings()), "x")
     np.testing.assert_array_equal(back.color, made.color)
     assert back.color.dtype == dtype
     assert (back.alpha is None) == (not alpha)
@@ -43,19 +44,21 @@ def test_lossless_formats_keep_everything(
 
 @pytest.mark.parametrize("kind", ["jpg", "webp", "bmp"])
 def test_other_formats_keep_what_they_can(kind: str, photo: np.ndarray) -> None:
-    back = decode_image(encode_image(Picture(photo, None, SRGB, "PNG"), kind, 95), "x")
+    back = decode_image(encode_image(Picture(photo, None, SRGB, "PNG"), kind, EncodeSettings()), "x")
     assert np.abs(back.color.astype(int) - photo).mean() < 4
     assert back.icc == (None if kind == "bmp" else SRGB)
 
 
 def test_jpeg_is_written_without_chroma_subsampling(photo: np.ndarray) -> None:
-    with Image.open(BytesIO(encode_image(Picture(photo, None, None, "PNG"), "jpg", 95))) as image:
+    with Image.open(
+        BytesIO(encode_image(Picture(photo, None, None, "PNG"), "jpg", EncodeSettings()))
+    ) as image:
         assert {component[1:3] for component in image.layer} == {(1, 1)}  # type: ignore[attr-defined]
 
 
 def test_transparency_goes_onto_white_where_there_is_none() -> None:
     color, alpha = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 1), np.uint8)
-    back = decode_image(encode_image(Picture(color, alpha, None, "PNG"), "bmp", 95), "x")
+    back = decode_image(encode_image(Picture(color, alpha, None, "PNG"), "bmp", EncodeSettings()), "x")
     assert back.color.min() == 255
 
 
@@ -110,7 +113,9 @@ def test_bad_files_are_named_with_their_reason(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(
-        encode_image(Picture(photo, None, None, "PNG"), "jpg", 95)[:2000] if data is None else data
+        encode_image(Picture(photo, None, None, "PNG"), "jpg", EncodeSettings())[:2000]
+        if data is None
+        else data
     )
     with pytest.raises(ImageError) as caught:
         read_image(path)
@@ -121,7 +126,7 @@ def test_bad_files_are_named_with_their_reason(
 def test_a_format_that_cannot_hold_the_size_says_so() -> None:
     wide = Picture(np.zeros((1, 16_384, 3), np.uint8), None, None, "PNG")
     with pytest.raises(ImageError, match="more than WEBP can hold"):
-        encode_image(wide, "webp", 95)
+        encode_image(wide, "webp", EncodeSettings())
 
 
 def test_finding_looks_below_and_past_hidden_files(tmp_path: Path) -> None:

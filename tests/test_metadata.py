@@ -19,7 +19,7 @@ from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import IFDRational
 from typer.testing import Result
 
-from strsr_cli.encode import encode_image
+from strsr_cli.encode import EncodeSettings, encode_image
 from strsr_cli.images import Picture, decode_image, read_image, read_size
 from strsr_cli.metadata import LIMIT, Metadata
 
@@ -105,7 +105,7 @@ def round_trip(data: bytes, kind: str) -> bytes:
     large = Picture(
         picture.color.repeat(2, 0).repeat(2, 1), None, picture.icc, picture.format, picture.metadata
     )
-    return encode_image(large, kind, 95)
+    return encode_image(large, kind, EncodeSettings())
 
 
 @pytest.mark.parametrize("source", KINDS)
@@ -169,7 +169,9 @@ def test_values_keep_their_types_and_byte_order(kind: str, order: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
-    made = encode_image(Picture(PIXELS, None, None, "PNG", Metadata(dpi=(240.0, 120.0))), kind, 95)
+    made = encode_image(
+        Picture(PIXELS, None, None, "PNG", Metadata(dpi=(240.0, 120.0))), kind, EncodeSettings()
+    )
     assert decode_image(made, "x").metadata.dpi == pytest.approx((240, 120), abs=0.1)
 
 
@@ -179,7 +181,9 @@ def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
 def test_deep_files_hold_them_too(deep: str, dtype: type) -> None:
     picture = decode_image(with_metadata("jpg", 3, PROFILES["AdobeRGB"]), "x")
     color = (picture.color / 255 * (1 if dtype is np.float32 else 65_535)).astype(dtype)
-    found = blocks(encode_image(Picture(color, None, picture.icc, "PNG", picture.metadata), deep, 95), deep)
+    found = blocks(
+        encode_image(Picture(color, None, picture.icc, "PNG", picture.metadata), deep, EncodeSettings()), deep
+    )
     assert found["icc"] == PROFILES["AdobeRGB"]
     assert b"grandmother's album" in found["xmp"]
     assert exif_tags(found["exif"])["GPSTag"]["GPSLatitudeRef"] == "N"  # type: ignore[index]
@@ -195,7 +199,7 @@ def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path
     expected = cv2.imdecode(np.frombuffer(with_metadata("png", orientation), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert read_size(path) == picture.color.shape[:2] == expected.shape[:2]
     assert np.abs(picture.color.astype(int) - expected).mean() < 6
-    again = decode_image(encode_image(picture, kind, 95), "x")
+    again = decode_image(encode_image(picture, kind, EncodeSettings()), "x")
     assert np.abs(again.color.astype(int) - expected).mean() < 6
 
 
@@ -247,7 +251,7 @@ def test_provenance_says_what_made_it(
 
 def test_what_is_too_large_is_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     huge = Picture(PIXELS, None, b"x" * (LIMIT + 1), "PNG")
-    data = encode_image(huge, "png", 95)  # 4 kB of file for 4 MB of profile
+    data = encode_image(huge, "png", EncodeSettings())  # 4 kB of file for 4 MB of profile
     assert decode_image(data, "x.png").icc is None
     assert "x.png: its ICC profile is damaged or larger" in caplog.text
 
@@ -268,7 +272,7 @@ def test_exif_that_jpeg_cannot_hold_is_dropped(caplog: pytest.LogCaptureFixture)
     buffer = BytesIO()
     Image.fromarray(PIXELS).save(buffer, "PNG", exif=exif)
     picture = decode_image(buffer.getvalue(), "x")
-    assert "exif" not in blocks(encode_image(picture, "jpg", 95), "jpg")
+    assert "exif" not in blocks(encode_image(picture, "jpg", EncodeSettings()), "jpg")
     assert "more than JPEG can hold" in caplog.text
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import logging
+import random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from strsr_models import UsageError, WeightsError, load_pipeline, tiles
-from strsr_models.pipelines.base import enlarge, reflect_pad
+from strsr_models.enlargement import Enlargement, enlarge, within
+from strsr_models.memory import Room, within_memory
 from strsr_models.pipelines.lite import LitePipeline
 
 
@@ -133,14 +137,100 @@ def test_a_tensor_of_the_wrong_kind_is_refused(tiny: LitePipeline) -> None:
             tiny.upscale(wrong)
 
 
-def test_padding_reflects_even_when_there_is_little_to_reflect() -> None:
+def test_beyond_the_image_it_is_reflected_even_where_there_is_little_to_reflect() -> None:
     row = torch.tensor([0.0, 1.0, 2.0]).expand(1, 1, 1, 3)
-    assert reflect_pad(row, 8)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
-    assert reflect_pad(row, 8).shape[-2:] == (8, 8)
-    assert reflect_pad(torch.ones(1, 1, 16, 16), 16).shape[-2:] == (16, 16)
+
+    def extended(image: Tensor, height: int, width: int) -> Tensor:
+        size = image.shape[-2], image.shape[-1]
+        whole = Enlargement(size, size, (height, width))
+        return whole.crop(within(image), slice(0, height), slice(0, width))
+
+    assert extended(row, 8, 8)[0, 0, 5].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
+    assert extended(torch.ones(1, 1, 16, 16), 16, 16).equal(torch.ones(1, 1, 16, 16))
 
 
 def test_enlarging_is_torch_bicubic_clamped() -> None:
-    image = torch.rand(1, 3, 9, 7)
-    expected = torch.nn.functional.interpolate(image, scale_factor=3, mode="bicubic", align_corners=False)
-    torch.testing.assert_close(enlarge(image, 27, 21), expected.clamp(0, 1))
+    for height, width in ((27, 21), (22, 7), (100, 9)):
+        image = torch.rand(1, 3, 9, 7)
+        expected = torch.nn.functional.interpolate(
+            image, (height, width), mode="bicubic", align_corners=False
+        )
+        torch.testing.assert_close(enlarge(image, height, width), expected.clamp(0, 1), atol=2e-5, rtol=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(1, 5), st.randoms(use_true_random=False))
+def test_a_rectangle_of_an_enlargement_is_that_of_the_whole_to_the_bit(
+    height: int, width: int, scale: float, choose: random.Random
+) -> None:
+    image = torch.rand(1, 3, height, width)
+    target = round(height * scale), round(width * scale)
+    canvas = target[0] + choose.randrange(20), target[1] + choose.randrange(20)
+    enlargement = Enlargement((height, width), target, canvas)
+    whole = enlargement.crop(within(image), slice(0, canvas[0]), slice(0, canvas[1]))
+    rows, columns = (slice(*sorted(choose.sample(range(side + 1), 2))) for side in canvas)
+    assert enlargement.crop(within(image), rows, columns).equal(whole[..., rows, columns])
+
+
+def test_tiles_in_any_order_give_the_same_bits(tiny: LitePipeline) -> None:
+    lq = torch.rand(1, 3, 50, 60)
+    expected = tiny.upscale(lq, 4, tile=96, overlap=32)
+    walk = tiny.walk(within(lq), (50, 60), 4, 96, 32)
+    order = list(range(len(walk.tiles)))
+    random.Random(1).shuffle(order)
+    hq = torch.zeros_like(expected)
+    with torch.inference_mode():
+        cond = tiny.encode_condition(lq)
+        for number in order:
+            ((restored, _),) = tiny.restore_tiles([walk.view(number)], [cond], "fp32", 1, Room(1))
+            for top, rows in walk.add(number, restored):
+                hq[..., top : top + rows.shape[-2], :] = rows
+    assert hq.equal(expected)
+
+
+def test_rows_come_in_order_and_only_once(tiny: LitePipeline) -> None:
+    lq = torch.rand(1, 3, 33, 20)
+    walk, following = tiny.walk(within(lq), (33, 20), 3.3, 64, 16), 0
+    for number in range(len(walk.tiles)):
+        for top, rows in walk.add(number, walk.view(number)):
+            assert top == following
+            following += rows.shape[-2]
+    assert following == walk.height == 109
+
+
+class Cramped:
+    """Restores what is small enough, and counts what it was asked to do."""
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels, self.done = pixels, list[int]()
+
+    def __call__(self, views: list[Tensor], conds: list[Tensor]) -> list[tuple[Tensor, str]]:
+        if sum(view.numel() for view in views) > 3 * self.pixels:
+            raise torch.OutOfMemoryError("too much")
+        self.done.append(len(views))
+        return [(view, "fp32") for view in views]
+
+
+def test_too_little_memory_halves_the_batch_then_the_tile_and_loses_nothing() -> None:
+    views = [torch.rand(1, 3, 256, 256) for _ in range(8)]
+    conds = [torch.zeros(1, 1, 1)] * 8
+    room, cramped = Room(8), Cramped(3 * 256**2)
+    done = within_memory(cramped, views, conds, room, 16, 32)
+    assert room == Room(2)
+    assert cramped.done == [2, 2, 2, 2]
+    assert all(got.equal(view) for (got, _), view in zip(done, views, strict=True))
+    room, cramped = Room(8), Cramped(128**2)
+    done = within_memory(cramped, views[:2], conds[:2], room, 16, 32)
+    assert room == Room(1, 128)
+    for (got, _), view in zip(done, views, strict=False):
+        torch.testing.assert_close(got, view, atol=1e-6, rtol=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        within_memory(Cramped(64**2), views[:1], conds[:1], Room(1), 16, 32)
+
+
+def test_other_errors_are_not_taken_for_too_little_memory() -> None:
+    def broken(views: list[Tensor], conds: list[Tensor]) -> list[tuple[Tensor, str]]:
+        raise RuntimeError("device lost")
+
+    with pytest.raises(RuntimeError, match="device lost"):
+        within_memory(broken, [torch.rand(1, 3, 8, 8)], [torch.zeros(1)], Room(4), 8, 0)

@@ -13,11 +13,14 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SAFER = {"fp16": "bf16", "bf16": "fp32"}
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError."""
+def resolve_device(name: str, local: int | None = None) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError.
+
+    local: the process's number among those of one machine, by which `auto` spreads them over its GPUs.
+    """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda" if local is None else f"cuda:{local % torch.cuda.device_count()}")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -33,6 +36,20 @@ def resolve_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps")
     return device
+
+
+def resolve_devices(names: str, local: int | None = None) -> list[torch.device]:
+    """`cuda:0,cuda:1` -> the devices to share the work, of one kind; each as `resolve_device` says.
+
+    The CPU may be named several times: then it is shared by as many workers.
+    """
+    devices = [resolve_device(name, local) for name in names.split(",")]
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(f"--device {names}: devices of different kinds would not give the same pictures")
+    gpus = [str(device) for device in devices if device.type != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"--device {names}: the same GPU twice")
+    return devices
 
 
 def cpu_has_fast_bf16() -> bool:

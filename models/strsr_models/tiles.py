@@ -7,6 +7,7 @@ a network that changes nothing gives the image back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -91,16 +92,48 @@ def fit_tile(length: int, largest: int, overlap: int, multiple_of: int) -> int:
 
 
 class Blender:
-    """Sums weighted tiles into an image (b, 3, height, width)."""
+    """Sums weighted tiles of an image of height x width px, and gives its rows away as they become final.
 
-    def __init__(self, like: Tensor, tile: tuple[int, int], overlap: int) -> None:
-        self.image = torch.zeros_like(like, dtype=torch.float32)
-        h, w = like.shape[-2:]
-        self._rows = axis_weights(h, tile[0], axis_starts(h, tile[0], overlap), overlap)
-        self._columns = axis_weights(w, tile[1], axis_starts(w, tile[1], overlap), overlap)
+    Of the image only the rows of one row of tiles are in memory.
+    """
 
-    def add(self, tile: Tile, pixels: Tensor) -> None:
-        """Add pixels (b, 3, tile.height, tile.width), feathered."""
-        weight = self._rows[tile.row][:, None] * self._columns[tile.column][None]
-        target = self.image[(..., *tile.slices)]
-        target += pixels.to(target) * weight.to(target)
+    def __init__(self, height: int, width: int, tile: tuple[int, int], overlap: int) -> None:
+        self._tops = axis_starts(height, tile[0], overlap)
+        self._lefts = axis_starts(width, tile[1], overlap)
+        self._rows = axis_weights(height, tile[0], self._tops, overlap)
+        self._columns = axis_weights(width, tile[1], self._lefts, overlap)
+        self._width = width
+        self._sums: Tensor | None = None  # of the row of tiles under way
+        self._next, self._waiting = 0, dict[int, Tensor]()
+
+    def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Add the tile of that number in `plan`, (b, c, h, w), feathered.
+
+        Gives (first row, rows (b, c, n, width) float32) of what is final now. Tiles may come in any order: they
+        are summed in that of the plan, so that the sum, which depends on it in its last bit, is always the same.
+        """
+        self._waiting[number] = pixels
+        while self._next in self._waiting:
+            row, column = divmod(self._next, len(self._lefts))
+            self._sum(row, column, self._waiting.pop(self._next).float())
+            self._next += 1
+            if column == len(self._lefts) - 1:
+                yield self._tops[row], self._finish(row)
+
+    def _sum(self, row: int, column: int, pixels: Tensor) -> None:
+        rows, columns = self._rows[row].to(pixels), self._columns[column].to(pixels)
+        if self._sums is None:
+            self._sums = pixels.new_zeros((*pixels.shape[:-2], len(rows), self._width))
+        left = self._lefts[column]
+        self._sums[..., left : left + len(columns)] += pixels * (rows[:, None] * columns[None])
+
+    def _finish(self, row: int) -> Tensor:
+        """Rows that no later tile reaches; the others become the first of the next row of tiles."""
+        sums, self._sums = self._sums, None
+        assert sums is not None
+        if row + 1 == len(self._tops):
+            return sums
+        final = self._tops[row + 1] - self._tops[row]
+        self._sums = torch.zeros_like(sums)
+        self._sums[..., : sums.shape[-2] - final, :] = sums[..., final:, :]
+        return sums[..., :final, :]

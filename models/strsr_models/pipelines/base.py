@@ -13,17 +13,19 @@ from __future__ import annotations
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import tiles
 from ..devices import DTYPES, SAFER, autocast
+from ..enlargement import See, within
 from ..errors import UsageError, WeightsError
+from ..memory import Room, within_memory
 from ..sizes import output_size
+from ..walk import Walk
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,16 @@ class OneStepPipeline(nn.Module, ABC):
         """A context in which the verbs compute in `precision`; parameters in float32 are autocast."""
         return autocast(self.device, precision)
 
+    @property
+    def tile_networks(self) -> list[nn.Module]:
+        """The networks that see tiles, whose shape may always be the same: worth compiling."""
+        return list(self.children())
+
+    def compile(self, *args: object, **options: object) -> None:
+        """Compile the networks that see tiles, by torch.compile; done at their first tile, which takes a minute."""
+        for network in self.tile_networks:
+            network.compile(*args, **{"dynamic": False, **options})
+
     def prepare_training(self, rank: int = 256) -> None:
         """Let everything train that this family trains, and freeze the rest; here: train all of it.
 
@@ -137,37 +149,94 @@ class OneStepPipeline(nn.Module, ABC):
         `encode_condition(lq)` gave, where that was done before. The result is on the device of `lq`.
         """
         check_image(lq)
-        height, width = output_size(lq.shape[-2], lq.shape[-1], scale)
-        lq_up = enlarge(lq, height, width)
-        lq_up = reflect_pad(lq_up, self.multiple_of)
-        shape, overlap = self.tile_shape(lq_up.shape[-2], lq_up.shape[-1], tile, overlap)
-
         precision = precision or self.native_precision
+        walk = self.walk(within(lq), (lq.shape[-2], lq.shape[-1]), scale, tile, overlap)
         if cond is None:
-            cond, _ = self._finite(self.encode_condition, precision, lq.to(self.device))
-        cond = cond.to(self.device)
-        plan = tiles.plan(lq_up.shape[-2], lq_up.shape[-1], shape, overlap)
-        blender = tiles.Blender(lq_up, shape, overlap)
+            cond = self.look(lq, precision)
+        room = Room(self.tiles_at_once)
+        hq = lq.new_empty((*lq.shape[:-2], walk.height, walk.width))
         redone = 0
-        views = [lq_up[(..., *rectangle.slices)] for rectangle in plan]
-        for done, (restored, used) in enumerate(self.restore_tiles(views, cond, precision, steps), start=1):
-            redone += used != precision
-            blender.add(plan[done - 1], restored.clamp(0, 1))
-            if on_tile is not None:
-                on_tile(done, len(plan))
+        for start in range(0, len(walk.tiles), room.batch):
+            numbers = range(start, min(start + room.batch, len(walk.tiles)))
+            views = [walk.view(number) for number in numbers]
+            restored = self.restore_tiles(views, [cond] * len(views), precision, steps, room)
+            for number, (pixels, used) in zip(numbers, restored, strict=True):
+                redone += used != precision
+                for top, rows in walk.add(number, pixels):
+                    hq[..., top : top + rows.shape[-2], :] = rows
+                if on_tile is not None:
+                    on_tile(number + 1, len(walk.tiles))
         if redone:
-            log.warning("%d of %d tiles were not finite in %s: computed again", redone, len(plan), precision)
-        return blender.image[..., :height, :width].clamp(0, 1)
+            log.warning(
+                "%d of %d tiles were not finite in %s: computed again", redone, len(walk.tiles), precision
+            )
+        return hq
+
+    def walk(
+        self,
+        see: See,
+        size: tuple[int, int],
+        scale: float,
+        tile: int | None = None,
+        overlap: int | None = None,
+        *,
+        one_shape: bool = False,
+    ) -> Walk:
+        """The tiles of a picture of `size` = (h, w) px, whose rectangles `see` gives; see `upscale`.
+
+        one_shape: tiles of all pictures have the same, square shape, so that they can share batches and what
+        was compiled; else each picture has tiles that waste least of it.
+        """
+        target = output_size(*size, scale)
+        height, width = (-(-side // self.multiple_of) * self.multiple_of for side in target)
+        if one_shape:
+            side, overlap = self.square_tile(tile, overlap)
+            canvas, shape = (max(height, side), max(width, side)), (side, side)
+        else:
+            canvas = height, width
+            shape, overlap = self.tile_shape(height, width, tile, overlap)
+        return Walk(see, size, target, canvas, shape, overlap)
+
+    def look(self, lq: Tensor, precision: str) -> Tensor:
+        """`encode_condition` of (b, 3, h, w), wherever that is, in `precision` or a safer one."""
+        return self._finite(self.encode_condition, precision, lq.to(self.device))[0]
+
+    @property
+    def tiles_at_once(self) -> int:
+        """How many tiles `restore_tiles` is given at once when nobody says."""
+        return 1
 
     def restore_tiles(
-        self, views: list[Tensor], cond: Tensor, precision: str, steps: int
-    ) -> Iterator[tuple[Tensor, str]]:
-        """Each tile restored, in order, and the precision that made it finite.
+        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int, room: Room
+    ) -> list[tuple[Tensor, str]]:
+        """Each tile restored, and the precision that made it finite.
 
-        views: of the enlarged image (b, 3, H, W), wherever it is.
+        views: tiles (b, 3, H, W) of one shape, wherever they are, of the same or of different pictures. conds:
+        of each, all of one shape. room: how many are computed at once; made smaller where memory does not suffice.
+        On a CPU tiles are computed one by one: it costs no time there, and keeps float32 the same to the last bit.
         """
-        for view in views:
-            yield self._finite(partial(self.restore, steps=steps), precision, self.placed(view), cond)
+
+        def restore(some_views: list[Tensor], some_conds: list[Tensor]) -> list[tuple[Tensor, str]]:
+            return self.restore_together(some_views, some_conds, precision, steps)
+
+        return within_memory(restore, views, conds, room, self.multiple_of, self.overlap)
+
+    def restore_together(
+        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int
+    ) -> list[tuple[Tensor, str]]:
+        """As `restore_tiles`, in one batch."""
+        step = partial(self.restore, steps=steps)
+        if len(views) > 1 and self.device.type != "cpu":
+            sizes = [len(view) for view in views]
+            with self.computing(precision):
+                batch = torch.cat([self.placed(view) for view in views])
+                together = step(batch, torch.cat([cond.to(self.device) for cond in conds])).float()
+            if bool(torch.isfinite(together).all()):
+                return [(restored, precision) for restored in torch.split(together, sizes)]
+        return [
+            self._finite(step, precision, self.placed(view), cond.to(self.device))
+            for view, cond in zip(views, conds, strict=True)
+        ]
 
     def placed(self, view: Tensor) -> Tensor:
         """A tile where the networks compute."""
@@ -177,21 +246,20 @@ class OneStepPipeline(nn.Module, ABC):
         self, height: int, width: int, tile: int | None, overlap: int | None
     ) -> tuple[tuple[int, int], int]:
         """The shape (height, width) of all tiles of a padded image, and their overlap."""
+        side, overlap = self.square_tile(tile, overlap)
         if tile is not None:
-            tile = -(-tile // self.multiple_of) * self.multiple_of
-            overlap = min(self.overlap, tile // 2) if overlap is None else overlap
-            if not 0 <= overlap <= tile // 2:
-                raise UsageError(
-                    f"--overlap {overlap}: must be between 0 and half of the tile, {tile // 2} px"
-                )
-            return (min(tile, height), min(tile, width)), overlap
-        overlap = self.overlap if overlap is None else overlap
-        if not 0 <= overlap <= self.largest_tile // 2:
-            raise UsageError(f"--overlap {overlap}: must be between 0 and {self.largest_tile // 2} px")
-        h, w = (
-            tiles.fit_tile(side, self.largest_tile, overlap, self.multiple_of) for side in (height, width)
-        )
+            return (min(side, height), min(side, width)), overlap
+        h, w = (tiles.fit_tile(length, side, overlap, self.multiple_of) for length in (height, width))
         return (h, w), overlap
+
+    def square_tile(self, tile: int | None, overlap: int | None) -> tuple[int, int]:
+        """The largest side of tiles and their overlap, from what the caller names."""
+        side = -(-(tile or self.largest_tile) // self.multiple_of) * self.multiple_of
+        if overlap is None:
+            return side, min(self.overlap, side // 2)
+        if not 0 <= overlap <= side // 2:
+            raise UsageError(f"--overlap {overlap}: must be between 0 and half of the tile, {side // 2} px")
+        return side, overlap
 
     def _finite(self, step: Callable[..., Tensor], precision: str, *inputs: Tensor) -> tuple[Tensor, str]:
         """step(*inputs) in `precision` or the first safer one whose result is finite, and which."""
@@ -211,26 +279,3 @@ def check_image(lq: Tensor) -> None:
     """Raise UsageError unless lq is a float (b, 3, h, w) with at least one pixel."""
     if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape or not lq.is_floating_point():
         raise UsageError(f"expected a float tensor (b, 3, h, w) in [0, 1], got {lq.dtype} {tuple(lq.shape)}")
-
-
-def enlarge(image: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic enlargement without antialias, clamped to [0, 1]: the step that does the scaling."""
-    enlarged = F.interpolate(image, (height, width), mode="bicubic", align_corners=False)
-    return enlarged.clamp(0, 1)
-
-
-def reflect_pad(image: Tensor, multiple_of: int) -> Tensor:
-    """Extend (b, c, h, w) to the right and below to multiples, by reflection, again if too small."""
-    h, w = image.shape[-2:]
-    if h % multiple_of == 0 and w % multiple_of == 0:
-        return image
-    rows = _reflection(h, -(-h // multiple_of) * multiple_of).to(image.device)
-    columns = _reflection(w, -(-w // multiple_of) * multiple_of).to(image.device)
-    return image[..., rows, :][..., columns]
-
-
-def _reflection(length: int, total: int) -> Tensor:
-    """Indices 0..length-1, length-2..0, 1.. and so on, `total` of them."""
-    period = max(2 * (length - 1), 1)
-    index = torch.arange(total) % period
-    return torch.minimum(index, period - index) if length > 1 else torch.zeros_like(index)

@@ -71,6 +71,11 @@ class LitePipeline(OneStepPipeline):
         detail: Tensor = self.decoder(latents).float()
         return lq_up + detail / 2  # half: from a range of 2 to one of 1
 
+    @property
+    def tile_networks(self) -> list[nn.Module]:
+        """Without the semantic encoder, which sees whole pictures."""
+        return [self.structural_encoder, self.dit, self.decoder]
+
     def silence_semantics(self) -> None:
         """Make all semantic tokens zero from now on, in weights that are saved too; neither organ trains."""
         for parameter in self.projector[-1].parameters():

@@ -11,7 +11,6 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,8 @@ from .conditioner import (
 log = logging.getLogger(__name__)
 
 CONDITIONINGS = ("vlm", "text", "none", "given")
+
+TILES_PER_TURN = 16  # of networks that take turns on a GPU: each way there and back costs seconds
 
 
 @dataclass(frozen=True)
@@ -196,23 +197,34 @@ class PretrainedPipeline(OneStepPipeline):
         )
         return run()
 
-    def restore_tiles(
-        self, views: list[Tensor], cond: Tensor, precision: str, steps: int
-    ) -> Iterator[tuple[Tensor, str]]:
-        """As in the base class; networks that take turns do so once per image, not once per tile."""
+    @property
+    def tile_networks(self) -> list[nn.Module]:
+        """The VAE by its halves: it has no forward pass of its own here."""
+        vae: Any = self.vae
+        return [self.dit, vae.encoder, vae.decoder]
+
+    @property
+    def tiles_at_once(self) -> int:
+        """Networks that take turns do so once for many tiles, not once per tile."""
+        return TILES_PER_TURN if self.offload == "model" else 1
+
+    def restore_together(
+        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int
+    ) -> list[tuple[Tensor, str]]:
+        """As in the base class; networks that take turns see all tiles before the next one comes."""
         if self.offload != "model":
-            yield from super().restore_tiles(views, cond, precision, steps)
-            return
+            return super().restore_together(views, conds, precision, steps)
         with self.computing(precision):
             encoded = [self.encode_latents(self.placed(view)) for view in views]
-            latents = [self.denoise(one, cond, steps) for one in encoded]
-        for view, one in zip(views, latents, strict=True):
-            with self.computing(precision):
-                restored = self.decode_latents(one, self.placed(view)).float()
-            if torch.isfinite(restored).all():
-                yield restored, precision
-            else:
-                yield self._finite(partial(self.restore, steps=steps), precision, self.placed(view), cond)
+            pairs = zip(encoded, conds, strict=True)
+            latents = [self.denoise(one, cond.to(self.device), steps) for one, cond in pairs]
+            decoded = [
+                self.decode_latents(one, self.placed(view)).float()
+                for one, view in zip(latents, views, strict=True)
+            ]
+        if all(bool(torch.isfinite(one).all()) for one in decoded):
+            return [(one, precision) for one in decoded]
+        return super().restore_together(views, conds, precision, steps)
 
     @contextlib.contextmanager
     def computing(self, precision: str) -> Iterator[None]:

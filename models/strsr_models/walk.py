@@ -1,0 +1,49 @@
+"""One picture's way through a network: the tiles it is cut into, and its rows as they become final.
+
+Knows neither files nor networks: whoever has tiles restored, in whatever batches and order, gives them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from . import tiles
+from .enlargement import Enlargement, See
+
+
+class Walk:
+    """The tiles of one enlarged picture.
+
+    see: rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. target: size of the
+    output. canvas: of what tiles of `shape` cover, at least the target; what is beyond it is reflected.
+    """
+
+    def __init__(
+        self,
+        see: See,
+        size: tuple[int, int],
+        target: tuple[int, int],
+        canvas: tuple[int, int],
+        shape: tuple[int, int],
+        overlap: int,
+    ) -> None:
+        self.height, self.width = target
+        self.tiles = tiles.plan(*canvas, shape, overlap)
+        self._see = see
+        self._enlargement = Enlargement(size, target, canvas)
+        self._blender = tiles.Blender(*canvas, shape, overlap)
+
+    def view(self, number: int) -> Tensor:
+        """What a network sees of a tile: (b, 3, H, W) in [0, 1]."""
+        return self._enlargement.crop(self._see, *self.tiles[number].slices).clamp(0, 1)
+
+    def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Take a restored tile; gives (first row, rows (b, 3, n, width) in [0, 1]) of what is final now.
+
+        Each tile is clamped before it is blended: what one overshoots must not bleed into its neighbour.
+        """
+        for top, rows in self._blender.add(number, restored.clamp(0, 1)):
+            if top < self.height:
+                yield top, rows[..., : self.height - top, : self.width].clamp(0, 1)

@@ -1,0 +1,91 @@
+"""What ^C, kill and closed pipes do to a batch: it ends between two images, or at once but clean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """The process is to end at once. exit_code: 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class Stop:
+    """Whether the person at the keyboard wants a batch to end; the loop asks before each image.
+
+    The first ^C sets `requested`, once images are under way; before that, and the second time, it raises
+    EndedBySignal in the main thread, as SIGTERM does. The third is Python's own, and ends everything.
+    """
+
+    def __init__(self, quiet: bool = True) -> None:
+        self.requested = False
+        self.working = False  # whether there is something to finish
+        self._quiet = quiet
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take the signals, and give them back. Only the main thread can; elsewhere nothing changes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # A shell starts what runs in its background with ^C ignored, and that is respected.
+        wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.working and not self.requested:
+            self.requested = True
+            if not self._quiet:  # by os.write: a print may be what has been interrupted
+                os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
+            return
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise EndedBySignal(number)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without standard streams (`>&-`) empty ones.
+
+    Otherwise the next file that it opens would become its standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def quiet_pipes() -> None:
+    """Let nothing more be written to pipes that nobody reads, nor complained of at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def leave_at_once(code: int) -> None:
+    """End the process where threads still compute, whose results nobody waits for; else do nothing."""
+    main = threading.main_thread()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not main):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)

@@ -1,0 +1,175 @@
+"""The overlapped stages: whatever goes on at once, the files are the same, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from strsr_cli import upscale as upscale_module
+from strsr_cli.flow import ahead
+from strsr_cli.plan import make_plan
+from strsr_cli.report import Reporter
+from strsr_cli.upscale import UpscaleOptions, upscale_batch
+from strsr_models import WeightsError
+from strsr_models.pipelines.lite import LitePipeline
+
+Made = dict[str, bytes]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: np.ndarray) -> Path:
+    """Pictures of several sizes and kinds; two are of one size."""
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for number, (height, width) in enumerate([(40, 50), (24, 24), (40, 50), (7, 60), (33, 18)]):
+        Image.fromarray(photo[number : number + height, :width]).save(pictures / f"{number}.png")
+    Image.fromarray(photo[:30, :30, 0]).save(pictures / "gray.jpg")
+    return pictures
+
+
+@pytest.fixture
+def make(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., Made]:
+    """Upscale the folder with options; the outputs by name."""
+
+    def run(**options: object) -> Made:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        settings = UpscaleOptions(
+            **{
+                "scale": 3,
+                "model": "lite",
+                "weights": tiny_weights,
+                "tile": 64,
+                "overlap": 16,
+                "device": "cpu",
+                "precision": "fp32",
+                "quality": 95,
+                "jobs": 1,
+                **options,
+            }
+        )
+        reporter = Reporter(quiet=True)
+        try:
+            upscale_batch(make_plan(str(folder), str(out), "keep").jobs, settings, reporter)
+        finally:
+            reporter.close()
+        return {path.name: path.read_bytes() for path in sorted(out.iterdir())} if out.exists() else {}
+
+    return run
+
+
+def test_batches_workers_and_threads_change_no_byte(make: Callable[..., Made]) -> None:
+    expected = make()
+    assert len(expected) == 6
+    assert make(batch=8) == expected
+    assert make(jobs=4) == expected
+    assert make(device="cpu,cpu,cpu,cpu", batch=3, jobs=3) == expected
+
+
+def test_tiles_of_one_shape_change_pixels_hardly(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: all tiles square, small pictures reflected up to a tile."""
+    expected = make(tile=96)
+    monkeypatch.setattr(upscale_module.Batch, "one_shape", True)
+    seen = set()
+    restore = LitePipeline.restore
+
+    def watched(self: LitePipeline, lq_up: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        seen.add(tuple(lq_up.shape[-2:]))
+        return restore(self, lq_up, *rest, **more)
+
+    monkeypatch.setattr(LitePipeline, "restore", watched)
+    made = make(tile=96)
+    assert seen == {(96, 96)}
+    assert made.keys() == expected.keys()
+
+
+def failing(what: Exception, when: Callable[[torch.Tensor], bool]) -> Callable[..., torch.Tensor]:
+    restore = LitePipeline.restore
+
+    def wrapped(self: LitePipeline, lq_up: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        if when(lq_up):
+            raise what
+        return restore(self, lq_up, *rest, **more)
+
+    return wrapped
+
+
+def test_a_picture_that_the_network_cannot_do_costs_itself_alone(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make()
+    narrow = failing(RuntimeError("no such kernel"), lambda view: view.shape[-2] == 32)  # 3.png alone
+    monkeypatch.setattr(LitePipeline, "restore", narrow)
+    made = make(batch=8)
+    assert made == {name: data for name, data in expected.items() if name != "3.png"}
+
+
+def test_damaged_weights_end_the_batch_and_leave_nothing(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(LitePipeline, "restore", failing(WeightsError("damaged"), lambda view: True))
+    with pytest.raises(WeightsError, match="damaged"):
+        make()
+    assert not list(tmp_path.glob("out*/*"))
+    assert threading.active_count() == before
+
+
+def test_an_interruption_leaves_no_thread_and_no_partial_file(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = threading.active_count()
+    begin, calls = upscale_module.Batch.begin, []
+
+    def interrupted(self: upscale_module.Batch, *what: object) -> object:
+        calls.append(what)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return begin(self, *what)
+
+    monkeypatch.setattr(upscale_module.Batch, "begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make()
+    for path in tmp_path.glob("out*/*"):
+        with Image.open(path) as image:
+            image.load()
+    assert threading.active_count() == before
+
+
+def test_what_nobody_foresaw_is_not_passed_over(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(upscale_module, "write_output", broken)
+    with pytest.raises(ZeroDivisionError):
+        make()
+
+
+def test_reading_ahead_is_bounded_by_number_and_weight() -> None:
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            begun.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        used = []
+        for item, future in ahead(pool, lambda number: number, items(), lambda number: 1, depth=3):
+            assert future.result() == item
+            assert len(begun) - item <= 5
+            used.append(item)
+        assert used == list(range(10))
+        begun.clear()
+        for item, _ in ahead(pool, lambda number: number, items(), lambda number: 2**26, depth=3):
+            assert len(begun) - item <= 2
