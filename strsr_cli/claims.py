@@ -8,6 +8,7 @@ heartbeat that has stopped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -102,8 +103,13 @@ class Claims:
             except FileNotFoundError:  # another process has just ended, and taken the folder with it
                 if last:
                     raise
+        text = json.dumps(owner).encode()
         try:
-            os.write(handle, json.dumps(owner).encode())
+            if os.write(handle, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:  # of a full disk; an empty claim would look like another process's, just begun
+            _drop(path)
+            raise
         finally:
             os.close(handle)
         return True
