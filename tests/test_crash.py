@@ -56,11 +56,11 @@ def check_leftovers(folder: Path) -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path, photo: np.ndarray) -> Path:
-    """A hundred small pictures of many formats, in two folders; no two are alike."""
+    """Two hundred small pictures of many formats, in two folders; no two are alike."""
     root = tmp_path / "in"
     (root / "below").mkdir(parents=True)
-    for number in range(96):
-        part = photo[number % 70 :, number:][:48, :64]
+    for number in range(196):
+        part = photo[number % 70 :, number % 96 :][:48, :64]
         suffix = SUFFIXES[number % len(SUFFIXES)]
         Image.fromarray(part).save(root / ("below" if number % 2 else "") / f"{number:02}{suffix}")
     for name in ("deep.png", "deep.tif", "float.tif", "gray.jpg"):
@@ -74,13 +74,13 @@ def test_thirty_killed_runs_then_one_to_the_end(pictures: Path, tmp_path: Path) 
     runs = int(os.environ.get("STRSR_CRASH_RUNS", "30"))
     start, work = timed(pictures, tmp_path / "whole")
     whole, out, rng = outputs(tmp_path / "whole"), tmp_path / "out", random.Random(30)
-    assert len(whole) == 100
+    assert len(whole) == 200
     made = []
     for _ in range(runs):
         if rng.random() < 0.2:
-            kill(pictures, out, rng.uniform(0, start), at_once=True)
+            kill(pictures, out, rng.uniform(0, 0.8 * start), at_once=True)
         else:
-            kill(pictures, out, rng.uniform(0, work / 2 / runs), at_once=False)
+            kill(pictures, out, rng.uniform(0, work / 4 / runs), at_once=False)
         there = outputs(out)
         assert {name: whole.get(name) == data for name, data in there.items()} == dict.fromkeys(there, True)
         made.append(len(there))
