@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-LARGEST_QUEUE = 2**26  # bytes of rows that wait for a writer
+LARGEST_QUEUE = 2**25  # bytes of rows that wait for a writer
 THREADS_PER_GPU = 2  # one hands work over while the other waits for its results
 MOST_AHEAD = 2**26  # pixels of pictures that are decoded ahead
 

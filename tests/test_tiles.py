@@ -48,7 +48,7 @@ def test_a_network_that_changes_nothing_gives_the_image_back(
     blender = tiles.Blender(rows[0], columns[0], shape, overlap)
     bands = []
     for number, tile in enumerate(tiles.plan(rows[0], columns[0], shape, overlap)):
-        bands += [band for _, band in blender.add(number, image[(..., *tile.slices)])]
+        bands += [band.clone() for _, band in blender.add(number, image[(..., *tile.slices)])]
     torch.testing.assert_close(torch.cat(bands, dim=2), image, atol=1e-6, rtol=0)
 
 

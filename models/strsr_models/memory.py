@@ -97,7 +97,7 @@ def _in_parts(
         part = view[(..., *tile.slices)]
         (restored, word), *_ = within_memory(restore, [part], [cond], room, multiple_of, overlap)
         words.append(word)
-        bands += [rows for _, rows in blender.add(number, restored.clamp(0, 1))]
+        bands += [rows.clone() for _, rows in blender.add(number, restored.clamp(0, 1))]
     changed = [word for word in words if word != words[0]]
     return torch.cat(bands, dim=-2), (changed or words)[0]
 

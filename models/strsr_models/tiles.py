@@ -16,6 +16,9 @@ from torch import Tensor
 from .errors import UsageError
 
 
+ROWS = 64  # that a Blender gives away at a time
+
+
 @dataclass(frozen=True)
 class Tile:
     """A rectangle in output pixels, and its number on each axis."""
@@ -109,8 +112,9 @@ class Blender:
     def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Add the tile of that number in `plan`, (b, c, h, w), feathered.
 
-        Gives (first row, rows (b, c, n, width) float32) of what is final now. Tiles may come in any order: they
-        are summed in that of the plan, so that the sum, which depends on it in its last bit, is always the same.
+        Gives (first row, rows (b, c, n, width) float32) of what is final now, some rows at a time, in memory that
+        is used again. Tiles may come in any order: they are summed in that of the plan, so that the sum,
+        which depends on it in its last bit, is always the same.
         """
         self._waiting[number] = pixels
         while self._next in self._waiting:
@@ -118,7 +122,7 @@ class Blender:
             self._sum(row, column, self._waiting.pop(self._next).float())
             self._next += 1
             if column == len(self._lefts) - 1:
-                yield self._tops[row], self._finish(row)
+                yield from self._finish(row)
 
     def _sum(self, row: int, column: int, pixels: Tensor) -> None:
         rows, columns = self._rows[row].to(pixels), self._columns[column].to(pixels)
@@ -127,13 +131,17 @@ class Blender:
         left = self._lefts[column]
         self._sums[..., left : left + len(columns)] += pixels * (rows[:, None] * columns[None])
 
-    def _finish(self, row: int) -> Tensor:
-        """Rows that no later tile reaches; the others become the first of the next row of tiles."""
-        sums, self._sums = self._sums, None
+    def _finish(self, row: int) -> Iterator[tuple[int, Tensor]]:
+        """Rows that no later tile reaches; then the others become the first of the next row of tiles."""
+        sums, top = self._sums, self._tops[row]
         assert sums is not None
-        if row + 1 == len(self._tops):
-            return sums
-        final = self._tops[row + 1] - self._tops[row]
-        self._sums = torch.zeros_like(sums)
-        self._sums[..., : sums.shape[-2] - final, :] = sums[..., final:, :]
-        return sums[..., :final, :]
+        last = row + 1 == len(self._tops)
+        final = sums.shape[-2] if last else self._tops[row + 1] - top
+        for start in range(0, final, ROWS):
+            yield top + start, sums[..., start : min(start + ROWS, final), :]
+        if last:
+            self._sums = None
+            return
+        kept = sums[..., final:, :].clone()
+        sums.zero_()
+        sums[..., : kept.shape[-2], :] = kept

@@ -40,7 +40,7 @@ class Walk:
         return self._enlargement.crop(self._see, *self.tiles[number].slices).clamp(0, 1)
 
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Take a restored tile; gives (first row, rows (b, 3, n, width) in [0, 1]) of what is final now.
+        """Take a restored tile; gives (first row, rows (b, 3, n, width) in [0, 1]) of what is final now, some at a time.
 
         Each tile is clamped before it is blended: what one overshoots must not bleed into its neighbour.
         """
