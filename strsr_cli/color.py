@@ -8,7 +8,6 @@ an enlargement that never left the picture's own space: so wide colours stay, an
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -22,8 +21,6 @@ from torch.nn import functional as F
 from strsr_models.enlargement import Enlargement
 
 from .images import Picture
-
-log = logging.getLogger(__name__)
 
 STEP = 5  # of 255 between the nodes of a table
 BAND = 256  # rows that go through a table at a time
@@ -175,13 +172,18 @@ class Space:
 
 
 def space_of(picture: Picture) -> Space | None:
-    """The picture's space; None for sRGB, which is also what pictures without a profile are in."""
-    return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])
+    """The picture's space; None for sRGB, which is also what pictures without a usable profile are in."""
+    return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])[0]
+
+
+def profile_problem(picture: Picture) -> str | None:
+    """Why its profile cannot be used, so that its numbers are taken as sRGB's; None where it can, or is none."""
+    return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])[1]
 
 
 @functools.lru_cache(maxsize=8)
-def _space(icc: bytes, channels: int) -> Space | None:
-    """None for a profile that says sRGB, cannot be read, or belongs to other channels."""
+def _space(icc: bytes, channels: int) -> tuple[Space | None, str | None]:
+    """(None, None) for a profile that says sRGB; (None, why) for one that is damaged or belongs to other channels."""
     mode = "L" if channels == 1 else "RGB"
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(icc))
@@ -192,10 +194,9 @@ def _space(icc: bytes, channels: int) -> Space | None:
         back = ImageCms.buildTransform(srgb, own, "RGB", mode, ImageCms.Intent.RELATIVE_COLORIMETRIC)
         space = Space(_table(there, mode), _table(back, mode))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        log.warning("a colour profile cannot be used, its numbers are taken as sRGB's: %s", error)
-        return None
+        return None, str(error)
     same = _identity(space.forward.ndim - 1, len(space.forward), space.forward.shape[-1])
-    return None if (space.forward - same).abs().max() <= 2 / 255 else space
+    return None if (space.forward - same).abs().max() <= 2 / 255 else space, None
 
 
 def _table(transform: ImageCms.ImageCmsTransform, mode: str) -> Tensor:

@@ -29,7 +29,7 @@ from strsr_models.pipelines.base import TileCallback
 from strsr_models.spectrum import main_period, verdict
 
 from .big_models import BigModelOptions
-from .color import network_input, revealed
+from .color import network_input, profile_problem, revealed
 from .conditions import Conditions
 from .encode import EncodeSettings, Sheet, write_image
 from .failures import told
@@ -359,14 +359,21 @@ class Inputs:
 
     def read(self, job: Job) -> Picture:
         """The job's input, from its file or from standard input; remarked upon the first time."""
-        with without_remarks(job in self.known):
-            self.known.add(job)
+        again = job in self.known
+        self.known.add(job)
+        with without_remarks(again):
             if job.source is not None:
                 picture = read_image(job.source, self.max_pixels)
             else:
                 if self.stream is None:
                     self.stream = sys.stdin.buffer.read()
                 picture = decode_image(self.stream, "standard input", self.max_pixels)
+        if not again and (problem := profile_problem(picture)):
+            log.warning(
+                "%s: its colour profile cannot be used, its numbers are taken as sRGB's: %s",
+                job.name,
+                problem,
+            )
         height, width = picture.color.shape[:2]
         fitting_size(job, height, width, self.scale)  # before any network sees it
         return revealed(picture)

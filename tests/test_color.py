@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import color as sk_color
 from skimage import data as sk_data
 
-from strsr_cli.color import network_input, space_of, to_tensor, without_hidden
+from strsr_cli.color import network_input, profile_problem, space_of, to_tensor, without_hidden
 from strsr_cli.images import Picture
 from strsr_cli.upscale import UpscaleOptions, upscale_image
 from strsr_models import OneStepPipeline, load_pipeline
@@ -162,11 +162,16 @@ def test_gray_stays_gray_in_its_own_space() -> None:
     assert seen.mean().item() == pytest.approx(1.055 * linear ** (1 / 2.4) - 0.055, abs=2 / 255)
 
 
-def test_a_profile_of_other_channels_is_only_carried(caplog: pytest.LogCaptureFixture) -> None:
-    picture = pictured(small("coffee"), icc=gray_profile(2.2))
-    assert space_of(picture) is None
-    assert "cannot be used" in caplog.text
-    assert space_of(pictured(small("coffee"), icc=b"nonsense" * 40)) is None
+def test_a_profile_of_other_channels_is_only_carried_and_each_picture_says_so() -> None:
+    gray, sound = gray_profile(2.2), matrix_profile(*ADOBE_RGB)
+    for _ in range(2):
+        picture = pictured(small("coffee"), icc=gray)
+        assert space_of(picture) is None
+        assert profile_problem(picture) == "it is for GRAY"
+    damaged = pictured(small("coffee"), icc=b"nonsense" * 40)
+    assert space_of(damaged) is None
+    assert profile_problem(damaged)
+    assert profile_problem(pictured(small("coffee"), icc=sound)) is None
 
 
 def test_floats_keep_what_lies_beyond_white() -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .errors import UsageError
 
-
 ROWS = 64  # that a Blender gives away at a time
 
 
