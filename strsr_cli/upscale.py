@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from .formats import MAX_PIXELS
 from .images import Picture, decode_image, read_image, read_size, split_alpha, without_remarks
 from .inspection import finite, sampled_report
 from .journal import whole_file
+from .machine import cores
 from .metadata import Metadata
 from .plan import Job, fitting_size
 from .provenance import provenance
@@ -104,6 +104,16 @@ def upscale_image(
 
 def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) -> None:
     """Do all jobs; one that fails is reported with its reason, and the rest go on."""
+    loaded = load_batch(jobs, options, reporter)
+    if loaded is not None:
+        batch, jobs = loaded
+        batch.run(jobs)
+
+
+def load_batch(
+    jobs: list[Job], options: UpscaleOptions, reporter: Reporter
+) -> tuple[Batch, list[Job]] | None:
+    """Weights on the device, and the jobs that can go on; None where none can."""
     device = resolve_device(options.device)
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
@@ -117,14 +127,14 @@ def upscale_batch(jobs: list[Job], options: UpscaleOptions, reporter: Reporter) 
         reporter.start(len(jobs))
         jobs = conditions.make(jobs, lambda job: network_input(inputs.read(job)), reporter)
         if not jobs:
-            return
+            return None
         pipeline = conditions.load_pipeline()
         precision = pipeline.native_precision
     log.debug("model %s on %s in %s", options.model, device, precision)
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
-    Batch(options, reporter, inputs, conditions, [pipeline], precision, made_by).run(jobs)
+    return Batch(options, reporter, inputs, conditions, [pipeline], precision, made_by), jobs
 
 
 @dataclass
@@ -238,12 +248,6 @@ class Batch:
     def device(self) -> torch.device:
         """Of the first pipeline."""
         return self.pipelines[0].device
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def look_for_grid(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:
