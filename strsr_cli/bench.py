@@ -219,6 +219,7 @@ class Bench:
             "--precision": self.options.precision,
         }
         flags = [str(part) for flag in given.items() if flag[1] is not None for part in flag]
+        flags += [] if self.batch.conditions is None else ["--no-token-cache"]
         alone = None
         if self.batch.conditions is None:
             one = [Job(photo, output, "png")]

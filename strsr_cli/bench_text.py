@@ -56,7 +56,7 @@ def _show_what(found: dict[str, Any], report: Callable[[str], None]) -> None:
         f"of {side}x{side} px" if side else f"of {protocol['folder']}"
     )
     sizes = f"{size_text(found['input_bytes'])} in, {size_text(found['output_bytes'])} of PNG out"
-    report(f"{what} x{protocol['scale']:g}: {megapixels:.1f} megapixels, {sizes}; {_runs(protocol['runs'])}")
+    report(f"{what} x{protocol['scale']:g}: {megapixels:.3g} megapixels, {sizes}; {_runs(protocol['runs'])}")
 
 
 def _runs(count: int) -> str:

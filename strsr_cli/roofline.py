@@ -24,9 +24,9 @@ from strsr_models.devices import DTYPES
 from .machine import computes
 
 REPEATS = 5
-LONG_ENOUGH = 0.05  # seconds of one product or copy, at which timers and launches no longer count
+LONG_ENOUGH = 0.05  # seconds of one product, at which launches no longer count
 LARGEST_SIDE = 8192  # of a matrix
-LARGEST_COPY = {"cpu": 2**28, "cuda": 2**31, "mps": 2**29}  # bytes
+COPY = {"cpu": 2**28, "cuda": 2**31, "mps": 2**29}  # bytes
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
@@ -47,16 +47,16 @@ def wait(device: torch.device) -> None:
 
 
 @torch.inference_mode()
-def ceilings(device: torch.device, long_enough: float = LONG_ENOUGH) -> dict[str, Any]:
+def ceilings(device: torch.device) -> dict[str, Any]:
     """GFLOP/s of products by precision (None: does not work), GB/s of copies (read and written bytes together)."""
     rates = {
-        precision: matmul_rate(device, precision, long_enough) if computes(str(device), precision) else None
+        precision: matmul_rate(device, precision) if computes(str(device), precision) else None
         for precision in DTYPES
     }
-    return {"matmul_gflop_per_s": rates, "copy_gb_per_s": copy_rate(device, long_enough)}
+    return {"matmul_gflop_per_s": rates, "copy_gb_per_s": copy_rate(device)}
 
 
-def matmul_rate(device: torch.device, precision: str, long_enough: float) -> float:
+def matmul_rate(device: torch.device, precision: str) -> float:
     """GFLOP/s of square matrices, doubled until a product takes long enough."""
     side = 256
     while True:
@@ -66,23 +66,17 @@ def matmul_rate(device: torch.device, precision: str, long_enough: float) -> flo
         def multiply(left: Tensor = left, right: Tensor = right, out: Tensor = product) -> Tensor:
             return torch.mm(left, right, out=out)
 
-        if side == LARGEST_SIDE or timed(multiply, device) > long_enough:
+        if side == LARGEST_SIDE or timed(multiply, device) > LONG_ENOUGH:
             break
         side *= 2
     return 2 * side**3 / min(timed(multiply, device) for _ in range(REPEATS)) / 1e9
 
 
-def copy_rate(device: torch.device, long_enough: float) -> float:
-    """GB/s, doubling the copy until it takes long enough; never one that a cache holds, unless told so."""
-    largest = LARGEST_COPY[device.type]
-    size = largest // 8 if long_enough >= LONG_ENOUGH else 2**20
-    while True:
-        source = torch.ones(size, dtype=torch.uint8, device=device)
-        target = source.clone()
-        if size >= largest or timed(lambda s=source, t=target: t.copy_(s), device) > long_enough:  # type: ignore[misc]
-            break
-        size *= 2
-    return 2 * size / min(timed(lambda: target.copy_(source), device) for _ in range(REPEATS)) / 1e9
+def copy_rate(device: torch.device) -> float:
+    """GB/s of a copy that no cache holds."""
+    source = torch.ones(COPY[device.type], dtype=torch.uint8, device=device)
+    target = source.clone()
+    return 2 * len(source) / min(timed(lambda: target.copy_(source), device) for _ in range(REPEATS)) / 1e9
 
 
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -152,7 +146,6 @@ def roofline(
     picture: Tensor | None,
     precision: str,
     runs: int,
-    long_enough: float = LONG_ENOUGH,
 ) -> dict[str, Any]:
     """Ceilings of the pipeline's device, and how near each part comes to them on a batch of tiles.
 
@@ -160,7 +153,7 @@ def roofline(
     from elsewhere. Figures are of one tile.
     """
     device = pipeline.device
-    top = ceilings(device, long_enough)
+    top = ceilings(device)
     batch, together = torch.cat(views), torch.cat([cond.to(device) for cond in conds])
     if picture is not None:
         picture = picture.to(device)
