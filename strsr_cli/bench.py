@@ -29,7 +29,7 @@ from . import __version__
 from .bench_batch import Clock, Peak, from_files, network_alone, seen, stage_seconds
 from .big_models import resolve_options
 from .cold_start import seconds_to_help, seconds_to_output
-from .machine import examine_cpu, examine_gpus, versions
+from .machine import examine_cpu, examine_gpus, or_none, versions
 from .made_photos import write_photos
 from .plan import Job, plan_jobs
 from .restoration import overview
@@ -114,7 +114,9 @@ def about(options: BenchOptions, bench: Bench) -> dict[str, Any]:
     device = bench.batch.device
     cpu = examine_cpu()
     gpus = [
-        gpu for gpu in examine_gpus() if gpu["device"] in (str(device), f"{device.type}:{device.index or 0}")
+        gpu
+        for gpu in or_none(examine_gpus) or []
+        if gpu["device"] in (str(device), f"{device.type}:{device.index or 0}")
     ]
     return {
         "strsr": __version__,
@@ -250,7 +252,7 @@ class Bench:
 
             with torch.inference_mode():
                 seconds = [timed(restore, pipeline.device) for _ in range(self.options.runs + 1)][1:]
-            if room.batch < count:
+            if room.batch < count or room.tile is not None:
                 break
             each = statistics.median(seconds) / count
             rate = height * width / 1e6 / each

@@ -50,6 +50,7 @@ def examine(models_dir: Path) -> dict[str, Any]:
         "libraries": libraries,
         "cpu": cpu,
         "gpus": gpus,
+        "default": or_none(_default),
         "models_dir": str(models_dir),
         "disks": {name: _disk(place) for name, place in places.items()},
         "weights": {model: examine_weights(models_dir, model) for model in ("lite", *FAMILIES)},
@@ -62,6 +63,14 @@ def _disk(place: Callable[[], Path]) -> dict[str, Any]:
     path = or_none(place)
     free = None if path is None else or_none(lambda: store.free_space(path))
     return {"path": None if path is None else str(path), "free_bytes": free}
+
+
+def _default() -> dict[str, str]:
+    """Where lite computes, and in what, when no option says."""
+    from strsr_models.devices import resolve_device, resolve_precision
+
+    device = resolve_device("auto")
+    return {"device": str(device), "precision": resolve_precision("auto", device)}
 
 
 def _torch_version() -> str:
@@ -131,6 +140,8 @@ def show(found: dict[str, Any], as_json: bool, report: Callable[[str], None]) ->
     print_table(
         ["device", "what", "memory free", "of", "precisions"], [_device_row(d) for d in _devices(found)]
     )
+    if found["default"]:
+        report("unless told otherwise, lite computes on {device} in {precision}".format(**found["default"]))
     what = {"output": "this folder", "cache": "cache", "models": "models folder"}
     for name, disk in found["disks"].items():
         report(f"{what[name]}: {disk['path'] or 'unknown'}, {_size(disk['free_bytes'])} free on its disk")

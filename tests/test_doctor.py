@@ -30,6 +30,7 @@ def test_everything_is_told_to_programs(
     assert found["cpu"]["free_bytes"] > 0
     assert "fp32" in found["cpu"]["precisions"]
     assert found["libraries"]["diffusers"]
+    assert found["default"]["precision"] in ("fp32", "bf16", "fp16")
     assert {"output", "cache", "models"} == set(found["disks"])
     assert found["disks"]["output"] == {
         "path": str(Path.cwd()),
