@@ -27,7 +27,8 @@ def seconds(checkout: Path, source: Path, target: Path, arguments: list[str]) ->
     command = [sys.executable, "-m", "strsr_cli", "upscale", str(source), str(target)]
     command += ["--format", "png", "--overwrite", "--quiet", *arguments]
     began = time.perf_counter()
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": roots}, check=True)
+    # In the checkout: python -m looks for packages in the current folder before all others.
+    subprocess.run(command, cwd=checkout, env={**os.environ, "PYTHONPATH": roots}, check=True)
     return time.perf_counter() - began
 
 

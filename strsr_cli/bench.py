@@ -215,8 +215,8 @@ class Bench:
         given = {
             "--scale": self.options.scale,
             "--model": self.options.model,
-            "--weights": self.options.weights,
-            "--models-dir": self.options.models_dir,
+            "--weights": self.options.weights and self.options.weights.resolve(),
+            "--models-dir": self.options.models_dir and self.options.models_dir.resolve(),
             "--device": self.options.device,
             "--precision": self.options.precision,
         }

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import strsr_models
 from strsr_models.errors import StrsrError
 
 PATIENCE = 600  # seconds until a process that shows nothing is given up
 LOOK_EVERY = 0.002  # seconds
+ROOTS = [str(Path(str(file)).resolve().parents[1]) for file in (__file__, strsr_models.__file__)]
 
 
 def seconds_to_help(runs: int) -> float:
@@ -22,7 +24,7 @@ def seconds_to_help(runs: int) -> float:
 
 
 def seconds_to_output(arguments: list[str], output: Path, runs: int) -> float:
-    """Until the output of `strsr upscale ARGUMENTS` is there, whole; median. Nothing of it is left."""
+    """Until the output of `strsr upscale ARGUMENTS`, paths from the root, is there, whole; median. It is removed."""
     seconds = []
     for _ in range(runs):
         output.unlink(missing_ok=True)
@@ -34,10 +36,10 @@ def seconds_to_output(arguments: list[str], output: Path, runs: int) -> float:
 def _seconds(arguments: list[str], output: Path | None) -> float:
     """Until the file is there, or where there is none to be, until the process has ended well."""
     command = [sys.executable, "-m", "strsr_cli", *arguments]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     began = time.perf_counter()
-    with subprocess.Popen(
-        command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    # In the package's own folder, where python -m looks before all others.
+    with subprocess.Popen(command, cwd=ROOTS[0], env=_environment(), **quiet) as process:
         try:
             while output is not None and process.poll() is None and not output.exists():
                 if time.perf_counter() - began > PATIENCE:
@@ -55,6 +57,5 @@ def _seconds(arguments: list[str], output: Path | None) -> float:
 
 def _environment() -> dict[str, str]:
     """This process's, in which the packages that it runs are found first, wherever it has them from."""
-    roots = [str(Path(file).parents[1]) for file in (__file__, str(strsr_models.__file__))]
     given = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*roots, *([given] if given else [])])}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*ROOTS, *([given] if given else [])])}
