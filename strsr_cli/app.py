@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsError
 
 from . import __version__
+from .bench_app import bench
 from .fft_inspect_app import fft_inspect
 from .models_app import ModelsDir, models_app, models_root
 from .signals import (
@@ -185,6 +186,7 @@ def export(
 
 
 app.command("fft-inspect")(fft_inspect)
+app.command()(bench)
 app.add_typer(models_app, name="models")
 
 

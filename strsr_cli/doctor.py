@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from strsr_models.errors import StrsrError
-from strsr_models.published import FAMILIES, FOLDERS, pull_command
+from strsr_models.published import FAMILIES, FOLDERS, cache_dir, pull_command
 
 from . import __version__, store
+from .machine import examine_cpu, examine_gpus, or_none, versions
 from .report import print_table, size_text
 
 # Parameters, counted; bytes follow from the precision.
@@ -40,90 +39,44 @@ def peak_bytes(model: str, precision: str) -> float:
 def examine(models_dir: Path) -> dict[str, Any]:
     """Everything that is shown, for programs; what cannot be found out is None."""
     cpu = examine_cpu()
-    gpus = _or_none(examine_gpus) or []
+    gpus = or_none(examine_gpus) or []
+    libraries = versions()
+    places = {"output": Path.cwd, "cache": cache_dir, "models": lambda: models_dir}
     return {
         "strsr": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "torch": _or_none(_torch_version),
+        "torch": or_none(_torch_version),
+        "libraries": libraries,
         "cpu": cpu,
         "gpus": gpus,
+        "default": or_none(_default),
         "models_dir": str(models_dir),
-        "disk_free_bytes": _or_none(lambda: store.free_space(models_dir)),
+        "disks": {name: _disk(place) for name, place in places.items()},
         "weights": {model: examine_weights(models_dir, model) for model in ("lite", *FAMILIES)},
         "fit": [row for device in (*gpus, cpu) for row in estimates(device)],
     }
 
 
-def _or_none(question: Callable[[], Any]) -> Any:
-    """The answer, or None: a library or driver that is broken must not hide what else there is to say."""
-    try:
-        return question()
-    except Exception:  # noqa: BLE001  (drivers raise anything)
-        return None
+def _disk(place: Callable[[], Path]) -> dict[str, Any]:
+    """A folder, which need not be there yet, and the bytes free on its disk."""
+    path = or_none(place)
+    free = None if path is None else or_none(lambda: store.free_space(path))
+    return {"path": None if path is None else str(path), "free_bytes": free}
+
+
+def _default() -> dict[str, str]:
+    """Where lite computes, and in what, when no option says."""
+    from strsr_models.devices import resolve_device, resolve_precision
+
+    device = resolve_device("auto")
+    return {"device": str(device), "precision": resolve_precision("auto", device)}
 
 
 def _torch_version() -> str:
     import torch
 
     return str(torch.__version__)
-
-
-def examine_cpu() -> dict[str, Any]:
-    """Cores, free memory, and whether bf16 is computed in hardware."""
-
-    def fast_bf16() -> bool:
-        from strsr_models.devices import cpu_has_fast_bf16
-
-        return cpu_has_fast_bf16()
-
-    def memory(kind: str) -> int:
-        import psutil
-
-        return int(getattr(psutil.virtual_memory(), kind))
-
-    return {
-        "device": "cpu",
-        "name": platform.processor() or platform.machine(),
-        "cores": _or_none(lambda: len(os.sched_getaffinity(0))) or os.cpu_count(),
-        "bf16_in_hardware": _or_none(fast_bf16),
-        "total_bytes": _or_none(lambda: memory("total")),
-        "free_bytes": _or_none(lambda: memory("available")),
-    }
-
-
-def examine_gpus() -> list[dict[str, Any]]:
-    """Name, memory and working precisions of every GPU."""
-    import torch
-
-    gpus = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        device = f"cuda:{index}"
-        free, total = _or_none(partial(torch.cuda.mem_get_info, index)) or (None, None)
-        name = _or_none(partial(torch.cuda.get_device_name, index))
-        gpus.append({"device": device, "name": name, "total_bytes": total, "free_bytes": free})
-    if torch.backends.mps.is_available():
-        total = _or_none(torch.mps.recommended_max_memory)
-        used = _or_none(torch.mps.driver_allocated_memory)
-        free = None if total is None or used is None else total - used
-        gpus.append({"device": "mps", "name": "Apple GPU", "total_bytes": total, "free_bytes": free})
-    for gpu in gpus:
-        gpu["precisions"] = [name for name in ("fp32", "fp16", "bf16") if computes(gpu["device"], name)]
-    return gpus
-
-
-def computes(device: str, precision: str) -> bool:
-    """Whether a device multiplies matrices in a precision: it is tried."""
-
-    def attempt() -> bool:
-        import torch
-
-        from strsr_models.devices import DTYPES
-
-        ones = torch.ones(16, 16, dtype=DTYPES[precision], device=device)
-        return float((ones @ ones)[0, 0]) == 16
-
-    return bool(_or_none(attempt))
 
 
 def examine_weights(models_dir: Path, model: str) -> dict[str, Any]:
@@ -180,10 +133,18 @@ def show(found: dict[str, Any], as_json: bool, report: Callable[[str], None]) ->
         f"strsr {found['strsr']}, Python {found['python']}, PyTorch {found['torch'] or 'cannot be loaded'}"
     )
     report(found["platform"])
+    report(", ".join(f"{name} {version}" for name, version in found["libraries"].items() if version))
+    absent = [name for name, version in found["libraries"].items() if not version]
+    if absent:
+        report(f"not installed: {', '.join(absent)}")
     print_table(
         ["device", "what", "memory free", "of", "precisions"], [_device_row(d) for d in _devices(found)]
     )
-    report(f"models folder: {found['models_dir']}, {_size(found['disk_free_bytes'])} free on its disk")
+    if found["default"]:
+        report("unless told otherwise, lite computes on {device} in {precision}".format(**found["default"]))
+    what = {"output": "this folder", "cache": "cache", "models": "models folder"}
+    for name, disk in found["disks"].items():
+        report(f"{what[name]}: {disk['path'] or 'unknown'}, {_size(disk['free_bytes'])} free on its disk")
     for model, weights in found["weights"].items():
         if weights["present"]:
             report(f"{model}: weights are there")
@@ -199,13 +160,12 @@ def _devices(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _device_row(device: dict[str, Any]) -> list[str]:
+    precisions = ", ".join(device["precisions"]) or "none works"
+    what = str(device["name"] or "unknown")
     if device["device"] == "cpu":
-        bf16 = {True: "bf16 in hardware", False: "bf16 in software only", None: "bf16 unknown"}
-        what = f"{device['name']}, {device['cores']} cores"
-        precisions = f"fp32, {bf16[device['bf16_in_hardware']]}"
-    else:
-        what = str(device["name"] or "unknown")
-        precisions = ", ".join(device["precisions"]) or "none works"
+        bf16 = {True: "in hardware", False: "in software only", None: "unknown"}
+        what += f", {device['cores']} cores for this process, {device['threads'] or 'unknown'} threads"
+        precisions += f" (bf16 {bf16[device['bf16_in_hardware']]})"
     return [device["device"], what, _size(device["free_bytes"]), _size(device["total_bytes"]), precisions]
 
 

@@ -39,6 +39,7 @@ from .images import Picture, decode_image, read_image, read_size, split_alpha, w
 from .inspection import finite, sampled_report
 from .journal import whole_file
 from .ledger import Ledger
+from .machine import cores
 from .metadata import Metadata
 from .plan import Job, fitting_size
 from .provenance import provenance
@@ -116,6 +117,16 @@ def upscale_batch(
     ledger: asked and told of each image, so that a later run knows it and other processes leave it; and asked
     whether to stop.
     """
+    loaded = load_batch(jobs, options, reporter, ledger or Ledger())
+    if loaded is not None:
+        batch, jobs = loaded
+        batch.run(jobs)
+
+
+def load_batch(
+    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, ledger: Ledger
+) -> tuple[Batch, list[Job]] | None:
+    """Weights on the devices, and the jobs that can go on; None where none can."""
     devices = resolve_devices(options.device, options.local)
     device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
@@ -130,7 +141,7 @@ def upscale_batch(
         reporter.start(len(jobs))
         jobs = conditions.make(jobs, lambda job: network_input(inputs.read(job)), reporter)
         if not jobs:
-            return
+            return None
         load = conditions.load_pipeline
         precision = None
     loaded = {str(device): load(device=str(device)) for device in devices}
@@ -144,8 +155,7 @@ def upscale_batch(
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
-    ledger = ledger or Ledger()
-    Batch(options, reporter, ledger, inputs, conditions, pipelines, precision, made_by).run(jobs)
+    return Batch(options, reporter, ledger, inputs, conditions, pipelines, precision, made_by), jobs
 
 
 @dataclass
@@ -317,12 +327,6 @@ class Batch:
 def set_up_compiler() -> None:
     """Keep what torch.compile makes, for the next start."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def look_for_grid(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The scripts behind docs/performance.md: what is counted is what is alive."""
+"""The scripts behind docs/big-models-memory.md: what is counted is what is alive."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_live_bytes_and_flop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_page_says_what_is_counted() -> None:
-    page = (DOCS / "performance.md").read_text()
+    page = (DOCS / "big-models-memory.md").read_text()
     rows = [line for line in script("count_memory.py").splitlines() if line.startswith("| ")]
     assert len(rows) > 15
     assert [row for row in rows if row not in page] == []

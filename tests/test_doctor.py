@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from strsr_cli import __version__, doctor
+from strsr_cli import __version__, doctor, machine
 
 from .tiny_models import cached_models_folder
 
@@ -26,7 +26,17 @@ def test_everything_is_told_to_programs(
     assert found["strsr"] == __version__
     assert found["torch"]
     assert found["cpu"]["cores"] >= 1
+    assert found["cpu"]["threads"] >= 1
     assert found["cpu"]["free_bytes"] > 0
+    assert "fp32" in found["cpu"]["precisions"]
+    assert found["libraries"]["diffusers"]
+    assert found["default"]["precision"] in ("fp32", "bf16", "fp16")
+    assert {"output", "cache", "models"} == set(found["disks"])
+    assert found["disks"]["output"] == {
+        "path": str(Path.cwd()),
+        "free_bytes": found["disks"]["output"]["free_bytes"],
+    }
+    assert all(disk["free_bytes"] > 0 for disk in found["disks"].values())
     assert all(weights["present"] for weights in found["weights"].values())
     assert {row["model"] for row in found["fit"]} == {"lite", "zimage", "flux2"}
     assert all(row["estimated"] for row in found["fit"])
@@ -61,7 +71,7 @@ def test_broken_libraries_and_odd_paths_are_no_failure(
 def test_a_gpu_that_does_not_answer_is_listed(strsr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 99)
-    dead = doctor.examine_gpus()[98]
+    dead = machine.examine_gpus()[98]
     assert (dead["device"], dead["free_bytes"], dead["precisions"]) == ("cuda:98", None, [])
     result = strsr("doctor")
     assert result.exit_code == 0
@@ -70,15 +80,15 @@ def test_a_gpu_that_does_not_answer_is_listed(strsr: Run, monkeypatch: pytest.Mo
 
 @pytest.mark.gpu
 def test_a_gpu_is_described() -> None:
-    gpu = doctor.examine_gpus()[0]
+    gpu = machine.examine_gpus()[0]
     assert gpu["name"]
     assert 0 < gpu["free_bytes"] <= gpu["total_bytes"]
     assert {"fp32", "fp16"} <= set(gpu["precisions"])
 
 
 def test_precisions_are_tried() -> None:
-    assert doctor.computes("cpu", "bf16")
-    assert not doctor.computes("no-such-device", "fp32")
+    assert machine.computes("cpu", "bf16")
+    assert not machine.computes("no-such-device", "fp32")
 
 
 def test_estimates_follow_from_the_parameters() -> None:

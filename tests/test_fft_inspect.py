@@ -19,7 +19,7 @@ from typer.testing import Result
 
 from strsr_cli.color import to_tensor
 from strsr_cli.fft_inspect import find_sources
-from strsr_cli.images import Picture, read_image
+from strsr_cli.images import read_image
 from strsr_cli.inspection import fitted_slope, high_energy, inspect, log_spectrum, sampled_report
 from strsr_cli.plan import Job
 from strsr_cli.spectrum_text import SPECTRUM_COLUMNS, half_blocks, print_table, table_fits
@@ -411,7 +411,7 @@ def test_a_warning_names_the_period_that_the_verdict_is_about(
     """A cell of 8 px of random numbers may score more under 4 px, whose harmonics it has too."""
     strong = planted(planted(coffee, 8, levels=2), 4, levels=8)
     job = Job(Path("in.png"), Path("out.png"), "png")
-    found = look_for_grid(job, Picture(strong, None, None, "PNG"), None)
+    found = look_for_grid(job, strong, None)
     excess = dict(zip((4, 8, 16), sampled_report(strong).excess, strict=True))
     assert found == {"verdict": "grid", "score_db": round(excess[4], 3)}
     assert excess[4] > excess[8]

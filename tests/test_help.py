@@ -12,7 +12,7 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden" / "help"
 
 
-COMMANDS = ["", "upscale", "train", "distill", "export", "doctor", "fft-inspect", "models"]
+COMMANDS = ["", "upscale", "train", "distill", "export", "doctor", "fft-inspect", "bench", "models"]
 
 
 @pytest.mark.parametrize(
