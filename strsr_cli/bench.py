@@ -26,7 +26,7 @@ from strsr_models.load import check_model
 from strsr_models.memory import Room
 
 from . import __version__
-from .bench_batch import Clock, Peak, from_files, network_alone, seen, stage_seconds
+from .bench_stages import Clock, Peak, from_files, network_alone, seen, stage_seconds
 from .big_models import resolve_options
 from .cold_start import seconds_to_help, seconds_to_output
 from .ledger import Ledger
@@ -35,7 +35,8 @@ from .made_photos import write_photos
 from .plan import Job, make_plan
 from .restoration import overview
 from .roofline import roofline, timed
-from .upscale import Batch, UpscaleOptions, load_batch
+from .stages import Stages, UpscaleOptions
+from .upscale import load_stages
 
 WARM_UP, STAGED = 8, 8  # pictures
 COLD_SIDE = 64  # px of the picture of a cold start
@@ -83,7 +84,7 @@ def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any
             )
             tell("loading weights")
             began = time.perf_counter()
-            loaded = load_batch(jobs, asked, clock, Ledger())
+            loaded = load_stages(jobs, asked, clock, Ledger())
             seconds = time.perf_counter() - (clock.looked_at or began)
             clock.check()
             assert loaded is not None  # where all have failed, so has the first
@@ -113,7 +114,7 @@ def make_jobs(options: BenchOptions, scratch: Path) -> list[Job]:
 
 def about(options: BenchOptions, bench: Bench) -> dict[str, Any]:
     """What was measured, and on what."""
-    device = bench.batch.device
+    device = bench.stages.device
     cpu = examine_cpu()
     gpus = [
         gpu
@@ -131,7 +132,7 @@ def about(options: BenchOptions, bench: Bench) -> dict[str, Any]:
         "weights": str(options.weights) if options.weights else None,
         "device": str(device),
         "accelerator": device.type != "cpu",
-        "precision": bench.batch.precision,
+        "precision": bench.stages.precision,
         "threads": torch.get_num_threads(),
         "protocol": {
             "runs": options.runs,
@@ -150,7 +151,7 @@ class Bench:
     """A batch that is loaded, its jobs, and the measurements of it."""
 
     options: BenchOptions
-    batch: Batch
+    stages: Stages
     jobs: list[Job]
     clock: Clock
     scratch: Path
@@ -161,7 +162,7 @@ class Bench:
         parts: dict[str, Callable[[], Any]] = {
             "start-up": self.start_up,
             "batches": self.by_batch,
-            "stages": lambda: stage_seconds(self.batch, self.jobs[:STAGED]),
+            "stages": lambda: stage_seconds(self.stages, self.jobs[:STAGED]),
             "roofline": self.roofline,
         }
         found = self.end_to_end()
@@ -176,23 +177,23 @@ class Bench:
     def end_to_end(self) -> dict[str, Any]:
         """Both, in turns."""
         self.tell("warm-up")
-        from_files(self.batch, self.jobs[:WARM_UP], self.clock)
+        from_files(self.stages, self.jobs[:WARM_UP], self.clock)
         files: list[float] = []
         network: list[float] = []
         megapixels = 0.0
         for run in range(self.options.runs):
             self.tell(f"end to end and network alone, run {run + 1} of {self.options.runs}")
             if run % 2:
-                network.append(network_alone(self.batch, self.jobs))
+                network.append(network_alone(self.stages, self.jobs))
             before = self.clock.megapixels
             if run == 0:
-                with Peak(self.batch.device) as peak:
-                    files.append(from_files(self.batch, self.jobs, self.clock))
+                with Peak(self.stages.device) as peak:
+                    files.append(from_files(self.stages, self.jobs, self.clock))
             else:
-                files.append(from_files(self.batch, self.jobs, self.clock))
+                files.append(from_files(self.stages, self.jobs, self.clock))
             megapixels = self.clock.megapixels - before
             if not run % 2:
-                network.append(network_alone(self.batch, self.jobs))
+                network.append(network_alone(self.stages, self.jobs))
         ratios = [alone / whole for alone, whole in zip(network, files, strict=True)]
         return {
             "output_megapixels": megapixels,
@@ -223,12 +224,12 @@ class Bench:
             "--precision": self.options.precision,
         }
         flags = [str(part) for flag in given.items() if flag[1] is not None for part in flag]
-        flags += [] if self.batch.conditions is None else ["--no-token-cache"]
+        flags += [] if self.stages.conditions is None else ["--no-token-cache"]
         alone = None
-        if self.batch.conditions is None:
+        if self.stages.conditions is None:
             one = [Job(photo, output, "png")]
             alone = statistics.median(
-                [from_files(self.batch, one, self.clock) for _ in range(self.options.runs + 1)][1:]
+                [from_files(self.stages, one, self.clock) for _ in range(self.options.runs + 1)][1:]
             )
         first = seconds_to_output([str(photo), str(output), *flags], output, self.options.runs)
         return {
@@ -242,7 +243,7 @@ class Bench:
     def by_batch(self) -> list[dict[str, Any]]:
         """Tiles of the first picture, so many at once: ms for each. Ends where memory does."""
         views, conds, _ = self.some_tiles()
-        pipeline, steps = self.batch.pipelines[0], self.batch.options.steps
+        pipeline, steps = self.stages.pipelines[0], self.stages.options.steps
         height, width = views[0].shape[-2:]
         rows = []
         for count in self.batch_sizes:
@@ -250,7 +251,7 @@ class Bench:
             shown, known = repeated(views, count), repeated(conds, count)
 
             def restore(shown: list[Tensor] = shown, known: list[Tensor] = known, room: Room = room) -> None:
-                pipeline.restore_tiles(shown, known, self.batch.precision, steps, room)
+                pipeline.restore_tiles(shown, known, self.stages.precision, steps, room)
 
             with torch.inference_mode():
                 seconds = [timed(restore, pipeline.device) for _ in range(self.options.runs + 1)][1:]
@@ -271,9 +272,9 @@ class Bench:
     def roofline(self) -> dict[str, Any]:
         """Of one tile on a CPU, of the largest batch elsewhere."""
         views, conds, picture = self.some_tiles()
-        count = 1 if self.batch.device.type == "cpu" else min(max(self.batch_sizes), 8)
-        lq = None if self.batch.conditions else overview(picture)
-        pipeline, precision = self.batch.pipelines[0], self.batch.precision
+        count = 1 if self.stages.device.type == "cpu" else min(max(self.batch_sizes), 8)
+        lq = None if self.stages.conditions else overview(picture)
+        pipeline, precision = self.stages.pipelines[0], self.stages.precision
         return roofline(
             pipeline, repeated(views, count), repeated(conds, count), lq, precision, self.options.runs
         )
@@ -281,15 +282,15 @@ class Bench:
     def some_tiles(self) -> tuple[list[Tensor], list[Tensor], Any]:
         """Views and conditions of the first picture's tiles, and the picture."""
         job = self.jobs[0]
-        picture = self.batch.inputs.read(job)
-        restoration = self.batch.begin(job, picture)
-        views = [seen(self.batch, restoration, number) for number in range(restoration.tiles)]
+        picture = self.stages.inputs.read(job)
+        restoration = self.stages.begin(job, picture)
+        views = [seen(self.stages, restoration, number) for number in range(restoration.tiles)]
         return views, [restoration.cond] * len(views), picture
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Those asked for, or those that suit the device."""
-        cpu = self.batch.device.type == "cpu"
+        cpu = self.stages.device.type == "cpu"
         return self.options.batches or ((1,) if cpu else ACCELERATED_BATCHES)
 
 

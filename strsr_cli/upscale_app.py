@@ -323,11 +323,18 @@ def upscale(
     """
     from strsr_models.sizes import check_scale
 
-    from .batch import is_whole_image, listed_names, look_ahead, require_journal, tell_forecast, weights_hash
     from .big_models import resolve_options
     from .forecast import check_space
     from .journal import drop_unfinished
     from .ledger import Ledger, job_settings
+    from .outlook import (
+        is_whole_image,
+        listed_names,
+        look_ahead,
+        require_journal,
+        tell_forecast,
+        weights_hash,
+    )
     from .plan import STREAM, make_plan
     from .report import make_reporter, visible
     from .shards import resolve_shard
@@ -408,7 +415,8 @@ def upscale(
             if outlook.pending:
                 if not no_space_check:
                     check_space(outlook.sizes)
-                from .upscale import UpscaleOptions, upscale_batch
+                from .stages import UpscaleOptions
+                from .upscale import upscale_batch
 
                 options = UpscaleOptions(
                     scale,

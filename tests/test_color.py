@@ -13,7 +13,8 @@ from skimage import data as sk_data
 
 from strsr_cli.color import network_input, profile_problem, space_of, to_tensor, without_hidden
 from strsr_cli.images import Picture
-from strsr_cli.upscale import UpscaleOptions, upscale_image
+from strsr_cli.stages import UpscaleOptions
+from strsr_cli.upscale import upscale_image
 from strsr_models import OneStepPipeline, load_pipeline
 
 from .image_files import ADOBE_RGB, DISPLAY_P3, SRGB_PRIMARIES, gray_profile, matrix_profile, matrix_to_xyz

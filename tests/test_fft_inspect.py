@@ -21,9 +21,9 @@ from strsr_cli.color import to_tensor
 from strsr_cli.fft_inspect import find_sources
 from strsr_cli.images import read_image
 from strsr_cli.inspection import fitted_slope, high_energy, inspect, log_spectrum, sampled_report
+from strsr_cli.outputs import look_for_grid
 from strsr_cli.plan import Job
 from strsr_cli.spectrum_text import SPECTRUM_COLUMNS, half_blocks, print_table, table_fits
-from strsr_cli.upscale import look_for_grid
 from strsr_models.spectrum import inspect_lattice, radial_profile
 
 Run = Callable[..., Result]

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from strsr_cli import upscale as upscale_module
+from strsr_cli import stages
 from strsr_cli.flow import ahead
 from strsr_cli.plan import make_plan
 from strsr_cli.report import Reporter
-from strsr_cli.upscale import UpscaleOptions, upscale_batch
+from strsr_cli.stages import Stages, UpscaleOptions
+from strsr_cli.upscale import upscale_batch
 from strsr_models import WeightsError
 from strsr_models.pipelines.lite import LitePipeline
 
@@ -77,7 +78,7 @@ def test_tiles_of_one_shape_change_pixels_hardly(
 ) -> None:
     """As on a GPU: all tiles square, small pictures reflected up to a tile."""
     expected = make(tile=96)
-    monkeypatch.setattr(upscale_module.Batch, "one_shape", True)
+    monkeypatch.setattr(Stages, "one_shape", True)
     seen = set()
     restore = LitePipeline.restore
 
@@ -127,15 +128,15 @@ def test_an_interruption_leaves_no_thread_and_no_partial_file(
     make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = threading.active_count()
-    begin, calls = upscale_module.Batch.begin, []
+    begin, calls = Stages.begin, []
 
-    def interrupted(self: upscale_module.Batch, *what: object) -> object:
+    def interrupted(self: Stages, *what: object) -> object:
         calls.append(what)
         if len(calls) == 4:
             raise KeyboardInterrupt
         return begin(self, *what)
 
-    monkeypatch.setattr(upscale_module.Batch, "begin", interrupted)
+    monkeypatch.setattr(Stages, "begin", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make()
     for path in tmp_path.glob("out*/*"):
@@ -150,7 +151,7 @@ def test_what_nobody_foresaw_is_not_passed_over(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(upscale_module, "write_output", broken)
+    monkeypatch.setattr(stages, "write_output", broken)
     with pytest.raises(ZeroDivisionError):
         make()
 

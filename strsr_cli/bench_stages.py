@@ -21,7 +21,7 @@ from .flow import Errand, Task, Workers, batches
 from .plan import Job
 from .report import Reporter
 from .restoration import Restoration
-from .upscale import Batch
+from .stages import Stages
 
 PREPARED, PREPARED_ON_GPU = 2**28, 2**31  # bytes of tiles that wait for the network
 SAMPLE_EVERY = 0.01  # seconds
@@ -75,31 +75,31 @@ class Dropped(Errand):
 class Pulled(Errand):
     """A picture that is restored by whoever asks for its rows, with seconds by stage; one thread does all."""
 
-    def __init__(self, restoration: Restoration, batch: Batch, seconds: dict[str, float]) -> None:
+    def __init__(self, restoration: Restoration, stages: Stages, seconds: dict[str, float]) -> None:
         super().__init__(restoration)
-        self.batch, self.seconds = batch, seconds
+        self.stages, self.seconds = stages, seconds
 
     def rows(self) -> Iterator[np.ndarray]:
         """Rows of the output as they become final."""
-        batch, one, room = self.batch, self.restoration, Room(1)
-        pipeline = batch.pipelines[0]
+        stages, one, room = self.stages, self.restoration, Room(1)
+        pipeline = stages.pipelines[0]
         for number in range(one.tiles):
             with counted(self.seconds, "enlarge"):
                 view = pipeline.placed(one.walk.view(number))
             with counted(self.seconds, "network"):
-                steps = batch.options.steps
-                ((restored, _),) = pipeline.restore_tiles([view], [one.cond], batch.precision, steps, room)
+                steps = stages.options.steps
+                ((restored, _),) = pipeline.restore_tiles([view], [one.cond], stages.precision, steps, room)
             with counted(self.seconds, "blend"):
                 finished = [one.finished(top, rows.cpu()) for top, rows in one.add(number, restored)]
             yield from finished
 
 
-def from_files(batch: Batch, jobs: list[Job], clock: Clock) -> float:
+def from_files(stages: Stages, jobs: list[Job], clock: Clock) -> float:
     """Seconds of the batch as it is, from files to files. Raises ImageError where one cannot be made."""
     for job in jobs:
         if job.target is not None:
             job.target.unlink(missing_ok=True)
-    fresh = replace(batch, open=set(), unforeseen=None)
+    fresh = replace(stages, open=set(), unforeseen=None)
     began = time.perf_counter()
     fresh.run(jobs)
     seconds = time.perf_counter() - began
@@ -107,14 +107,14 @@ def from_files(batch: Batch, jobs: list[Job], clock: Clock) -> float:
     return seconds
 
 
-def network_alone(batch: Batch, jobs: list[Job]) -> float:
+def network_alone(stages: Stages, jobs: list[Job]) -> float:
     """Seconds of the batch's workers on its tiles, which lie ready before; results are dropped."""
-    return sum(network_seconds(batch, batch.rooms, tasks) for tasks in prepared(batch, jobs))
+    return sum(network_seconds(stages, stages.rooms, tasks) for tasks in prepared(stages, jobs))
 
 
-def network_seconds(batch: Batch, rooms: list[Room], tasks: list[Task]) -> float:
+def network_seconds(stages: Stages, rooms: list[Room], tasks: list[Task]) -> float:
     """Of tiles that lie ready."""
-    workers = Workers(batch.pipelines, rooms, batch.precision, batch.options.steps, lambda task: None)
+    workers = Workers(stages.pipelines, rooms, stages.precision, stages.options.steps, lambda task: None)
     began = time.perf_counter()
     with workers:
         for some in batches(tasks, lambda: workers.batch):
@@ -125,15 +125,15 @@ def network_seconds(batch: Batch, rooms: list[Room], tasks: list[Task]) -> float
     return seconds
 
 
-def prepared(batch: Batch, jobs: list[Job]) -> Iterator[list[Task]]:
+def prepared(stages: Stages, jobs: list[Job]) -> Iterator[list[Task]]:
     """All tiles of all pictures, as many at a time as there is room for."""
     tasks: list[Task] = []
-    size, largest = 0, PREPARED if batch.device.type == "cpu" else PREPARED_ON_GPU
+    size, largest = 0, PREPARED if stages.device.type == "cpu" else PREPARED_ON_GPU
     for job in jobs:
-        restoration = batch.begin(job, batch.inputs.read(job))
+        restoration = stages.begin(job, stages.inputs.read(job))
         errand = Dropped(restoration)
         for number in range(restoration.tiles):
-            view = seen(batch, restoration, number)
+            view = seen(stages, restoration, number)
             tasks.append(Ready(errand, number, view))
             size += view.numel() * view.element_size()
             if size >= largest:
@@ -144,23 +144,23 @@ def prepared(batch: Batch, jobs: list[Job]) -> Iterator[list[Task]]:
 
 
 @torch.inference_mode()
-def seen(batch: Batch, restoration: Restoration, number: int) -> Tensor:
+def seen(stages: Stages, restoration: Restoration, number: int) -> Tensor:
     """A tile as the network sees it, where the network computes."""
-    return batch.pipelines[0].placed(restoration.walk.view(number))
+    return stages.pipelines[0].placed(restoration.walk.view(number))
 
 
-def stage_seconds(batch: Batch, jobs: list[Job]) -> dict[str, float]:
+def stage_seconds(stages: Stages, jobs: list[Job]) -> dict[str, float]:
     """Each stage by itself, one after the other on one thread: seconds per output megapixel."""
     seconds: dict[str, float] = {}
     megapixels = 0.0
     for job in jobs:
         began, before = time.perf_counter(), sum(seconds.values())
         with counted(seconds, "read"):
-            picture = batch.inputs.read(job)
+            picture = stages.inputs.read(job)
         with counted(seconds, "look"):
-            restoration = batch.begin(job, picture)
+            restoration = stages.begin(job, picture)
         with torch.inference_mode():
-            batch.write_rows(job, Pulled(restoration, batch, seconds))
+            stages.write_rows(job, Pulled(restoration, stages, seconds))
         others = sum(seconds.values()) - before
         seconds["write"] = seconds.get("write", 0.0) + time.perf_counter() - began - others
         megapixels += restoration.walk.height * restoration.walk.width / 1e6
