@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from strsr_models import OneStepPipeline
+from strsr_models.encoders.lite import reduced, reduction
 from strsr_models.walk import Walk
 
 from .color import Repainting, network_input
 from .images import Picture
 
-MOST_PIXELS = 2**24  # of a picture that lite's semantic encoder looks at; it reduces it to 128 px a side
+ROWS = 64  # that are finished at a time
 
 
-@dataclass(frozen=True)
+@dataclass
 class Restoration:
     """A picture's tiles and what becomes of them. cond: what the network knows of the whole, (1, m, d)."""
 
@@ -28,6 +27,7 @@ class Restoration:
     walk: Walk
     cond: Tensor
     repainting: Repainting
+    _band: Tensor | None = None  # rows that wait for their last pixels
 
     @property
     def tiles(self) -> int:
@@ -35,9 +35,17 @@ class Restoration:
         return len(self.walk.tiles)
 
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Take a restored tile; gives (first row, rows) of what is final, for `finished`."""
-        for top, rows in self.walk.add(number, restored):
-            yield top, self.repainting.condensed(rows)
+        """Take a restored tile; gives (first row, rows) of what is final, for `finished`, some rows at a time."""
+        for top, left, pixels in self.walk.add(number, restored):
+            part = self.repainting.condensed(pixels)
+            n, m = part.shape[-2:]
+            if self._band is None:
+                self._band = part.new_empty((*part.shape[:-1], self.walk.width))
+            self._band[..., left : left + m] = part
+            if left + m == self.walk.width:
+                band, self._band = self._band, None
+                for start in range(0, n, ROWS):
+                    yield top + start, band[..., start : start + ROWS, :]
 
     def finished(self, top: int, rows: Tensor) -> np.ndarray:
         """Rows of the output: (n, W, channels) of the picture's own type."""
@@ -71,14 +79,13 @@ def begin(
 
 
 def overview(picture: Picture) -> Tensor:
-    """(1, 3, h, w) in [0, 1] of the whole picture; very large ones reduced by a whole number, for lite."""
+    """(1, 3, h, w) in [0, 1] of the whole picture; very large ones reduced as lite's semantic encoder would."""
     height, width = picture.color.shape[:2]
-    factor = math.ceil(math.sqrt(height * width / MOST_PIXELS))
+    factor = reduction(height, width)
     if factor == 1:
         return network_input(picture)
     step = 256 * factor
     bands = [
-        F.avg_pool2d(network_input(picture, slice(top, top + step)), factor, ceil_mode=True)
-        for top in range(0, height, step)
+        reduced(network_input(picture, slice(top, top + step)), factor) for top in range(0, height, step)
     ]
     return torch.cat(bands, dim=2)

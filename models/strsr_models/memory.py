@@ -92,14 +92,17 @@ def _in_parts(
     height, width = view.shape[-2:]
     overlap = min(overlap, room.tile // 2)
     shape = min(room.tile, height), min(room.tile, width)
-    blender, bands, words = tiles.Blender(height, width, shape, overlap), [], []
+    whole, words = torch.empty_like(view), []
+    blender = tiles.Blender(height, width, shape, overlap)
     for number, tile in enumerate(tiles.plan(height, width, shape, overlap)):
         part = view[(..., *tile.slices)]
         (restored, word), *_ = within_memory(restore, [part], [cond], room, multiple_of, overlap)
         words.append(word)
-        bands += [rows.clone() for _, rows in blender.add(number, restored.clamp(0, 1))]
+        for top, left, final in blender.add(number, restored.clamp(0, 1)):
+            n, m = final.shape[-2:]
+            whole[..., top : top + n, left : left + m] = final
     changed = [word for word in words if word != words[0]]
-    return torch.cat(bands, dim=-2), (changed or words)[0]
+    return whole, (changed or words)[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

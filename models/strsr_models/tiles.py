@@ -15,8 +15,6 @@ from torch import Tensor
 
 from .errors import UsageError
 
-ROWS = 64  # that a Blender gives away at a time
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -94,9 +92,9 @@ def fit_tile(length: int, largest: int, overlap: int, multiple_of: int) -> int:
 
 
 class Blender:
-    """Sums weighted tiles of an image of height x width px, and gives its rows away as they become final.
+    """Sums weighted tiles of an image of height x width px, and gives its pixels away as they become final.
 
-    Of the image only the rows of one row of tiles are in memory.
+    In memory are one tile and, of the row of tiles above, what the next row overlaps.
     """
 
     def __init__(self, height: int, width: int, tile: tuple[int, int], overlap: int) -> None:
@@ -105,42 +103,45 @@ class Blender:
         self._rows = axis_weights(height, tile[0], self._tops, overlap)
         self._columns = axis_weights(width, tile[1], self._lefts, overlap)
         self._width = width
-        self._sums: Tensor | None = None  # of the row of tiles under way
+        self._sums: Tensor | None = None  # where the last tile was
+        self._above: Tensor | None = None  # of the row of tiles before, the rows that this one reaches
+        self._below: Tensor | None = None  # of this one, those that the next one reaches
         self._next, self._waiting = 0, dict[int, Tensor]()
 
-    def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Add the tile of that number in `plan`, (b, c, h, w), feathered.
 
-        Gives (first row, rows (b, c, n, width) float32) of what is final now, some rows at a time, in memory that
-        is used again. Tiles may come in any order: they are summed in that of the plan, so that the sum,
+        Gives (top, left, pixels (b, c, n, m) float32) of what is final now. Of each row of tiles that is the same rows,
+        from left to right. Tiles may come in any order: they are summed in that of the plan, so that the sum,
         which depends on it in its last bit, is always the same.
         """
         self._waiting[number] = pixels
         while self._next in self._waiting:
             row, column = divmod(self._next, len(self._lefts))
-            self._sum(row, column, self._waiting.pop(self._next).float())
+            yield self._sum(row, column, self._waiting.pop(self._next).float())
             self._next += 1
-            if column == len(self._lefts) - 1:
-                yield from self._finish(row)
 
-    def _sum(self, row: int, column: int, pixels: Tensor) -> None:
+    def _sum(self, row: int, column: int, pixels: Tensor) -> tuple[int, int, Tensor]:
+        height, width = pixels.shape[-2:]
+        top, left = self._tops[row], self._lefts[column]
+        if column == 0:  # a new row of tiles
+            self._sums, self._above = None, self._below
+            reached = 0 if row + 1 == len(self._tops) else top + height - self._tops[row + 1]
+            self._below = pixels.new_empty((*pixels.shape[:-2], reached, self._width))
+        sums = torch.zeros_like(pixels)
+        known = 0  # columns that the tile before has begun
+        if self._sums is not None:
+            known = self._lefts[column - 1] + width - left
+            sums[..., :known] = self._sums[..., width - known :]
+        if self._above is not None:
+            sums[..., : self._above.shape[-2], known:] = self._above[..., left + known : left + width]
         rows, columns = self._rows[row].to(pixels), self._columns[column].to(pixels)
-        if self._sums is None:
-            self._sums = pixels.new_zeros((*pixels.shape[:-2], len(rows), self._width))
-        left = self._lefts[column]
-        self._sums[..., left : left + len(columns)] += pixels * (rows[:, None] * columns[None])
+        sums += pixels * (rows[:, None] * columns[None])
+        self._sums = sums
 
-    def _finish(self, row: int) -> Iterator[tuple[int, Tensor]]:
-        """Rows that no later tile reaches; then the others become the first of the next row of tiles."""
-        sums, top = self._sums, self._tops[row]
-        assert sums is not None
-        last = row + 1 == len(self._tops)
-        final = sums.shape[-2] if last else self._tops[row + 1] - top
-        for start in range(0, final, ROWS):
-            yield top + start, sums[..., start : min(start + ROWS, final), :]
-        if last:
-            self._sums = None
-            return
-        kept = sums[..., final:, :].clone()
-        sums.zero_()
-        sums[..., : kept.shape[-2], :] = kept
+        assert self._below is not None
+        final_rows = height - self._below.shape[-2]
+        last = column + 1 == len(self._lefts)
+        final_columns = width if last else self._lefts[column + 1] - left
+        self._below[..., left : left + final_columns] = sums[..., final_rows:, :final_columns]
+        return top, left, sums[..., :final_rows, :final_columns]

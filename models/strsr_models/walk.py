@@ -1,4 +1,4 @@
-"""One picture's way through a network: the tiles it is cut into, and its rows as they become final.
+"""One picture's way through a network: the tiles it is cut into, and its pixels as they become final.
 
 Knows neither files nor networks: whoever has tiles restored, in whatever batches and order, gives them back.
 """
@@ -39,11 +39,12 @@ class Walk:
         """What a network sees of a tile: (b, 3, H, W) in [0, 1]."""
         return self._enlargement.crop(self._see, *self.tiles[number].slices).clamp(0, 1)
 
-    def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Take a restored tile; gives (first row, rows (b, 3, n, width) in [0, 1]) of what is final now, some at a time.
+    def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Take a restored tile; gives (top, left, pixels (b, 3, n, m) in [0, 1]) of what is final now.
 
-        Each tile is clamped before it is blended: what one overshoots must not bleed into its neighbour.
+        Of each row of tiles that is the same rows, from left to right. Each tile is clamped before it is
+        blended: what one overshoots must not bleed into its neighbour.
         """
-        for top, rows in self._blender.add(number, restored.clamp(0, 1)):
-            if top < self.height:
-                yield top, rows[..., : self.height - top, : self.width].clamp(0, 1)
+        for top, left, pixels in self._blender.add(number, restored.clamp(0, 1)):
+            if top < self.height and left < self.width:
+                yield top, left, pixels[..., : self.height - top, : self.width - left].clamp(0, 1)

@@ -5,6 +5,7 @@ Letters: b batch, h w pixels, e channels, m tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..networks.autoencoder import ResidualBlock
+
+MOST_PIXELS = 2**22  # of a picture that is resized to 128 px at once
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class SemanticConfig:
         ):
             if value < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+
+
+def reduction(height: int, width: int) -> int:
+    """By what whole number a picture is reduced before all else, so that it takes little memory."""
+    return math.ceil(math.sqrt(height * width / MOST_PIXELS))
+
+
+def reduced(image: Tensor, factor: int) -> Tensor:
+    """Means of (b, 3, h, w) over factor x factor px, of what there is of them at the right and below."""
+    return F.avg_pool2d(image, factor, ceil_mode=True) if factor > 1 else image
 
 
 def resize_short_side(image: Tensor, short_side: int) -> Tensor:
@@ -60,7 +73,8 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """image (b, 3, h, w) in [-1, 1], any size -> tokens (b, m, e)."""
-        x = resize_short_side(image, self.config.short_side)
+        x = reduced(image, reduction(*image.shape[-2:]))
+        x = resize_short_side(x, self.config.short_side)
         x = self.stages(x)  # (b, e, h/16, w/16)
         x = F.adaptive_avg_pool2d(x, self.config.grid)  # (b, e, grid, grid)
         x = x.flatten(2).transpose(1, 2)  # (b, m, e)

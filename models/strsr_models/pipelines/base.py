@@ -162,8 +162,9 @@ class OneStepPipeline(nn.Module, ABC):
             restored = self.restore_tiles(views, [cond] * len(views), precision, steps, room)
             for number, (pixels, used) in zip(numbers, restored, strict=True):
                 redone += used != precision
-                for top, rows in walk.add(number, pixels):
-                    hq[..., top : top + rows.shape[-2], :] = rows
+                for top, left, final in walk.add(number, pixels):
+                    n, m = final.shape[-2:]
+                    hq[..., top : top + n, left : left + m] = final
                 if on_tile is not None:
                     on_tile(number + 1, len(walk.tiles))
         if redone:
