@@ -1,7 +1,8 @@
-"""TIFF: the first page's tags, pixels of 16 bits and floats, and writing, all of which Pillow does in part."""
+"""TIFF: pages, their tags, pixels of 16 bits and floats, and writing, all of which Pillow does in part."""
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 import zlib
@@ -16,7 +17,7 @@ from PIL import Image
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
+from .metadata import KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
 from .strips import Sheet, cut, swap_red_blue
 
 log = logging.getLogger(__name__)
@@ -142,16 +143,86 @@ def _tifffile() -> Any:
     return tifffile
 
 
-def count_pages(file: BinaryIO) -> int:
-    """How many pages the file has, as far as they can be told."""
-    tifffile = _tifffile()
+def page_offsets(file: BinaryIO, most: int) -> list[int]:
+    """Where the pages of an open file have their tags, `most` at most; thumbnails and masks are no pages.
 
-    try:
+    Directories below pages are not looked at. One that cannot be read ends the list, and is in it.
+    """
+    file.seek(0)
+    head = file.read(16).ljust(16, b"\0")
+    order, big = ">" if head[:2] == b"MM" else "<", 43 in head[2:4]
+    entries, entry, next_one = (order + "Q", 20, order + "Q") if big else (order + "H", 12, order + "I")
+    (at,) = struct.unpack_from(next_one, head, 8 if big else 4)
+    found, seen = list[int](), set[int]()
+    while at and at not in seen and len(found) < most:
+        seen.add(at)
+        file.seek(at)
+        try:
+            (count,) = struct.unpack(entries, file.read(struct.calcsize(entries)))
+            tags = file.read(min(count, 65_535) * entry)
+            (following,) = struct.unpack(next_one, file.read(struct.calcsize(next_one)))
+        except struct.error:
+            found.append(at)
+            break
+        if not found or not _is_extra(tags, entry, order):
+            found.append(at)
+        at = following
+    return found
+
+
+def _is_extra(tags: bytes, entry: int, order: str) -> bool:
+    """Whether a directory's entries say that it is a smaller version of another image, or a mask."""
+    for at in range(0, len(tags) - entry + 1, entry):
+        tag, kind = struct.unpack_from(order + "HH", tags, at)
+        if tag in (254, 255):
+            (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tags, at + entry // 2 + 2)
+            return bool(value & 5) if tag == 254 else value == 2
+    return False
+
+
+class PageFile(io.RawIOBase):
+    """An open TIFF whose header says that another page is the first one."""
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
         file.seek(0)
-        with tifffile.TiffFile(file) as whole:
-            return len(whole.pages)
-    except DAMAGE:  # the first page was read; what is wrong with others is no matter
-        return 1
+        head = file.read(16)
+        order, big = ">" if head[:2] == b"MM" else "<", 43 in head[2:4]
+        offset = struct.pack(order + ("Q" if big else "I"), at)
+        self._file = file
+        self._head = head[: 8 if big else 4] + offset
+        self._at = 0
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase."""
+        view, start = memoryview(buffer).cast("B"), self._at
+        self._file.seek(start)
+        data = self._file.read(len(view))
+        head = self._head[start : start + len(data)]
+        view[: len(data)] = head + data[len(head) :]
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """See io.RawIOBase."""
+        base = (0, self._at)[whence] if whence < 2 else self._file.seek(0, 2)
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """See io.RawIOBase."""
+        return self._at
+
+    def readable(self) -> bool:
+        """See io.RawIOBase."""
+        return True
+
+    def seekable(self) -> bool:
+        """See io.RawIOBase."""
+        return True
+
+    def fileno(self) -> int:
+        """Of the file: libtiff, which reads from it, is told where a page begins."""
+        return self._file.fileno()
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

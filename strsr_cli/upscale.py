@@ -35,7 +35,7 @@ from .encode import EncodeSettings, Sheet, write_image
 from .failures import told
 from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batches, side_threads
 from .formats import MAX_PIXELS
-from .images import Picture, decode_image, read_image, read_size, split_alpha, without_remarks
+from .images import Picture, decode_image, read_frame, read_image, read_size, split_alpha, without_remarks
 from .inspection import finite, sampled_report
 from .journal import whole_file
 from .ledger import Ledger
@@ -361,12 +361,15 @@ class Inputs:
         """The job's input, from its file or from standard input; remarked upon the first time."""
         with without_remarks(job in self.known):
             self.known.add(job)
-            if job.source is not None:
+            if job.source is not None and job.frame is not None:
+                picture = read_frame(job.source, job.frame, self.max_pixels)
+            elif job.source is not None:
                 picture = read_image(job.source, self.max_pixels)
             else:
                 if self.stream is None:
-                    self.stream = sys.stdin.buffer.read()
-                picture = decode_image(self.stream, "standard input", self.max_pixels)
+                    self.stream = job.read_stream()
+                name = "standard input" if job.pipe is None else job.name
+                picture = decode_image(self.stream, name, self.max_pixels)
         height, width = picture.color.shape[:2]
         fitting_size(job, height, width, self.scale)  # before any network sees it
         return revealed(picture)
@@ -374,7 +377,9 @@ class Inputs:
     def pixels(self, job: Job) -> int:
         """How many the job's input has, as far as can be told without reading it."""
         try:
-            return math.prod(read_size(job.source, self.max_pixels)) if job.source is not None else 0
+            if job.source is None:
+                return 0
+            return math.prod(read_size(job.source, self.max_pixels, job.frame))
         except ImageError:
             return 0
 
