@@ -26,7 +26,7 @@ from .tiff import page_offsets
 MAX_FRAMES = 10_000
 MOST_KEPT = 2**27  # bytes of frames that were passed on the way to others
 MOST_OPEN = 4  # animations that stay open: threads that read ahead are at two of them at times
-LEAST_FRAME = 50  # bytes of the smallest frame of an APNG
+LEAST_FRAME, MERCY = 50, 4096  # bytes of the smallest frame of an APNG; that may be missing from a small file
 
 
 def count_frames(file: BinaryIO, kind: str, head: bytes) -> int:
@@ -40,7 +40,7 @@ def count_frames(file: BinaryIO, kind: str, head: bytes) -> int:
         count = len(read_gif(file, MAX_FRAMES + 1).frames)
     elif kind == "PNG":
         count = read_apng(file, 0).count
-        if count * LEAST_FRAME > file.seek(0, 2):
+        if count * LEAST_FRAME > file.seek(0, 2) + MERCY:
             raise ImageError(f"its header says {count} frames, more than its bytes can hold: damaged")
     elif kind == "TIFF":
         count = len(page_offsets(file, MAX_FRAMES + 1))
