@@ -68,6 +68,14 @@ class Animation:
         self._rewind()
         self._broken: tuple[int, str] | None = None  # the frame after which nothing can be known, and why
 
+    @property
+    def cut(self) -> bool:
+        """Whether it ends without saying so, after a whole frame."""
+        if self.kind != "GIF":
+            return False
+        gif = read_gif(BytesIO(self.data), MAX_FRAMES + 1)
+        return not gif.ended and gif.frames[-1].whole
+
     def _rewind(self) -> None:
         self._steps = _steps(self.data, self.kind, self.max_pixels)
         self._next = 1

@@ -115,6 +115,8 @@ def _facts(animation: Animation, name: str) -> tuple[int, object, Metadata]:
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
         exif = _exif(png.exif)
         return orientation_of(exif, png.xmp), png.icc, collect(exif, png.xmp, png.dpi, name)
+    if animation.cut:
+        log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
         metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
         return _orientation(image, animation.kind), image.info.get("icc_profile"), metadata
@@ -291,7 +293,8 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     icc = page.tags.get(tiff_files.ICC_TAG)
     file.seek(0)
     if page.deep:
-        pixels = tiff_files.read_deep_tiff(page, file.read())
+        data = tiff_files.page_alone(page, file) if alone else file.read()
+        pixels = tiff_files.read_deep_tiff(page, data)
     else:
         pixels, mode = _loaded(file, "TIFF")  # upright
         icc = None if mode == "CMYK" else icc

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
 ICC_TAG, XMP_TAG = 34675, 700
+# What pixels are decoded by: size, bits, compression, colours, turn, channels, strips, planes, predictor, tiles,
+# alpha, floats. Where they are: offsets and lengths of strips, of tiles.
+PIXEL_TAGS = (256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323, 338, 339)
+PIXEL_PLACES = (273, 279), (324, 325)
 # tifffile leaves the tags of sub-directories out; these take their places while it writes.
 PLACEHOLDERS = {IFD.Exif: IFD.Exif + 1, IFD.GPSInfo: IFD.GPSInfo + 1}
 
@@ -220,9 +225,49 @@ class PageFile(io.RawIOBase):
         """See io.RawIOBase."""
         return True
 
+    def readall(self) -> bytes:
+        """See io.RawIOBase; which would do so by little pieces."""
+        buffer = bytearray(max(self._file.seek(0, 2) - self._at, 0))
+        return bytes(buffer[: self.readinto(buffer)])
+
     def fileno(self) -> int:
         """Of the file: libtiff, which reads from it, is told where a page begins."""
         return self._file.fileno()
+
+
+def page_alone(page: TiffPage, file: BinaryIO) -> bytes:
+    """A small TIFF with the pixels of one page and the tags that they need; the file may hold many more.
+
+    Raises ValueError for damaged ones.
+    """
+    offsets, lengths = PIXEL_PLACES[0] if 324 not in page.tags else PIXEL_PLACES[1]
+    places = list(zip(page.tags.get(offsets, ()), page.tags.get(lengths, ()), strict=True))
+    if not places or sum(length for _, length in places) > file.seek(0, 2):
+        raise ValueError("damaged or truncated")
+    parts = []
+    for at, length in places:
+        file.seek(at)
+        parts.append(file.read(length))
+        if len(parts[-1]) < length:
+            raise ValueError("the file is truncated")
+    order = "<" if page.tags.prefix == b"II" else ">"
+    values = {tag: page.tags[tag] for tag in PIXEL_TAGS if tag in page.tags}
+    values |= {lengths: [len(part) for part in parts], offsets: [0] * len(parts)}
+    begin = 8 + 6 + 12 * len(values) + sum(4 * len(_numbers(value)) for value in values.values())
+    values[offsets] = list(accumulate(map(len, parts[:-1]), initial=begin))
+    entries, beyond, at = b"", b"", 8 + 6 + 12 * len(values)
+    for tag, value in sorted(values.items()):
+        kind = 4 if tag in (256, 257, 278, offsets, lengths) else 3
+        body = struct.pack(f"{order}{len(_numbers(value))}{'HI'[kind - 3]}", *_numbers(value))
+        entries += struct.pack(order + "HHI", tag, kind, len(_numbers(value)))
+        entries += body.ljust(4, b"\0") if len(body) <= 4 else struct.pack(order + "I", at + len(beyond))
+        beyond += body if len(body) > 4 else b""
+    head = page.tags.prefix + struct.pack(order + "HIH", 42, 8, len(values))
+    return b"".join([(head + entries + b"\0\0\0\0" + beyond).ljust(begin, b"\0"), *parts])
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

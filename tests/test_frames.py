@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -196,6 +197,47 @@ def test_pages_that_pillow_writes(tmp_path: Path, photo: np.ndarray, compression
         assert error < (6 if compression == "jpeg" else 0.01)
 
 
+def test_deep_pages_are_taken_out_of_their_file_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    ways: list[dict[str, Any]] = [
+        {"tile": (16, 16), "compression": "zlib", "predictor": True},
+        {"rowsperstrip": 3, "compression": "zlib"},
+        {"planarconfig": "separate", "photometric": "rgb"},
+        {"photometric": "rgb", "extrasamples": ["unassalpha"]},
+        {"photometric": "minisblack", "dtype": np.float16},
+    ]
+    pages = [
+        rng.integers(0, 65_536, shape).astype(np.uint16)
+        for shape in ((37, 41), (37, 41), (3, 20, 30), (9, 8, 4))
+    ] + [rng.random((7, 9)).astype(np.float16)]
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for page, way in zip(pages, ways, strict=True):
+            file.write(page, metadata=None, **{"photometric": "minisblack", **way})
+    pages[2] = pages[2].transpose(1, 2, 0)
+    for number, page in enumerate(pages, start=1):
+        picture = read_frame(path, number)
+        parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=2).squeeze(), page)
+
+
+@pytest.mark.parametrize(("kind", "given"), [("gif", {"disposal": 3}), ("png", {"disposal": 2, "blend": 1})])
+def test_frames_are_those_that_opencv_shows(tmp_path: Path, kind: str, given: dict[str, int]) -> None:
+    images, path = [], tmp_path / f"a.{kind}"
+    for number in range(5):
+        pixels = np.zeros((30, 40, 4), np.uint8)
+        pixels[5:15, 3 * number : 3 * number + 8] = (250, 40 * number, 10, 255)
+        pixels[20:25, 30 - 3 * number : 36 - 3 * number] = (0, 200, 30 * number, 128)
+        images.append(Image.fromarray(pixels))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, **given)  # type: ignore[arg-type]
+    whole, shown = cv2.imreadanimation(str(path))
+    assert whole
+    for number, frame in enumerate(shown.frames, start=1):
+        ours, theirs = rgba(path, number), frame[..., [2, 1, 0, 3]]
+        seen = (ours[..., 3:] > 0) | (theirs[..., 3:] > 0)
+        assert (np.abs(ours.astype(int) - theirs) * seen).max() <= 1
+
+
 def test_stills_and_previews_are_no_animations(tmp_path: Path) -> None:
     moving = ("moving.gif", "moving.webp", "moving.png", "pages.tif")
     for name, data in small_files().items():
@@ -323,6 +365,17 @@ def test_frames_are_decoded_once_in_whatever_order_threads_ask(
         shown = dict(zip(order, pool.map(lambda number: rgba(path, number)[0, 0, :3], order), strict=True))
     assert [tuple(shown[number + 1]) for number in range(40)] == [PALETTE[number % 4] for number in range(40)]
     assert len(decoded) == 40
+
+
+def test_a_gif_without_its_end_is_remarked_upon_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved(tmp_path / "a.gif", five_frames("gif")[:-1])
+    for number in (1, 2, 5):
+        read_frame(path, number)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: has no end mark, so that there may have been more frames"
+    ]
 
 
 def test_a_file_that_changes_is_opened_again(tmp_path: Path) -> None:
