@@ -30,14 +30,15 @@ FOREIGN_SUFFIXES = {*READ_ONLY_SUFFIXES, ".psd", ".svg", ".jp2", ".ppm", ".exr",
 class Job:
     """One image to make. source or target is None for a stream.
 
-    frame: the number, from 1, of a frame or page, where a file's are made one by one. pipe: a named one
-    that is read in place of standard input.
+    frame: the number, from 1, of a frame or page, where a file's are made one by one; count: how many that
+    file has. pipe: a named one that is read in place of standard input.
     """
 
     source: Path | None
     target: Path | None
     kind: str  # of the output, a key of OUTPUT_FORMATS
     frame: int | None = None
+    count: int = 1
     pipe: Path | None = None
 
     @property
@@ -249,7 +250,7 @@ def _outputs(found: Found, source: Path, root: Path, kind: str, add: str, frames
     outputs = output_names(names, [kinds[path] for path, _ in images], add, unreal)
     inputs = {identity(path) for path in found.images} - {None}
     for (path, frame), name in zip(images, outputs, strict=True):
-        job = Job(path, root / name, kinds[path], frame)
+        job = Job(path, root / name, kinds[path], frame, 1 if frame is None else counts[path])
         if identity(root / name) in inputs:
             reason = f"its output {root / name} would replace an input; choose another OUTPUT"
             plan.refused.append((Path(job.name), reason))
