@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ from strsr_models.errors import ImageError
 from .formats import check_pixels
 from .gif import CLEAR, PREVIOUS, Gif, read_gif
 from .png import Apng, parse_png, read_apng, read_deep_png
-from .tiff import page_offsets
+from .tiff import PageFile, page_offsets
 
 MAX_FRAMES = 10_000
 MOST_KEPT = 2**27  # bytes of frames that were passed on the way to others
@@ -138,6 +139,22 @@ def opened(path: Path, kind: str, max_pixels: int) -> Animation:
         while len(_open) > MOST_OPEN:
             _open.popitem(last=False)
         return _open[key]
+
+
+def page_file(file: BinaryIO, path: Path, number: int) -> BinaryIO:
+    """An open TIFF as if its page of that number, from 1, were its first. path: of the file."""
+    state = path.stat()
+    offsets = _page_offsets(path, state.st_size, state.st_mtime_ns)
+    if number > len(offsets):
+        raise ValueError("the file has no such page")
+    return cast(BinaryIO, PageFile(file, offsets[number - 1]))
+
+
+@lru_cache(maxsize=8)
+def _page_offsets(path: Path, size: int, mtime_ns: int) -> list[int]:
+    """Of a file in that state; not to be looked for at each of its pages."""
+    with open(path, "rb") as file:
+        return page_offsets(file, MAX_FRAMES)
 
 
 def _steps(data: bytes, kind: str, max_pixels: int) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ from .formats import (
     load_reader,
     sniff,
 )
-from .frames import MAX_FRAMES, Animation, count_frames, opened
+from .frames import MAX_FRAMES, Animation, count_frames, opened, page_file
 from .jxl import jxl_size
 from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
 
@@ -96,8 +96,7 @@ def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture
             kind = _known_kind(file.read(HEAD), name)
             with _decoding(name):
                 if kind == "TIFF":
-                    page = tiff_files.PageFile(file, _page_offset(path, number))
-                    return _decode_tiff(cast(BinaryIO, page), name, max_pixels, alone=True)
+                    return _decode_tiff(page_file(file, path, number), name, max_pixels, alone=True)
                 animation = opened(path, kind, max_pixels)
                 with animation.lock:
                     if animation.told is None:
@@ -120,21 +119,6 @@ def _facts(animation: Animation, name: str) -> tuple[int, object, Metadata]:
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
         metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
         return _orientation(image, animation.kind), image.info.get("icc_profile"), metadata
-
-
-def _page_offset(path: Path, number: int) -> int:
-    state = path.stat()
-    offsets = _page_offsets(path, state.st_size, state.st_mtime_ns)
-    if number > len(offsets):
-        raise ValueError("the file has no such page")
-    return offsets[number - 1]
-
-
-@lru_cache(maxsize=8)
-def _page_offsets(path: Path, size: int, mtime_ns: int) -> list[int]:
-    """Of a file in that state."""
-    with open(path, "rb") as file:
-        return tiff_files.page_offsets(file, MAX_FRAMES)
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
@@ -182,10 +166,7 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
                     width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
                     orientation = orientation_of(_exif(raw), xmp)
                 elif kind == "TIFF":
-                    whole: BinaryIO = file
-                    if page is not None:
-                        whole = cast(BinaryIO, tiff_files.PageFile(file, _page_offset(path, page)))
-                    tags = tiff_files.read_tiff_page(whole)
+                    tags = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
                     (height, width), orientation = tags.size, tags.number(274, 1)
                 else:
                     if kind == "JXL":  # which is decoded when it is opened
