@@ -20,8 +20,9 @@ from typer.testing import Result
 
 from strsr_cli import frames as frames_module
 from strsr_cli import journal
+from strsr_cli.forecast import output_bytes
 from strsr_cli.images import frames_of, read_frame, read_image, read_size
-from strsr_cli.plan import make_plan
+from strsr_cli.plan import Job, make_plan
 from strsr_models import ImageError, UsageError
 
 from .animations import Part, apng, gif
@@ -334,6 +335,12 @@ def test_a_single_animation_becomes_a_folder(tmp_path: Path) -> None:
     for source, target in ((path, "out.png"), (path, "-"), (still, "out.jpg"), ("-", out)):
         with pytest.raises(UsageError, match="--frames all"):
             make_plan(str(source), str(target), "keep", frames=True)
+
+
+def test_a_frame_is_estimated_by_its_share_of_the_file(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", bytes(300_000))
+    page = Job(path, tmp_path / "a_0001.tif", "tif", 1, 10)
+    assert output_bytes(page, 16_000, 1_000) == 16_000 * 15 + 1024
 
 
 def test_more_frames_than_anybody_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
