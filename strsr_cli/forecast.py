@@ -27,7 +27,7 @@ def output_bytes(job: Job, pixels: int, input_pixels: int) -> int:
     each = BYTES_PER_PIXEL[job.kind]
     if job.kind in LOSSLESS and job.source is not None and input_pixels:
         with contextlib.suppress(OSError):  # it will fail for that
-            each = max(each, job.source.stat().st_size / input_pixels / 2)
+            each = max(each, job.source.stat().st_size / job.count / input_pixels / 2)
     return int(each * pixels) + 1024
 
 

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,7 @@ from .formats import (
     load_reader,
     sniff,
 )
+from .frames import MAX_FRAMES, Animation, count_frames, opened, page_file
 from .jxl import jxl_size
 from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
 from .scans import check_scans
@@ -73,6 +75,54 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Pictur
     return _decode(BytesIO(data), name, max_pixels)
 
 
+def frames_of(path: Path) -> int:
+    """How many frames or pages a file has; 1 for a still. ImageError says why that cannot be told."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+            kind = _known_kind(head, str(path))
+            with _decoding(str(path)):
+                return count_frames(file, kind, head)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture:
+    """One frame of an animation as a viewer shows it, or one page of a TIFF; numbers begin with 1.
+
+    Metadata are the file's, or the page's own. ImageError says why it cannot be.
+    """
+    name = f"{path} (frame {number})"
+    try:
+        with open(path, "rb") as file:
+            kind = _known_kind(file.read(HEAD), name)
+            with _decoding(name):
+                if kind == "TIFF":
+                    return _decode_tiff(page_file(file, path, number), name, max_pixels, alone=True)
+                animation = opened(path, kind, max_pixels)
+                with animation.lock:
+                    if animation.told is None:
+                        animation.told = _facts(animation, str(path))
+                orientation, icc, metadata = animation.told
+                pixels = animation.frame(number)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    return _picture(pixels, orientation, icc, kind, metadata, name)
+
+
+def _facts(animation: Animation, name: str) -> tuple[int, object, Metadata]:
+    """Orientation, profile and metadata of an animation as a whole."""
+    if animation.kind == "PNG":
+        png = png_files.parse_png(animation.data, LIMIT, whole=False)
+        exif = _exif(png.exif)
+        return orientation_of(exif, png.xmp), png.icc, collect(exif, png.xmp, png.dpi, name)
+    if animation.cut:
+        log.warning("%s: has no end mark, so that there may have been more frames", name)
+    with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
+        metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
+        return _orientation(image, animation.kind), image.info.get("icc_profile"), metadata
+
+
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     kind = _known_kind(file.read(HEAD), name)
     file.seek(0)
@@ -84,9 +134,32 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         return _decode_other(file, kind, name, max_pixels)
 
 
-def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of an upright image, from its header; ImageError says why there is none."""
-    name = str(path)
+def read_size(path: Path, max_pixels: int = MAX_PIXELS, frame: int | None = None) -> tuple[int, int]:
+    """(height, width) of an upright image, from its header; ImageError says why there is none.
+
+    frame: its number, where the image is one of several in the file.
+    """
+    if frame is None:
+        return _read_size(path, max_pixels, None)
+    try:
+        state = path.stat()
+        with open(path, "rb") as file:
+            page = frame if sniff(file.read(HEAD)) == "TIFF" else None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    if page is not None:
+        return _read_size(path, max_pixels, page)
+    return _size_of_all(path, max_pixels, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _size_of_all(path: Path, max_pixels: int, size: int, mtime_ns: int) -> tuple[int, int]:
+    """That of all frames of an animation in that state, which is not to be opened for each of them."""
+    return _read_size(path, max_pixels, None)
+
+
+def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]:
+    name = str(path) if page is None else f"{path} (frame {page})"
     try:
         with open(path, "rb") as file:
             kind = _known_kind(file.read(HEAD), name)
@@ -96,8 +169,8 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
                     width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
                     orientation = orientation_of(_exif(raw), xmp)
                 elif kind == "TIFF":
-                    page = tiff_files.read_tiff_page(file)
-                    (height, width), orientation = page.size, page.number(274, 1)
+                    tags = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
+                    (height, width), orientation = tags.size, tags.number(274, 1)
                 else:
                     if kind == "JXL":  # which is decoded when it is opened
                         check_pixels(*jxl_size(file), max_pixels, name)
@@ -204,15 +277,17 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     return _picture(pixels, orientation_of(exif, png.xmp), png.icc, "PNG", metadata, name)
 
 
-def _decode_tiff(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False) -> Picture:
+    """alone: whether other pages of the file are no matter."""
     page = tiff_files.read_tiff_page(file)
     check_pixels(*page.size, max_pixels, name)
-    if (pages := tiff_files.count_pages(file)) > 1:
+    if not alone and (pages := len(tiff_files.page_offsets(file, MAX_FRAMES))) > 1:
         _warn_of_frames(name, pages)
     icc = page.tags.get(tiff_files.ICC_TAG)
     file.seek(0)
     if page.deep:
-        pixels = tiff_files.read_deep_tiff(page, file.read())
+        data = tiff_files.page_alone(page, file) if alone else file.read()
+        pixels = tiff_files.read_deep_tiff(page, data)
     else:
         pixels, mode = _loaded(file, "TIFF")  # upright
         icc = None if mode == "CMYK" else icc

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from dataclasses import dataclass, field
 
 from strsr_models.errors import ImageError
 
 from .color import profile_problem, revealed
-from .images import Picture, decode_image, read_image, read_size, without_remarks
+from .images import Picture, decode_image, read_frame, read_image, read_size, without_remarks
 from .plan import Job, fitting_size
 
 log = logging.getLogger(__name__)
@@ -30,12 +29,15 @@ class Inputs:
         again = job in self.known
         self.known.add(job)
         with without_remarks(again):
-            if job.source is not None:
+            if job.source is not None and job.frame is not None:
+                picture = read_frame(job.source, job.frame, self.max_pixels)
+            elif job.source is not None:
                 picture = read_image(job.source, self.max_pixels)
             else:
                 if self.stream is None:
-                    self.stream = sys.stdin.buffer.read()
-                picture = decode_image(self.stream, "standard input", self.max_pixels)
+                    self.stream = job.read_stream()
+                name = "standard input" if job.pipe is None else job.name
+                picture = decode_image(self.stream, name, self.max_pixels)
         if not again and (problem := profile_problem(picture)):
             log.warning(
                 "%s: its colour profile cannot be used, its numbers are taken as sRGB's: %s",
@@ -49,6 +51,8 @@ class Inputs:
     def pixels(self, job: Job) -> int:
         """How many the job's input has, as far as can be told without reading it."""
         try:
-            return math.prod(read_size(job.source, self.max_pixels)) if job.source is not None else 0
+            if job.source is None:
+                return 0
+            return math.prod(read_size(job.source, self.max_pixels, job.frame))
         except ImageError:
             return 0

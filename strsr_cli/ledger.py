@@ -37,10 +37,12 @@ def job_settings(big: BigModelOptions | None, **settings: object) -> Callable[[J
 
     def of(job: Job) -> str:
         prompt = None
+        frame = {} if job.frame is None else {"frame": job.frame}
         if big is not None and big.conditioning == "text":
             with contextlib.suppress(ImageError):  # it will fail for that
                 prompt = big.prompt_of(job)
-        text = json.dumps({"recipe": RECIPE, "kind": job.kind, "prompt": prompt, **settings}, sort_keys=True)
+        given = {"recipe": RECIPE, "kind": job.kind, "prompt": prompt, **frame, **settings}
+        text = json.dumps(given, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     return of
@@ -73,7 +75,8 @@ class Ledger:
         self._before: dict[str, int] = {}  # how many records each output had when the run began
         if self.journal is not None:
             self._before = {name: len(made) for name, made in self.journal.made.items()}
-        self._lock = threading.Lock()
+        self._lock, self._hashing = threading.Lock(), threading.Lock()
+        self._hashed: dict[Path, Version] = {}  # files of several frames
 
     # --- while planning ---
 
@@ -100,7 +103,7 @@ class Ledger:
                 return FOREIGN
             return CHANGED if self.is_whole(target) else None
         try:
-            given = version_of(source, [made.input for made in versions])
+            given = self._version_of_input(job, source, versions)
         except OSError:
             return None
         if self._wanted(mine[-1], job, given):
@@ -145,14 +148,20 @@ class Ledger:
         if self.journal is not None and job.source is not None:
             # The content is hashed before it is read: a file that changes in between is made again next time.
             with contextlib.suppress(OSError):
-                version = version_of(job.source, self._known_inputs(self.journal, job))
+                made = self.journal.made.get(self.journal.name(job.target), []) if job.target else []
+                version = self._version_of_input(job, job.source, made)
                 with self._lock:
                     self._inputs[job] = version
         return True
 
-    def _known_inputs(self, journal: Journal, job: Job) -> list[Version]:
-        made = journal.made.get(journal.name(job.target), []) if job.target else []
-        return [each.input for each in made]
+    def _version_of_input(self, job: Job, source: Path, made: list[Made]) -> Version:
+        """Of a file of many frames the content is hashed once. Raises OSError."""
+        if job.frame is None:
+            return version_of(source, [each.input for each in made])
+        with self._hashing:
+            hashed = [self._hashed[source]] if source in self._hashed else []
+            self._hashed[source] = version_of(source, [*hashed, *(each.input for each in made)])
+            return self._hashed[source]
 
     def _taken_by_others(self, job: Job) -> str | None:
         if self._claims is None or self.root is None or job.target is None:
@@ -174,7 +183,7 @@ class Ledger:
         if not new:
             return False
         try:
-            given = version_of(job.source, [made.input for made in new])
+            given = self._version_of_input(job, job.source, new)
             there = version_of(target, [made.output for made in new])
         except OSError:
             return False

@@ -5,12 +5,14 @@ accents composed (NFC), as file systems of Windows and macOS do. Where two input
 - an input that keeps its name to the letter has it;
 - the others keep their whole names and add the suffix: a.jpg.webp, a.png.webp;
 - what is taken even so gets a number: IMG_1-2.png beside IMG_1.png.
+Frames of one file are named as if each were a file with a number: clip.gif -> clip_0001.gif -> clip_0001.png.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 
 from .formats import FORMAT_BY_SUFFIX, OUTPUT_FORMATS
@@ -31,8 +33,19 @@ def output_name(source: Path, kind: str, add: str = "", whole: bool = False) -> 
     return source.with_name(stem + add + suffix)
 
 
-def output_names(sources: list[Path], kinds: list[str], add: str = "") -> list[Path]:
-    """Names for the outputs of inputs with those relative names and those formats (of OUTPUT_FORMATS)."""
+def frame_name(source: Path, number: int, count: int) -> Path:
+    """What a file would be called that held that frame of `count`."""
+    digits = max(4, len(str(count)))
+    return source.with_name(f"{source.stem}_{number:0{digits}}{source.suffix}")
+
+
+def output_names(
+    sources: list[Path], kinds: list[str], add: str = "", unreal: Container[int] = ()
+) -> list[Path]:
+    """Names for the outputs of inputs with those relative names and those formats (of OUTPUT_FORMATS).
+
+    unreal: which of the inputs are no files of that name, but frames.
+    """
     both = list(zip(sources, kinds, strict=True))
     short = [output_name(source, kind, add) for source, kind in both]
     asked = Counter(map(compared, short))
@@ -42,7 +55,8 @@ def output_names(sources: list[Path], kinds: list[str], add: str = "") -> list[P
     numbers: Counter[str] = Counter()
 
     def unmoved(number: int) -> bool:
-        return FORMAT_BY_SUFFIX.get(sources[number].suffix.lower()) == kinds[number]
+        own = FORMAT_BY_SUFFIX.get(sources[number].suffix.lower()) == kinds[number]
+        return own and number not in unreal
 
     for number in sorted(range(len(sources)), key=lambda number: not unmoved(number)):
         name = short[number]

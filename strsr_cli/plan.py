@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,9 +15,9 @@ from strsr_models.sizes import output_size
 
 from .formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, READ_ONLY_SUFFIXES, check_fits
 from .found import Found, find_files, identity, kind_of, list_files
-from .images import read_size
+from .images import frames_of, read_size
 from .journal import JOURNAL
-from .names import output_name, output_names
+from .names import frame_name, output_name, output_names
 from .report import told_counts
 from .shards import Shard
 
@@ -25,16 +28,32 @@ FOREIGN_SUFFIXES = {*READ_ONLY_SUFFIXES, ".psd", ".svg", ".jp2", ".ppm", ".exr",
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make. source or target is None for a stream."""
+    """One image to make. source or target is None for a stream.
+
+    frame: the number, from 1, of a frame or page, where a file's are made one by one; count: how many that
+    file has. pipe: a named one that is read in place of standard input.
+    """
 
     source: Path | None
     target: Path | None
     kind: str  # of the output, a key of OUTPUT_FORMATS
+    frame: int | None = None
+    count: int = 1
+    pipe: Path | None = None
 
     @property
     def name(self) -> str:
         """The source as messages call it."""
-        return STREAM if self.source is None else str(self.source)
+        if self.source is None:
+            return STREAM if self.pipe is None else str(self.pipe)
+        return str(self.source) if self.frame is None else f"{self.source} (frame {self.frame})"
+
+    def read_stream(self) -> bytes:
+        """All of a stream, which can be read only once. Raises ImageError."""
+        try:
+            return sys.stdin.buffer.read() if self.pipe is None else self.pipe.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
 
     @property
     def target_name(self) -> str:
@@ -71,12 +90,17 @@ class Plan:
 
 
 def make_plan(
-    source: str, target: str | None, kind: str, names: list[str] | None = None, add: str | None = None
+    source: str,
+    target: str | None,
+    kind: str,
+    names: list[str] | None = None,
+    add: str | None = None,
+    frames: bool = False,
 ) -> Plan:
     """The plan for INPUT, OUTPUT and --format ("keep" or a key of OUTPUT_FORMATS), in a stable order.
 
     names: of a list of files below INPUT, in place of all. add: --in-place-suffix; OUTPUT is None then.
-    Raises UsageError for paths that make no sense.
+    frames: --frames all. Raises UsageError for paths that make no sense.
     """
     if kind != "keep" and kind not in OUTPUT_FORMATS:
         raise UsageError(f"--format {kind}: unknown; {nearest(kind, ['keep', *OUTPUT_FORMATS])}")
@@ -86,17 +110,53 @@ def make_plan(
     if source == STREAM:
         if names is not None or add is not None:
             raise UsageError("INPUT -: standard input has no folder; drop --files-from and --in-place-suffix")
-        return Plan([_single(None, str(target), kind)])
+        return _streamed(None, str(target), kind, frames)
     path = Path(source)
     if path.is_dir():
-        return _folder(path, target, kind, names, add)
+        return _folder(path, target, kind, names, add, frames)
     if names is not None:
         raise UsageError(f"{source}: no such folder; names in a list are relative to INPUT, such as .")
     if not path.exists():
         raise UsageError(f"{source}: no such file or folder")
+    if is_stream(path):
+        if add is not None:
+            raise UsageError(f"{source}: a pipe has no place for outputs beside it; drop --in-place-suffix")
+        return _streamed(path, str(target), kind, frames)
+    if frames and (plan := _alone_by_frames(path, target, kind, add)):
+        return plan
     if add is not None:
         return _alone(_beside(path, target, kind, add))
     return _alone(_single(path, str(target), kind))
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a name is that of a pipe or terminal, as <(command) gives; those can be read only once."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _streamed(pipe: Path | None, target: str, kind: str, frames: bool) -> Plan:
+    if frames:
+        name = STREAM if pipe is None else pipe
+        raise UsageError(f"INPUT {name}: --frames all needs a file, whose frames can be counted first")
+    return Plan([replace(_single(None, target, kind), pipe=pipe)])
+
+
+def _alone_by_frames(source: Path, target: str | None, kind: str, add: str | None) -> Plan | None:
+    """The plan for all frames of a single file, which are a batch with a journal; None for a still."""
+    if target is not None and add is None and not Path(target).is_dir() and not target.endswith("/"):
+        if target == STREAM or Path(target).suffix.lower() in FORMAT_BY_SUFFIX.keys() | FOREIGN_SUFFIXES:
+            raise UsageError(f"{target}: --frames all may make several files, so OUTPUT must be a folder")
+    elif add is not None:
+        _beside(source, target, kind, add)  # which checks the paths
+    folder = source.parent if target is None or add is not None else Path(target)
+    with contextlib.suppress(ImageError):  # for which it is refused below
+        if frames_of(source) == 1:
+            return None
+    return _outputs(Found([source]), source.parent, folder, kind, add or "", frames=True)
 
 
 def _alone(job: Job) -> Plan:
@@ -139,7 +199,9 @@ def _beside(source: Path, target: str | None, kind: str, add: str) -> Job:
     return _checked(Job(source, source.parent / output_name(Path(source.name), kind, add), kind))
 
 
-def _folder(source: Path, target: str | None, kind: str, names: list[str] | None, add: str | None) -> Plan:
+def _folder(
+    source: Path, target: str | None, kind: str, names: list[str] | None, add: str | None, frames: bool
+) -> Plan:
     if target == STREAM:
         raise UsageError(f"{source}: a folder cannot go to standard output; give a folder as OUTPUT")
     root = source if target is None else Path(target)
@@ -161,7 +223,7 @@ def _folder(source: Path, target: str | None, kind: str, names: list[str] | None
         counts = told_counts(found.passed_over)
         where = "no images in this folder" if names is None else "no images in this list"
         raise UsageError(f"{source}: {where} ({known}){'; ' + counts if counts else ''}")
-    return _outputs(found, source, root, kind, add or "")
+    return _outputs(found, source, root, kind, add or "", frames)
 
 
 def _pass_over_outputs(found: Found, add: str) -> None:
@@ -171,20 +233,44 @@ def _pass_over_outputs(found: Found, add: str) -> None:
     found.images = inputs
 
 
-def _outputs(found: Found, source: Path, root: Path, kind: str, add: str) -> Plan:
-    """A job for each image found; none of them takes the place of any of the images."""
-    kinds = [kept_kind(path) if kind == "keep" else kind for path in found.images]
-    outputs = output_names([path.relative_to(source) for path in found.images], kinds, add)
-    inputs = {identity(path) for path in found.images} - {None}
+def _outputs(found: Found, source: Path, root: Path, kind: str, add: str, frames: bool) -> Plan:
+    """A job for each image found, or for each of its frames; none takes the place of any of the images."""
     plan = Plan([], root, list(found.failed), found.passed_over)
-    for path, name, made in zip(found.images, outputs, kinds, strict=True):
+    images: list[tuple[Path, int | None]] = [(path, None) for path in found.images]
+    if frames:
+        images = list(_by_frames(found.images, plan.refused))
+    kinds = {path: kept_kind(path) if kind == "keep" else kind for path in found.images}
+    counts = Counter(path for path, _ in images)
+    names, unreal = list[Path](), set[int]()
+    for number, (path, frame) in enumerate(images):
+        name = path.relative_to(source)
+        names.append(name if frame is None else frame_name(name, frame, counts[path]))
+        if frame is not None:
+            unreal.add(number)
+    outputs = output_names(names, [kinds[path] for path, _ in images], add, unreal)
+    inputs = {identity(path) for path in found.images} - {None}
+    for (path, frame), name in zip(images, outputs, strict=True):
+        job = Job(path, root / name, kinds[path], frame, 1 if frame is None else counts[path])
         if identity(root / name) in inputs:
-            plan.refused.append(
-                (path, f"its output {root / name} would replace an input; choose another OUTPUT")
-            )
+            reason = f"its output {root / name} would replace an input; choose another OUTPUT"
+            plan.refused.append((Path(job.name), reason))
         else:
-            plan.jobs.append(Job(path, root / name, made))
+            plan.jobs.append(job)
     return plan
+
+
+def _by_frames(paths: list[Path], refused: list[tuple[Path, str]]) -> Iterator[tuple[Path, int | None]]:
+    """Each image, or each frame of it by its number; a file whose frames cannot be told is refused."""
+    for path in paths:
+        try:
+            count = frames_of(path)
+        except ImageError as error:
+            refused.append((path, str(error).removeprefix(f"{path}: ")))
+            continue
+        if count == 1:
+            yield path, None
+        else:
+            yield from ((path, number) for number in range(1, count + 1))
 
 
 def kept_kind(path: Path) -> str:
@@ -216,7 +302,7 @@ def planned_sizes(
             yield job, {}
             continue
         try:
-            height, width = read_size(job.source, max_pixels)
+            height, width = read_size(job.source, max_pixels, job.frame)
             to_height, to_width = fitting_size(job, height, width, scale)
         except ImageError as error:
             yield job, {"error": str(error)}

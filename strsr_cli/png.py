@@ -1,4 +1,4 @@
-"""PNG read by its chunks: metadata in bounds, and the 16-bit pixels that Pillow would cut to 8."""
+"""PNG read by its chunks: metadata in bounds, the 16-bit pixels that Pillow would cut to 8, and the frames of APNG."""
 
 from __future__ import annotations
 
@@ -40,9 +40,22 @@ class PngFile:
     dropped: list[str] = field(default_factory=list)
 
 
-def parse_png(data: bytes, limit: int) -> PngFile:
-    """All chunks of a file. limit: bytes of a piece of metadata. ValueError: damaged or cut."""
+def parse_png(data: bytes, limit: int, whole: bool = True) -> PngFile:
+    """All chunks of a file. limit: bytes of a piece of metadata. ValueError: damaged or cut.
+
+    whole: whether it must be; otherwise what comes before the damage is told.
+    """
     found, parts = PngFile(), [memoryview(SIGNATURE)]
+    try:
+        _take_chunks(data, limit, found, parts)
+    except ValueError:
+        if whole:
+            raise
+    found.still = b"".join(parts)
+    return found
+
+
+def _take_chunks(data: bytes, limit: int, found: PngFile, parts: list[memoryview]) -> None:
     for number, (kind, body, whole) in enumerate(_chunks(data)):
         if (kind == b"IHDR") != (number == 0):  # of two, what is checked need not be what is decoded
             raise ValueError("damaged: its header is missing or there twice")
@@ -56,8 +69,6 @@ def parse_png(data: bytes, limit: int) -> PngFile:
             _take_metadata(found, kind, bytes(body), limit)
         if kind in NEEDED:
             parts.append(whole)
-    found.still = b"".join(parts)
-    return found
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
@@ -155,3 +166,104 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     """A piece of a PNG file."""
     checksum = zlib.crc32(body, zlib.crc32(kind))
     return struct.pack(">I4s", len(body), kind) + body + struct.pack(">I", checksum)
+
+
+# --- animations ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ApngFrame:
+    """A frame as it is stored. control: the body of its fcTL; parts: places and lengths of chunks with its pixels."""
+
+    control: bytes
+    parts: list[tuple[int, int]]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(left, top, width, height)."""
+        width, height, left, top = struct.unpack_from(">4I", self.control, 4)
+        return left, top, width, height
+
+    @property
+    def disposal(self) -> int:
+        """0: stays, 1: is cleared, 2: gives way to what was there before."""
+        return self.control[24]
+
+    @property
+    def over(self) -> bool:
+        """Whether it is blended with what is there, and not put in its place."""
+        return self.control[25] == 1
+
+
+@dataclass
+class Apng:
+    """Frames of an animation; what an image outside of it shows is none of them. count: as its header claims.
+
+    head: the chunks that all frames share, but for the size in the first, IHDR.
+    """
+
+    header: bytes = b""
+    head: list[bytes] = field(default_factory=list)
+    count: int = 0
+    frames: list[ApngFrame] = field(default_factory=list)
+
+    @property
+    def deep(self) -> bool:
+        """Whether it has 16 bits."""
+        return self.header[8] == 16
+
+    @property
+    def gray(self) -> bool:
+        """Whether it has no colours."""
+        return self.header[9] in (GRAY, GRAY_ALPHA)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether its pixels can be transparent."""
+        return self.header[9] in (GRAY_ALPHA, 6) or any(each[4:8] == b"tRNS" for each in self.head)
+
+    def still(self, data: bytes, number: int) -> bytes:
+        """A PNG of one frame, as it is stored. data: the whole file. ValueError: damaged or cut."""
+        if number >= len(self.frames):
+            raise ValueError("the file is truncated")
+        frame = self.frames[number]
+        left, top, width, height = frame.box
+        size = struct.unpack_from(">II", self.header)
+        if not (0 < width <= size[0] - left and 0 < height <= size[1] - top):
+            raise ValueError("damaged: the frame lies outside of the image")
+        pixels = []
+        for at, length in frame.parts:
+            kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+            if len(data) < at + 12 + length:
+                raise ValueError("the file is truncated")
+            if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(
+                data[at + 8 + length : at + 12 + length], "big"
+            ):
+                raise ValueError(f"damaged: the checksum of its {kind.decode()} is wrong")
+            pixels.append(chunk(b"IDAT", body[4:] if kind == b"fdAT" else body))
+        header = chunk(b"IHDR", struct.pack(">II", width, height) + self.header[8:])
+        return b"".join([SIGNATURE, header, *self.head, *pixels, chunk(b"IEND", b"")])
+
+
+def read_apng(file: BinaryIO, most: int) -> Apng:
+    """Where the frames of an open file are, `most` at most; count is 0 in one that is not animated."""
+    found, control, parts = Apng(), b"", list[tuple[int, int]]()
+    at = file.seek(len(SIGNATURE))
+    while len(found.frames) <= most and len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind == b"IHDR":
+            found.header = file.read(13)
+        elif kind == b"acTL":
+            found.count = int.from_bytes(file.read(4), "big")
+        elif kind in (b"PLTE", b"tRNS") and length <= 768:
+            found.head.append(chunk(kind, file.read(length)))
+        elif kind == b"fcTL":
+            control, parts = file.read(26), []
+        elif kind in (b"IDAT", b"fdAT") and len(control) == 26:
+            if not parts:
+                found.frames.append(ApngFrame(control, parts))
+            parts.append((at, length))
+        if kind == b"IEND" or (kind == b"IDAT" and not found.count) or len(found.header) < 13:
+            break
+        at = file.seek(at + 12 + length)
+    return found

@@ -1,7 +1,8 @@
-"""TIFF: the first page's tags, pixels of 16 bits and floats, and writing, all of which Pillow does in part."""
+"""TIFF: pages, their tags, pixels of 16 bits and floats, and writing, all of which Pillow does in part."""
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import struct
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .metadata import DAMAGE, KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
+from .metadata import KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
 from .strips import Sheet, cut, swap_red_blue
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
 ICC_TAG, XMP_TAG = 34675, 700
 LARGEST = 1e30  # of floats: sums of a few must be finite too
+# What pixels are decoded by: size, bits, compression, colours, turn, channels, strips, planes, predictor, tiles,
+# alpha, floats. Where they are: offsets and lengths of strips, of tiles.
+PIXEL_TAGS = (256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323, 338, 339)
+PIXEL_PLACES = (273, 279), (324, 325)
 # tifffile leaves the tags of sub-directories out; these take their places while it writes.
 PLACEHOLDERS = {IFD.Exif: IFD.Exif + 1, IFD.GPSInfo: IFD.GPSInfo + 1}
 
@@ -144,16 +150,126 @@ def _tifffile() -> Any:
     return tifffile
 
 
-def count_pages(file: BinaryIO) -> int:
-    """How many pages the file has, as far as they can be told."""
-    tifffile = _tifffile()
+def page_offsets(file: BinaryIO, most: int) -> list[int]:
+    """Where the pages of an open file have their tags, `most` at most; thumbnails and masks are no pages.
 
-    try:
+    Directories below pages are not looked at. One that cannot be read ends the list, and is in it.
+    """
+    file.seek(0)
+    head = file.read(16).ljust(16, b"\0")
+    order, big = ">" if head[:2] == b"MM" else "<", 43 in head[2:4]
+    entries, entry, next_one = (order + "Q", 20, order + "Q") if big else (order + "H", 12, order + "I")
+    (at,) = struct.unpack_from(next_one, head, 8 if big else 4)
+    found, seen = list[int](), set[int]()
+    while at and at not in seen and len(found) < most:
+        seen.add(at)
+        file.seek(at)
+        try:
+            (count,) = struct.unpack(entries, file.read(struct.calcsize(entries)))
+            tags = file.read(min(count, 65_535) * entry)
+            (following,) = struct.unpack(next_one, file.read(struct.calcsize(next_one)))
+        except struct.error:
+            found.append(at)
+            break
+        if not found or not _is_extra(tags, entry, order):
+            found.append(at)
+        at = following
+    return found
+
+
+def _is_extra(tags: bytes, entry: int, order: str) -> bool:
+    """Whether a directory's entries say that it is a smaller version of another image, or a mask."""
+    for at in range(0, len(tags) - entry + 1, entry):
+        tag, kind = struct.unpack_from(order + "HH", tags, at)
+        if tag in (254, 255):
+            (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tags, at + entry // 2 + 2)
+            return bool(value & 5) if tag == 254 else value == 2
+    return False
+
+
+class PageFile(io.RawIOBase):
+    """An open TIFF whose header says that another page is the first one."""
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
         file.seek(0)
-        with tifffile.TiffFile(file) as whole:
-            return len(whole.pages)
-    except DAMAGE:  # the first page was read; what is wrong with others is no matter
-        return 1
+        head = file.read(16)
+        order, big = ">" if head[:2] == b"MM" else "<", 43 in head[2:4]
+        offset = struct.pack(order + ("Q" if big else "I"), at)
+        self._file = file
+        self._head = head[: 8 if big else 4] + offset
+        self._at = 0
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase."""
+        view, start = memoryview(buffer).cast("B"), self._at
+        self._file.seek(start)
+        data = self._file.read(len(view))
+        head = self._head[start : start + len(data)]
+        view[: len(data)] = head + data[len(head) :]
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """See io.RawIOBase."""
+        base = (0, self._at)[whence] if whence < 2 else self._file.seek(0, 2)
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """See io.RawIOBase."""
+        return self._at
+
+    def readable(self) -> bool:
+        """See io.RawIOBase."""
+        return True
+
+    def seekable(self) -> bool:
+        """See io.RawIOBase."""
+        return True
+
+    def readall(self) -> bytes:
+        """See io.RawIOBase; which would do so by little pieces."""
+        buffer = bytearray(max(self._file.seek(0, 2) - self._at, 0))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def fileno(self) -> int:
+        """Of the file: libtiff, which reads from it, is told where a page begins."""
+        return self._file.fileno()
+
+
+def page_alone(page: TiffPage, file: BinaryIO) -> bytes:
+    """A small TIFF with the pixels of one page and the tags that they need; the file may hold many more.
+
+    Raises ValueError for damaged ones.
+    """
+    offsets, lengths = PIXEL_PLACES[0] if 324 not in page.tags else PIXEL_PLACES[1]
+    places = list(zip(page.tags.get(offsets, ()), page.tags.get(lengths, ()), strict=True))
+    if not places or sum(length for _, length in places) > file.seek(0, 2):
+        raise ValueError("damaged or truncated")
+    parts = []
+    for at, length in places:
+        file.seek(at)
+        parts.append(file.read(length))
+        if len(parts[-1]) < length:
+            raise ValueError("the file is truncated")
+    order = "<" if page.tags.prefix == b"II" else ">"
+    values = {tag: page.tags[tag] for tag in PIXEL_TAGS if tag in page.tags}
+    values |= {lengths: [len(part) for part in parts], offsets: [0] * len(parts)}
+    begin = 8 + 6 + 12 * len(values) + sum(4 * len(_numbers(value)) for value in values.values())
+    values[offsets] = list(accumulate(map(len, parts[:-1]), initial=begin))
+    entries, beyond, at = b"", b"", 8 + 6 + 12 * len(values)
+    for tag, value in sorted(values.items()):
+        kind = 4 if tag in (256, 257, 278, offsets, lengths) else 3
+        body = struct.pack(f"{order}{len(_numbers(value))}{'HI'[kind - 3]}", *_numbers(value))
+        entries += struct.pack(order + "HHI", tag, kind, len(_numbers(value)))
+        entries += body.ljust(4, b"\0") if len(body) <= 4 else struct.pack(order + "I", at + len(beyond))
+        beyond += body if len(body) > 4 else b""
+    head = page.tags.prefix + struct.pack(order + "HIH", 42, 8, len(values))
+    return b"".join([(head + entries + b"\0\0\0\0" + beyond).ljust(begin, b"\0"), *parts])
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

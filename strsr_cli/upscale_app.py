@@ -224,6 +224,13 @@ def upscale(
         int,
         typer.Option(metavar="N", min=1, help="Refuse larger inputs unread.", rich_help_panel=INPUT),
     ] = 268_435_456,
+    frames: Annotated[
+        Literal["first", "all"],
+        typer.Option(
+            help="Of animations and TIFFs of several pages; all: each becomes an output, clip_0001.png and so on.",
+            rich_help_panel=INPUT,
+        ),
+    ] = "first",
     files_from: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -351,7 +358,8 @@ def upscale(
     if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)
-    whole_plan = make_plan(source, target, format, listed_names(files_from, files0_from), in_place_suffix)
+    names = listed_names(files_from, files0_from)
+    whole_plan = make_plan(source, target, format, names, in_place_suffix, frames == "all")
     plan = whole_plan.shard(part)
     if retry_failed:
         require_journal(plan.root, no_journal)
