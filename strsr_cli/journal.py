@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from .processes import place, started
 
@@ -55,6 +55,17 @@ def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iter
         raise
     finally:
         _unfinished.discard(name)
+
+
+@contextlib.contextmanager
+def passing_file() -> Iterator[IO[bytes]]:
+    """A binary file in the system's temporary folder, for what is to go through a pipe; gone at the end. Raises OSError."""
+    with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX) as file:
+        _unfinished.add(file.name)
+        try:
+            yield cast(IO[bytes], file)
+        finally:
+            _unfinished.discard(file.name)
 
 
 def _read_umask() -> int:
@@ -140,6 +151,7 @@ class Journal:
         """silent: look, and write nothing."""
         self.root, self.path, self.silent = root, root / JOURNAL, silent
         self.made: dict[str, list[Made]] = {}  # the newest last
+        self.sources: dict[str, str] = {}  # names of inputs that outputs were made from the last time
         self.reasons: dict[str, str] = {}  # of those whose last try failed
         self._read = 0  # bytes
         self._torn = False  # whether the last line has no end
@@ -175,11 +187,12 @@ class Journal:
                     str(entry["settings"]),
                     str(entry["weights"]),
                 )
+                self.sources[name] = str(entry["input_name"])
                 self.made.setdefault(name, []).append(made)
                 self.reasons.pop(name, None)
             elif entry["state"] == "failed":
                 self.reasons[name] = str(entry["reason"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity is no size
             return
 
     def name(self, target: Path) -> str:

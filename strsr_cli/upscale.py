@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -39,7 +38,7 @@ from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batc
 from .formats import MAX_PIXELS
 from .images import Picture, decode_image, read_image, read_size, split_alpha, without_remarks
 from .inspection import finite, sampled_report
-from .journal import whole_file
+from .journal import passing_file, whole_file
 from .ledger import Ledger
 from .machine import cores
 from .metadata import Metadata
@@ -426,7 +425,7 @@ def write_output(
     """Write rows into the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
     try:
         if job.target is None:
-            with tempfile.NamedTemporaryFile() as whole:
+            with passing_file() as whole:
                 file = cast(BinaryIO, whole)
                 write_image(file, job.kind, sheet, rows, settings)
                 file.seek(0)

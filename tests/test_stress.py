@@ -143,7 +143,7 @@ def test_whatever_fails_and_wherever(
     rng = random.Random(seed)
     kinds = OWN if seed % 3 else (*OWN, *FATAL)
     faults = Faults(seed, kinds, rng.choice([0.0, 0.02, 0.1, 0.5]))
-    full = lambda: OSError(errno.ENOSPC, "injected")  # noqa: E731
+    full = lambda: OSError(errno.ENOSPC, "injected")
     faults.put(monkeypatch, images, "_decode", full)
     faults.put(monkeypatch, LitePipeline, "encode_condition")
     faults.put(monkeypatch, LitePipeline, "restore")
