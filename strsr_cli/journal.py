@@ -163,7 +163,7 @@ class Journal:
         """Read what has been added since, by whomever."""
         with self._lock:
             try:
-                with self.path.open("rb") as file:
+                with open(self.path, "rb", opener=_opened_at_once) as file:
                     file.seek(self._read)
                     data = file.read()
             except OSError:
@@ -226,8 +226,8 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(
-            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666
+        handle = _opened_at_once(
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         )
         try:
             written = os.write(handle, data)  # one call: lines of several processes do not mix
@@ -236,6 +236,11 @@ class Journal:
         self._torn = written < len(data)
         if self._torn:
             raise OSError("the disk is full")
+
+
+def _opened_at_once(path: str | Path, flags: int) -> int:
+    """A file's handle; what is no file, such as a pipe, is not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _version(entry: dict[str, Any]) -> Version:

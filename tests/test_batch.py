@@ -396,6 +396,14 @@ def test_a_signal_that_means_it_leaves_nothing_behind(
     assert not (tmp_path / "out" / "b-large.png").exists()
 
 
+def test_nothing_is_waited_for_nor_torn_down_under_threads_that_compute() -> None:
+    code = (
+        "import threading; from strsr_cli.signals import leave_at_once;"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start(); leave_at_once(143)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 143
+
+
 def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "strsr_cli", "upscale", folder, tmp_path / "out", "--dry-run", "--json"]
     for name in ("a.png", "sub/b.jpg"):  # nothing to make: no network is measured

@@ -198,3 +198,11 @@ INFINITE = (
 def test_lines_of_another_kind_are_passed_over(tmp_path: Path, line: str) -> None:
     (tmp_path / JOURNAL).write_text(line + "\n", encoding="latin-1")
     assert Journal(tmp_path).made == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_journal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / JOURNAL)
+    journal = Journal(tmp_path)
+    journal.done(tmp_path / "a.png", tmp_path / "in.png", MADE)
+    assert list(journal.made) == ["a.png"]
