@@ -28,7 +28,7 @@ from strsr_models import WeightsError
 from strsr_models.errors import ImageError
 from strsr_models.pipelines.lite import LitePipeline
 
-SEEDS = int(os.environ.get("STRSR_STRESS_SEEDS", "10"))
+SEEDS = int(os.environ.get("STRSR_STRESS_SEEDS", "3"))
 PATIENCE = 60.0  # s for a run that takes a tenth of one
 SUFFIXES = ("png", "jpg", "tif", "webp", "bmp")
 
