@@ -411,7 +411,7 @@ class Inputs:
         """How many the job's input has, as far as can be told without reading it."""
         try:
             return math.prod(read_size(job.source, self.max_pixels)) if job.source is not None else 0
-        except ImageError:
+        except (ImageError, MemoryError):  # it will fail for that
             return 0
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from strsr_cli import forecast
+from strsr_cli import forecast, plan
 from strsr_cli.app import app
 from strsr_cli.claims import FOLDER
 from strsr_cli.journal import JOURNAL, TEMPORARY_PREFIX
@@ -275,6 +275,22 @@ def test_an_image_that_memory_cannot_hold_fails_alone(
     run = go()
     assert made(run) == ["b.jpg"]
     assert any("of memory" in event.get("reason", "") for event in run["events"])
+
+
+def test_a_header_that_memory_cannot_hold_fails_alone(
+    go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = plan.read_size
+
+    def greedy(path: Path, *more: int) -> tuple[int, int]:
+        if path.name == "a.png":
+            raise MemoryError
+        return read(path, *more)
+
+    monkeypatch.setattr(plan, "read_size", greedy)
+    run = go()
+    assert made(run) == ["b.jpg"]
+    assert run["failed"] == 2
 
 
 def test_a_dry_run_tells_how_much_and_how_long_and_writes_nothing(
