@@ -130,7 +130,13 @@ class Claims:
             where, pid, since = str(owner["place"]), int(owner["pid"]), float(owner["started"])
         except FileNotFoundError:
             return True  # given back meanwhile
-        except (ValueError, KeyError, TypeError):  # its process ended, or is, between two lines of _make
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ):  # its process ended, or is, between two lines of _make
             return self._now() - beaten > STALE
         if where == place():
             return not lives(pid, since)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 import torch
 
-from strsr_models.errors import DeviceError, ImageError
+from strsr_models.errors import DeviceError, ImageError, StrsrError
 
 from .plan import Job
 from .report import Reporter
+
+log = logging.getLogger(__name__)
+
+
+class Abandoned(Exception):
+    """The batch has ended before this picture could be finished."""
 
 
 @contextlib.contextmanager
@@ -28,7 +35,17 @@ def told(
     except (torch.OutOfMemoryError, MemoryError):
         reporter.failed(job.name, f"{job.name}: out of memory on {device}; {cure}")
     except RuntimeError as error:  # torch's word for anything from a full CPU to a lost device
-        reporter.failed(job.name, f"{job.name}: {str(error).splitlines()[0]}")
+        reporter.failed(job.name, f"{job.name}: {_first_line(error)}")
+    except (StrsrError, OSError, Abandoned):  # of the model, the device, or whoever reads our output
+        raise
+    except Exception as error:
+        log.debug("%s: not foreseen", job.name, exc_info=error)
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        reporter.failed(job.name, f"{job.name}: {what}; this is a bug of strsr, please report it")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from strsr_models import OneStepPipeline
 from strsr_models.errors import StrsrError
 from strsr_models.memory import Room
 
+from .failures import Abandoned
 from .restoration import Restoration
 from .signals import EndedBySignal
 
@@ -46,8 +47,12 @@ def ahead(
     items: Iterable[Item],
     weight: Callable[[Item], int],
     depth: int,
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Each item with work(item), begun while earlier ones are used: `depth` at most, and MOST_AHEAD in weight."""
+    drop: Callable[[Item, Future[Result]], None] = lambda item, future: None,
+) -> Generator[tuple[Item, Future[Result]], None, None]:
+    """Each item with work(item), begun while earlier ones are used: `depth` at most, and MOST_AHEAD in weight.
+
+    drop: called for what was begun and will not be used, when the generator is closed.
+    """
     begun: deque[tuple[Item, Future[Result], int]] = deque()
     total = 0
     try:
@@ -62,8 +67,8 @@ def ahead(
         while begun:
             yield begun.popleft()[:2]
     finally:
-        for _, future, _ in begun:
-            future.cancel()
+        for item, future, _ in begun:
+            drop(item, future)
 
 
 @contextlib.contextmanager
@@ -76,10 +81,6 @@ def side_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=not isinstance(error, EndedBySignal), cancel_futures=True)
         raise
     pool.shutdown()
-
-
-class Abandoned(Exception):
-    """The batch has ended before this picture could be finished."""
 
 
 class Errand:
@@ -119,6 +120,11 @@ class Errand:
     @property
     def _complete(self) -> bool:
         return self.done == self.restoration.tiles
+
+    @property
+    def computed(self) -> bool:
+        """Whether its writer is all that it waits for."""
+        return self._complete or self.error is not None
 
     def fail(self, error: BaseException) -> None:
         """Nothing more will come, and why. What waits is dropped."""

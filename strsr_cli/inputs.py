@@ -54,5 +54,5 @@ class Inputs:
             if job.source is None:
                 return 0
             return math.prod(read_size(job.source, self.max_pixels, job.frame))
-        except ImageError:
+        except (ImageError, MemoryError):  # it will fail for that
             return 0

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from .processes import place, started
 
@@ -55,6 +55,17 @@ def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iter
         raise
     finally:
         _unfinished.discard(name)
+
+
+@contextlib.contextmanager
+def passing_file() -> Iterator[IO[bytes]]:
+    """A binary file in the system's temporary folder, for what is to go through a pipe; gone at the end. Raises OSError."""
+    with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX) as file:
+        _unfinished.add(file.name)
+        try:
+            yield cast(IO[bytes], file)
+        finally:
+            _unfinished.discard(file.name)
 
 
 def _read_umask() -> int:
@@ -140,6 +151,7 @@ class Journal:
         """silent: look, and write nothing."""
         self.root, self.path, self.silent = root, root / JOURNAL, silent
         self.made: dict[str, list[Made]] = {}  # the newest last
+        self.sources: dict[str, str] = {}  # names of inputs that outputs were made from the last time
         self.reasons: dict[str, str] = {}  # of those whose last try failed
         self._read = 0  # bytes
         self._torn = False  # whether the last line has no end
@@ -151,7 +163,7 @@ class Journal:
         """Read what has been added since, by whomever."""
         with self._lock:
             try:
-                with self.path.open("rb") as file:
+                with open(self.path, "rb", opener=_opened_at_once) as file:
                     file.seek(self._read)
                     data = file.read()
             except OSError:
@@ -175,11 +187,12 @@ class Journal:
                     str(entry["settings"]),
                     str(entry["weights"]),
                 )
+                self.sources[name] = str(entry["input_name"])
                 self.made.setdefault(name, []).append(made)
                 self.reasons.pop(name, None)
             elif entry["state"] == "failed":
                 self.reasons[name] = str(entry["reason"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity is no size
             return
 
     def name(self, target: Path) -> str:
@@ -213,8 +226,8 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(
-            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666
+        handle = _opened_at_once(
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         )
         try:
             written = os.write(handle, data)  # one call: lines of several processes do not mix
@@ -223,6 +236,11 @@ class Journal:
         self._torn = written < len(data)
         if self._torn:
             raise OSError("the disk is full")
+
+
+def _opened_at_once(path: str | Path, flags: int) -> int:
+    """A file's handle; what is no file, such as a pipe, is not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _version(entry: dict[str, Any]) -> Version:

@@ -25,6 +25,7 @@ from .signals import Stop
 
 RECIPE = 1  # raised when the same settings and weights come to give other pixels
 FOREIGN = "exists, not made by strsr here (--overwrite replaces it)"
+OTHERS = "made from {name} (--overwrite replaces it)"
 CHANGED = "a whole image, changed since strsr made it (--overwrite replaces it)"
 DONE = "done before"
 NOT_FAILED = "not recorded as failed"
@@ -87,8 +88,8 @@ class Ledger:
             return None
         if self.journal is None or job.source is None:
             return EXISTS if job.finished and not self.overwrite else None
-        if self.retry_failed:
-            return None if self.journal.name(job.target) in self.journal.reasons else NOT_FAILED
+        if self.retry_failed and self.journal.name(job.target) not in self.journal.reasons:
+            return NOT_FAILED
         return None if self.overwrite else self._state(self.journal, job, job.target, job.source)
 
     def _state(self, journal: Journal, job: Job, target: Path, source: Path) -> str | None:
@@ -101,7 +102,9 @@ class Ledger:
         if not mine:
             if not versions:
                 return FOREIGN
-            return CHANGED if self.is_whole(target) else None
+            # What is cut off is no larger than it was; a larger file is somebody's work that we cannot read.
+            longer = there.size > max(made.output.size for made in versions)
+            return CHANGED if longer or self.is_whole(target) else None
         try:
             given = self._version_of_input(job, source, versions)
         except OSError:
@@ -113,6 +116,9 @@ class Ledger:
             ):  # touched or copied: not to be hashed again
                 journal.done(target, source, Made(given, there, mine[-1].settings, mine[-1].weights))
             return DONE
+        name = Path(journal.sources[journal.name(target)]).name
+        if name != source.name and given.sha256 != mine[-1].input.sha256:
+            return OTHERS.format(name=name)  # of another list: a.gif's a.png is not to be lost to a.png's
         return None
 
     def _wanted(self, made: Made, job: Job, given: Version) -> bool:

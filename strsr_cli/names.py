@@ -62,15 +62,18 @@ def output_names(
         name = short[number]
         if asked[compared(name)] > 1:
             name = output_name(*both[number], add, whole=True)
-        made[number] = _free(name, taken, numbers)
+        made[number] = _free(name, taken, numbers, add)
         taken.add(compared(made[number]))
     return [made[number] for number in range(len(sources))]
 
 
-def _free(name: Path, taken: set[str], numbers: Counter[str]) -> Path:
-    """The name, or the first with a number that nobody has. numbers: the last that each name was given."""
-    free, base = name, compared(name)
+def _free(name: Path, taken: set[str], numbers: Counter[str], add: str) -> Path:
+    """The name, or the first with a number that nobody has. numbers: the last that each name was given.
+
+    The number comes before what was added, by which outputs are told from inputs.
+    """
+    free, base, stem = name, compared(name), name.stem.removesuffix(add)
     while compared(free) in taken:
         numbers[base] += 1
-        free = name.with_name(f"{name.stem}-{numbers[base] + 1}{name.suffix}")
+        free = name.with_name(f"{stem}-{numbers[base] + 1}{add}{name.suffix}")
     return free

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,7 +16,7 @@ from strsr_models.spectrum import main_period, verdict
 
 from .encode import EncodeSettings, Sheet, write_image
 from .inspection import finite, sampled_report
-from .journal import whole_file
+from .journal import passing_file, whole_file
 from .plan import Job
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def write_output(
     """Write rows into the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
     try:
         if job.target is None:
-            with tempfile.NamedTemporaryFile() as whole:
+            with passing_file() as whole:
                 file = cast(BinaryIO, whole)
                 write_image(file, job.kind, sheet, rows, settings)
                 file.seek(0)

@@ -307,6 +307,9 @@ def planned_sizes(
         except ImageError as error:
             yield job, {"error": str(error)}
             continue
+        except MemoryError:  # readers that decode to know the size
+            yield job, {"error": f"{job.name}: out of memory while its header was read"}
+            continue
         yield job, {"width": width, "height": height, "to_width": to_width, "to_height": to_height}
 
 

@@ -41,7 +41,7 @@ def started(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.AccessDenied:  # somebody else's: it lives
         return 0.0
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # a number that no process has
         return None
 
 

@@ -82,9 +82,11 @@ def quiet_pipes() -> None:
 
 
 def leave_at_once(code: int) -> None:
-    """End the process where threads still compute, whose results nobody waits for; else do nothing."""
-    main = threading.main_thread()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not main):
+    """End the process where threads still compute, whose results nobody waits for; else do nothing.
+
+    Daemons too: torch aborts the process (SIGABRT) if they are inside it while Python ends.
+    """
+    if threading.active_count() > 1:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

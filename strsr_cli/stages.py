@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,8 +23,8 @@ from .big_models import BigModelOptions
 from .color import network_input
 from .conditions import Conditions
 from .encode import EncodeSettings, Sheet
-from .failures import told
-from .flow import THREADS_PER_GPU, Abandoned, Errand, Task, Workers, ahead, batches, side_threads
+from .failures import Abandoned, told
+from .flow import THREADS_PER_GPU, Errand, Task, Workers, ahead, batches, side_threads
 from .formats import MAX_PIXELS
 from .images import Picture, split_alpha
 from .inputs import Inputs
@@ -76,19 +78,20 @@ class Stages:
     precision: str
     made_by: str | None
     open: set[Errand] = field(default_factory=set)  # pictures under way
+    closing: threading.Condition = field(default_factory=threading.Condition)  # of one of them
     unforeseen: BaseException | None = None  # in a writer's thread
 
     def __post_init__(self) -> None:
         self.rooms = [Room(self.options.batch or each.tiles_at_once) for each in self.pipelines]
         self.measured = self.options.batch is not None or self.device.type != "cuda"
+        self.jobs = self.options.jobs or max(1, cores() // 2)
 
     def run(self, jobs: list[Job]) -> None:
         """Read ahead, restore, write behind."""
-        count = self.options.jobs or max(1, cores() // 2)
         threads = torch.get_num_threads()
         workers = Workers(self.pipelines, self.rooms, self.precision, self.options.steps, self.tell)
-        with side_threads(count, "read") as readers, side_threads(count, "write") as writers, workers:
-            opened = ahead(readers, self.read, jobs, self.inputs.pixels, 2 * count)
+        with side_threads(self.jobs, "read") as readers, side_threads(self.jobs, "write") as writers, workers:
+            opened = ahead(readers, self.read, jobs, self.inputs.pixels, 2 * self.jobs, self.drop)
             try:
                 for tasks in batches(self.tasks(opened, writers), lambda: workers.batch):
                     if self.unforeseen is not None:
@@ -105,25 +108,47 @@ class Stages:
 
     def abandon(self) -> None:
         """Let nobody wait for what will not come."""
-        for errand in list(self.open):
+        with self.closing:
+            errands = list(self.open)
+        for errand in errands:
             errand.fail(Abandoned())
 
     def tasks(
-        self, opened: Iterator[tuple[Job, Future[Picture | None]]], writers: ThreadPoolExecutor
+        self, opened: Generator[tuple[Job, Future[Picture | None]], None, None], writers: ThreadPoolExecutor
     ) -> Iterator[Task]:
         """All tiles of all pictures, in order, until there is a wish to stop."""
-        for job, future in opened:
-            errand = None if self.ledger.stop.requested else self.start(job, future, writers)
-            if errand is not None:
-                for number in range(errand.restoration.tiles):
-                    if errand.error is None:
-                        yield Task(errand, number)
-            if self.ledger.stop.requested:
-                return
+        with contextlib.closing(opened):
+            for job, future in opened:
+                self.wait_for_writers()
+                if self.ledger.stop.requested:
+                    self.drop(job, future)
+                    return
+                errand = self.start(job, future, writers)
+                if errand is not None:
+                    for number in range(errand.restoration.tiles):
+                        if errand.error is None:
+                            yield Task(errand, number)
+                if self.ledger.stop.requested:
+                    return
+
+    def wait_for_writers(self) -> None:
+        """Begin no picture while many are computed and not written: they are in memory, and claimed.
+
+        Those that still wait for tiles are few by themselves, and to wait for them here might be for ever.
+        """
+        with self.closing:
+            self.closing.wait_for(lambda: sum(each.computed for each in self.open) < 2 * self.jobs)
 
     def read(self, job: Job) -> Picture | None:
-        """In a reader's thread: a job's input; None where the job is left to another process."""
+        """In a reader's thread: a job's input; None where the job is left, for ever or to another process."""
+        if self.ledger.stop.requested:
+            return None
         return self.inputs.read(job) if self.ledger.take(job) else None
+
+    def drop(self, job: Job, future: Future[Picture | None]) -> None:
+        """Leave to others what was read ahead and will not be used."""
+        if not future.cancel():
+            future.add_done_callback(lambda _: self.ledger.release(job))
 
     def start(self, job: Job, future: Future[Picture | None], writers: ThreadPoolExecutor) -> Errand | None:
         """A picture gets tiles and a writer, unless it cannot be read or is another process's."""
@@ -136,7 +161,8 @@ class Stages:
             except BaseException:
                 self.ledger.release(job)
                 raise
-            self.open.add(errand)
+            with self.closing:
+                self.open.add(errand)
             writers.submit(self.write, job, errand)
             return errand
         return None
@@ -198,7 +224,9 @@ class Stages:
         finally:
             errand.fail(Abandoned())  # where it was not finished, nothing more of it is computed
             self.ledger.release(job)
-            self.open.discard(errand)
+            with self.closing:
+                self.open.discard(errand)
+                self.closing.notify()
 
     def write_rows(self, job: Job, errand: Errand) -> dict[str, Any]:
         """Write the output, whole or not at all. Returns what was found out about it."""

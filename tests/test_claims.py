@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from strsr_cli import claims as module
 from strsr_cli.claims import FOLDER, Claims
 from strsr_cli.processes import place, started
@@ -24,6 +26,12 @@ def dead_pid() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+@pytest.mark.parametrize("changes", [{"pid": -5}, {"pid": 10**30}, {"started": "Infinity"}])
+def test_a_claim_of_a_process_that_cannot_be_is_nobodys(tmp_path: Path, changes: dict) -> None:
+    owned(tmp_path, **changes)
+    assert Claims(tmp_path).take("a.png")
 
 
 def test_one_output_has_one_owner_at_a_time(tmp_path: Path) -> None:

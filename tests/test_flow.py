@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from strsr_cli import stages
+from strsr_cli import encode, stages
+from strsr_cli.claims import FOLDER
 from strsr_cli.flow import ahead
-from strsr_cli.plan import make_plan
+from strsr_cli.ledger import Ledger
+from strsr_cli.plan import Job, make_plan
 from strsr_cli.report import Reporter
 from strsr_cli.stages import Stages, UpscaleOptions
 from strsr_cli.upscale import upscale_batch
@@ -145,15 +148,73 @@ def test_an_interruption_leaves_no_thread_and_no_partial_file(
     assert threading.active_count() == before
 
 
-def test_what_nobody_foresaw_is_not_passed_over(
-    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+def test_what_nobody_foresaw_fails_the_picture_and_is_named(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError
+    """One odd file among thousands must not end the batch, nor be passed over."""
+    expected, write = make(), stages.write_output
+
+    def broken(job: Job, *what: object) -> None:
+        if job.name.endswith("1.png"):
+            raise ZeroDivisionError("at\nodds")
+        write(job, *what)
 
     monkeypatch.setattr(stages, "write_output", broken)
-    with pytest.raises(ZeroDivisionError):
-        make()
+    made = make()
+    assert made == {name: data for name, data in expected.items() if name != "1.png"}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1.png: ZeroDivisionError: at; this is a bug of strsr" in line
+
+
+def test_pictures_do_not_pile_up_before_slow_writers(
+    make: Callable[..., Made], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is in memory, and claimed, and finished after ^C."""
+    for number in range(20):
+        Image.new("RGB", (8, 8)).save(folder / f"small{number}.png")
+    begin, write, waiting, most = Stages.begin, encode.write_png, [0], [0]
+
+    def counted(self: Stages, *what: object) -> object:
+        waiting[0] += 1
+        most[0] = max(most[0], waiting[0])
+        return begin(self, *what)
+
+    def slow(*what: object) -> None:
+        time.sleep(0.01)
+        write(*what)
+        waiting[0] -= 1
+
+    monkeypatch.setattr(Stages, "begin", counted)
+    monkeypatch.setattr(encode, "write_png", slow)
+    assert len(make()) == 26
+    assert most[0] < 10
+
+
+def test_what_was_read_ahead_is_given_back_when_the_batch_is_to_end(
+    folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last picture is finished, which may take long, other processes can make the rest."""
+    out = tmp_path / "out"
+    ledger = Ledger(out)
+    write = encode.write_png
+
+    def stopped(*what: object) -> None:
+        ledger.stop.requested = True
+        deadline = time.monotonic() + 2
+        while len(left := list((out / FOLDER).iterdir())) > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        claims.append(len(left))
+        write(*what)
+
+    claims: list[int] = []
+    monkeypatch.setattr(encode, "write_png", stopped)
+    reporter = Reporter(quiet=True)
+    options = UpscaleOptions(3, "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
+    upscale_batch(make_plan(str(folder), str(out), "keep").jobs, options, reporter, ledger)
+    reporter.close()
+    ledger.close()
+    assert claims[-1] == 1
+    assert reporter.counts["done"] < 6
 
 
 def test_reading_ahead_is_bounded_by_number_and_weight() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from strsr_cli.journal import (
     Made,
     Version,
     drop_unfinished,
+    passing_file,
     sweep,
     version_of,
     whole_file,
@@ -89,6 +91,25 @@ def test_unfinished_files_can_be_dropped_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         write()
+
+
+def test_what_is_on_its_way_into_a_pipe_can_be_dropped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def write() -> None:
+        with passing_file() as file:
+            file.write(b"x")
+            assert len(list(tmp_path.iterdir())) == 1
+            drop_unfinished()
+            assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(FileNotFoundError):
+        write()
+    with passing_file() as file:
+        file.write(b"x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_file_of_a_dead_process_whose_number_lives_is_swept(tmp_path: Path) -> None:
@@ -164,9 +185,24 @@ def test_a_cut_or_dirty_journal_loses_only_the_lines_that_are_hurt(
     assert names >= {*(f"{number}.png" for number in range(whole)), "new.png"}
 
 
+INFINITE = (
+    '{"state":"done","output_name":"a.png","input_name":"b","settings":"","weights":"",'
+    '"input":{"size":Infinity,"mtime_ns":1,"sha256":""},"output":{"size":1,"mtime_ns":1,"sha256":""}}'
+)
+
+
 @pytest.mark.parametrize(
-    "line", ["[]", "1", "null", '"x"', "{}", '{"state":"done","output_name":3}', "[" * 100_000, "\xff"]
+    "line",
+    ["[]", "1", "null", '"x"', "{}", '{"state":"done","output_name":3}', "[" * 100_000, "\xff", INFINITE],
 )
 def test_lines_of_another_kind_are_passed_over(tmp_path: Path, line: str) -> None:
     (tmp_path / JOURNAL).write_text(line + "\n", encoding="latin-1")
     assert Journal(tmp_path).made == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_journal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / JOURNAL)
+    journal = Journal(tmp_path)
+    journal.done(tmp_path / "a.png", tmp_path / "in.png", MADE)
+    assert list(journal.made) == ["a.png"]

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from strsr_cli import forecast
+from strsr_cli import forecast, plan
 from strsr_cli.app import app
 from strsr_cli.claims import FOLDER
 from strsr_cli.journal import JOURNAL, TEMPORARY_PREFIX
@@ -134,6 +134,42 @@ def test_only_what_failed_is_tried_again(go: Callable[..., dict], folder: Path, 
     assert made(go("--retry-failed", code=0)) == []
 
 
+def test_a_second_try_does_not_replace_what_somebody_put_there(
+    go: Callable[..., dict], folder: Path, tmp_path: Path, photo: np.ndarray
+) -> None:
+    go()
+    Image.fromarray(photo[:9, :9]).save(folder / "broken.png")
+    Image.new("RGB", (3, 3)).save(tmp_path / "out" / "broken.png")
+    mine = (tmp_path / "out" / "broken.png").read_bytes()
+    assert "not made by strsr here" in reasons(go("--retry-failed", code=0))["broken.png"]
+    assert (tmp_path / "out" / "broken.png").read_bytes() == mine
+    assert made(go("--retry-failed", "--overwrite", code=0)) == ["broken.png"]
+
+
+def test_an_output_that_was_edited_into_what_cannot_be_read_is_left_alone(
+    go: Callable[..., dict], tmp_path: Path
+) -> None:
+    """Such as a TIFF with inks of 16 bits."""
+    go()
+    edited = b"8BPS" + 10_000 * b"layer"
+    (tmp_path / "out" / "a.png").write_bytes(edited)
+    assert "changed since strsr made it" in reasons(go())["a.png"]
+    assert (tmp_path / "out" / "a.png").read_bytes() == edited
+
+
+def test_lists_one_after_the_other_do_not_replace_each_others_outputs(
+    go: Callable[..., dict], folder: Path, tmp_path: Path, photo: np.ndarray
+) -> None:
+    Image.fromarray(photo[:9, :9]).save(folder / "a.gif")
+    for name, fate in (("a.gif", "done"), ("a.png", "skipped")):
+        (tmp_path / "list").write_text(name)
+        run = go("--files-from", tmp_path / "list", code=0)
+        assert run[fate] == 1
+    assert reasons(run)["a.png"] == "made from a.gif (--overwrite replaces it)"
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert image.size == (18, 18)
+
+
 def test_without_a_record_there_is_nothing_to_try_again(
     go: Callable[..., dict], strsr: Run, folder: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +193,17 @@ def test_beside_the_inputs_outputs_are_not_inputs_again(go: Callable[..., dict],
     second = go("--in-place-suffix", "_x2", paths=(folder, folder))
     assert made(second) == []
     assert second["passed_over"] == {"hidden": 1, "other": 1, "output": 2}
+
+
+def test_beside_the_inputs_numbered_outputs_are_not_inputs_again(
+    go: Callable[..., dict], folder: Path
+) -> None:
+    for name in ("A.png", "a-2.png"):
+        shutil.copy(folder / "a.png", folder / name)
+    names = ["A_x2.png", "a-2_x2.png", "a-3_x2.png", "b_x2.jpg"]
+    assert made(go("--in-place-suffix", "_x2", paths=(folder,))) == names
+    second = go("--in-place-suffix", "_x2", paths=(folder,))
+    assert (made(second), second["skipped"], second["passed_over"]["output"]) == ([], 4, 4)
 
 
 def test_parts_make_every_image_once(go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +275,22 @@ def test_an_image_that_memory_cannot_hold_fails_alone(
     run = go()
     assert made(run) == ["b.jpg"]
     assert any("of memory" in event.get("reason", "") for event in run["events"])
+
+
+def test_a_header_that_memory_cannot_hold_fails_alone(
+    go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = plan.read_size
+
+    def greedy(path: Path, *more: int) -> tuple[int, int]:
+        if path.name == "a.png":
+            raise MemoryError
+        return read(path, *more)
+
+    monkeypatch.setattr(plan, "read_size", greedy)
+    run = go()
+    assert made(run) == ["b.jpg"]
+    assert run["failed"] == 2
 
 
 def test_a_dry_run_tells_how_much_and_how_long_and_writes_nothing(
@@ -347,6 +410,14 @@ def test_a_signal_that_means_it_leaves_nothing_behind(
     assert stderr.endswith(b"strsr: interrupted\n")
     assert left_over(tmp_path / "out") == [JOURNAL]
     assert not (tmp_path / "out" / "b-large.png").exists()
+
+
+def test_nothing_is_waited_for_nor_torn_down_under_threads_that_compute() -> None:
+    code = (
+        "import threading; from strsr_cli.signals import leave_at_once;"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start(); leave_at_once(143)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 143
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
