@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from strsr_models.networks import dit
 from strsr_models.networks.autoencoder import Decoder, StructuralEncoder
 from strsr_models.networks.dit import DiT, DiTConfig, rotary_angles, rotate
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
@@ -73,3 +74,12 @@ def test_bfloat16_is_close_and_finite(tiny: LitePipeline) -> None:
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 8 x heads"):
         DiTConfig(width=100, heads=4)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 700])
+def test_attention_in_products_is_attention(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of CPUs in bfloat16, in as many parts as it takes."""
+    monkeypatch.setattr(dit, "MOST_SCORES", 100_000)
+    q, k, v = (torch.randn(2, 3, tokens, 16).bfloat16() for _ in range(3))
+    expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    torch.testing.assert_close(dit.attend(q, k, v).float(), expected, atol=0.02, rtol=0.02)
