@@ -29,6 +29,7 @@ from . import __version__
 from .bench_stages import Clock, Peak, from_files, network_alone, seen, stage_seconds
 from .big_models import resolve_options
 from .cold_start import seconds_to_help, seconds_to_output
+from .flow import threads_for_workers
 from .ledger import Ledger
 from .machine import examine_cpu, examine_gpus, or_none, versions
 from .made_photos import write_photos
@@ -83,13 +84,15 @@ def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any
                 big=big,
             )
             tell("loading weights")
-            began = time.perf_counter()
-            loaded = load_stages(jobs, asked, clock, Ledger())
-            seconds = time.perf_counter() - (clock.looked_at or began)
-            clock.check()
-            assert loaded is not None  # where all have failed, so has the first
-            bench = Bench(options, *loaded, clock, Path(scratch), tell)
-            return {**about(options, bench), "load_seconds": seconds, **bench.measure()}
+            with threads_for_workers() as threads:
+                began = time.perf_counter()
+                loaded = load_stages(jobs, asked, clock, Ledger(), threads)
+                seconds = time.perf_counter() - (clock.looked_at or began)
+                clock.check()
+                assert loaded is not None  # where all have failed, so has the first
+                bench = Bench(options, *loaded, clock, Path(scratch), tell)
+                whole = bench.of_the_whole()
+            return {**about(options, bench), "load_seconds": seconds, **whole, **bench.of_parts()}
     finally:
         clock.close()
 
@@ -157,20 +160,24 @@ class Bench:
     scratch: Path
     tell: Callable[[str], None]
 
-    def measure(self) -> dict[str, Any]:
-        """Everything that is not left out; what is, is None."""
-        parts: dict[str, Callable[[], Any]] = {
-            "start-up": self.start_up,
-            "batches": self.by_batch,
-            "stages": lambda: stage_seconds(self.stages, self.jobs[:STAGED]),
-            "roofline": self.roofline,
+    def of_the_whole(self) -> dict[str, Any]:
+        """What the command does, by its own threads; what is left out is None."""
+        return {**self.end_to_end(), "start_up": self.part("start-up", self.start_up)}
+
+    def of_parts(self) -> dict[str, Any]:
+        """What this thread does, with all threads of PyTorch; what is left out is None."""
+        return {
+            "batches": self.part("batches", self.by_batch),
+            "stages": self.part("stages", lambda: stage_seconds(self.stages, self.jobs[:STAGED])),
+            "roofline": self.part("roofline", self.roofline),
         }
-        found = self.end_to_end()
-        for name, part in parts.items():
-            if name not in self.options.skip:
-                self.tell(name)
-            found[name.replace("-", "_")] = None if name in self.options.skip else part()
-        return found
+
+    def part(self, name: str, measure: Callable[[], Any]) -> Any:
+        """One of PARTS, unless it is left out."""
+        if name in self.options.skip:
+            return None
+        self.tell(name)
+        return measure()
 
     # --- end to end, and the network alone ---
 

@@ -114,7 +114,8 @@ def network_alone(stages: Stages, jobs: list[Job]) -> float:
 
 def network_seconds(stages: Stages, rooms: list[Room], tasks: list[Task]) -> float:
     """Of tiles that lie ready."""
-    workers = Workers(stages.pipelines, rooms, stages.precision, stages.options.steps, lambda task: None)
+    steps, threads = stages.options.steps, stages.threads
+    workers = Workers(stages.pipelines, rooms, stages.precision, steps, threads, lambda task: None)
     began = time.perf_counter()
     with workers:
         for some in batches(tasks, lambda: workers.batch):

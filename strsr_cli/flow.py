@@ -30,7 +30,7 @@ from strsr_models.memory import Room
 
 from .failures import Abandoned
 from .restoration import Restoration
-from .signals import EndedBySignal
+from .signals import OUR_THREADS, EndedBySignal
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,33 @@ def ahead(
 
 
 @contextlib.contextmanager
+def threads_for_workers() -> Iterator[int]:
+    """Let this thread compute by itself, and give the number of PyTorch's threads to those that restore.
+
+    Each thread that computes with several has a pool of its own, and where pools have more threads than there are
+    processors, OpenMP lets them sleep between any two operations: lite's transformer took half as long again.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compute_with(threads: int) -> None:
+    """Let PyTorch use so many threads in this one, whatever others set.
+
+    The question comes first: a thread that has never asked takes, at its first operation, what was set last anywhere.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def side_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Threads beside those that compute; waited for at the end, but not after a signal to end at once."""
-    pool = ThreadPoolExecutor(count, f"strsr-{name}", partial(torch.set_num_threads, 1))
+    pool = ThreadPoolExecutor(count, OUR_THREADS + name, partial(compute_with, 1))
     try:
         yield pool
     except BaseException as error:
@@ -165,7 +189,8 @@ class Task:
 class Workers:
     """Threads that restore batches of tiles on one or several devices.
 
-    pipelines: one for each device, of the same weights. rooms: of each. on_tile: told of each tile that is done.
+    pipelines: one for each device, of the same weights. rooms: of each. threads: of
+    PyTorch, for all together. on_tile: told of each tile that is done.
     fatal: what has ended the work for all pictures.
     """
 
@@ -173,6 +198,7 @@ class Workers:
     rooms: list[Room]
     precision: str
     steps: int
+    threads: int
     on_tile: Callable[[Task], None]
     fatal: StrsrError | None = None
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -180,11 +206,11 @@ class Workers:
     def __enter__(self) -> Workers:  # noqa: PYI034  (typing.Self is of 3.11)
         each = THREADS_PER_GPU if self.pipelines[0].device.type == "cuda" else 1
         self._queue: queue.Queue[list[Task] | None] = queue.Queue(maxsize=each * len(self.pipelines))
-        threads = max(1, torch.get_num_threads() // len(self.pipelines))
+        threads = max(1, self.threads // len(self.pipelines))
         for pipeline, room in zip(self.pipelines, self.rooms, strict=True):
             for _ in range(each):
                 work = partial(self._work, pipeline, room, threads)
-                self._threads.append(threading.Thread(target=work, daemon=True))
+                self._threads.append(threading.Thread(target=work, name=OUR_THREADS + "restore", daemon=True))
         for thread in self._threads:
             thread.start()
         return self
@@ -210,7 +236,7 @@ class Workers:
         self._queue.put(tasks)
 
     def _work(self, pipeline: OneStepPipeline, room: Room, threads: int) -> None:
-        torch.set_num_threads(threads)  # of this thread alone
+        compute_with(threads)
         with torch.inference_mode():
             while (tasks := self._queue.get()) is not None:
                 self._restore(pipeline, room, [task for task in tasks if task.errand.error is None])

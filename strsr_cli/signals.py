@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143
+OUR_THREADS = "strsr-"  # how the names of threads begin that read, restore and write
 
 
 class EndedBySignal(KeyboardInterrupt):
@@ -82,11 +83,11 @@ def quiet_pipes() -> None:
 
 
 def leave_at_once(code: int) -> None:
-    """End the process where threads still compute, whose results nobody waits for; else do nothing.
+    """End the process where threads of ours still compute, whose results nobody waits for; else do nothing.
 
     Daemons too: torch aborts the process (SIGABRT) if they are inside it while Python ends.
     """
-    if threading.active_count() > 1:
+    if any(thread.name.startswith(OUR_THREADS) for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -77,6 +77,7 @@ class Stages:
     pipelines: list[OneStepPipeline]
     precision: str
     made_by: str | None
+    threads: int  # of PyTorch, for all workers together
     open: set[Errand] = field(default_factory=set)  # pictures under way
     closing: threading.Condition = field(default_factory=threading.Condition)  # of one of them
     unforeseen: BaseException | None = None  # in a writer's thread
@@ -88,8 +89,9 @@ class Stages:
 
     def run(self, jobs: list[Job]) -> None:
         """Read ahead, restore, write behind."""
-        threads = torch.get_num_threads()
-        workers = Workers(self.pipelines, self.rooms, self.precision, self.options.steps, self.tell)
+        workers = Workers(
+            self.pipelines, self.rooms, self.precision, self.options.steps, self.threads, self.tell
+        )
         with side_threads(self.jobs, "read") as readers, side_threads(self.jobs, "write") as writers, workers:
             opened = ahead(readers, self.read, jobs, self.inputs.pixels, 2 * self.jobs, self.drop)
             try:
@@ -102,7 +104,6 @@ class Stages:
                 raise
             if self.unforeseen is not None:
                 self.abandon()
-        torch.set_num_threads(threads)  # what later threads begin with
         if error := self.unforeseen or workers.fatal:
             raise error
 

@@ -20,6 +20,7 @@ from strsr_models.pipelines.base import TileCallback
 
 from .color import network_input, revealed
 from .conditions import Conditions
+from .flow import threads_for_workers
 from .images import Picture, split_alpha
 from .inputs import Inputs
 from .ledger import Ledger
@@ -74,16 +75,20 @@ def upscale_batch(
     ledger: asked and told of each image, so that a later run knows it and other processes leave it; and asked
     whether to stop.
     """
-    loaded = load_stages(jobs, options, reporter, ledger or Ledger())
-    if loaded is not None:
-        stages, jobs = loaded
-        stages.run(jobs)
+    with threads_for_workers() as threads:
+        loaded = load_stages(jobs, options, reporter, ledger or Ledger(), threads)
+        if loaded is not None:
+            stages, jobs = loaded
+            stages.run(jobs)
 
 
 def load_stages(
-    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, ledger: Ledger
+    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, ledger: Ledger, threads: int
 ) -> tuple[Stages, list[Job]] | None:
-    """Weights on the devices, and the jobs that can go on; None where none can."""
+    """Weights on the devices, and the jobs that can go on; None where none can.
+
+    threads: of PyTorch, for all workers together.
+    """
     devices = resolve_devices(options.device, options.local)
     device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
@@ -96,7 +101,9 @@ def load_stages(
     else:  # what the pictures mean, before the transformer comes into memory
         conditions = Conditions(options.model, weights, options.big, options.precision, device)
         reporter.start(len(jobs))
+        torch.set_num_threads(threads)
         jobs = conditions.make(jobs, lambda job: network_input(inputs.read(job)), reporter)
+        torch.set_num_threads(1)
         if not jobs:
             return None
         load = conditions.load_pipeline
@@ -112,7 +119,8 @@ def load_stages(
     made_by = None
     if options.provenance:
         made_by = provenance(options.model, weights, options.big, options.scale)
-    return Stages(options, reporter, ledger, inputs, conditions, pipelines, precision, made_by), jobs
+    found = (options, reporter, ledger, inputs, conditions, pipelines, precision, made_by, threads)
+    return Stages(*found), jobs
 
 
 def set_up_compiler() -> None:

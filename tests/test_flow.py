@@ -15,7 +15,7 @@ from PIL import Image
 
 from strsr_cli import encode, stages
 from strsr_cli.claims import FOLDER
-from strsr_cli.flow import ahead
+from strsr_cli.flow import ahead, compute_with, side_threads, threads_for_workers
 from strsr_cli.ledger import Ledger
 from strsr_cli.plan import Job, make_plan
 from strsr_cli.report import Reporter
@@ -235,3 +235,26 @@ def test_reading_ahead_is_bounded_by_number_and_weight() -> None:
         begun.clear()
         for item, _ in ahead(pool, lambda number: number, items(), lambda number: 2**26, depth=3):
             assert len(begun) - item <= 2
+
+
+def test_each_thread_keeps_the_number_of_threads_that_it_was_given() -> None:
+    """PyTorch gives a new thread what was set last, anywhere, at its first operation and not before."""
+    found: list[int] = []
+    given, other = threading.Event(), threading.Event()
+
+    def worker() -> None:
+        compute_with(2)
+        given.set()
+        other.wait()
+        torch.rand(300_000).mul_(2)
+        found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=worker)
+    with threads_for_workers():
+        thread.start()
+        given.wait()
+        with side_threads(1, "test") as pool:
+            pool.submit(torch.get_num_threads).result()
+        other.set()
+        thread.join()
+    assert found == [2]

@@ -85,7 +85,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)
     step = max(1, MOST_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
     turned = k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    parts = [(rows @ turned).softmax(-1) @ v for rows in q.split(step, dim=2)]
+    parts = [(rows @ turned).softmax(-1) @ v for rows in torch.split(q, step, dim=2)]
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
