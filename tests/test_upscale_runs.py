@@ -22,6 +22,7 @@ from strsr_cli import forecast, plan
 from strsr_cli.app import app
 from strsr_cli.claims import FOLDER
 from strsr_cli.journal import JOURNAL, TEMPORARY_PREFIX
+from strsr_cli.signals import OUR_THREADS
 
 Run = Callable[..., Result]
 
@@ -415,9 +416,11 @@ def test_a_signal_that_means_it_leaves_nothing_behind(
 def test_nothing_is_waited_for_nor_torn_down_under_threads_that_compute() -> None:
     code = (
         "import threading; from strsr_cli.signals import leave_at_once;"
-        "threading.Thread(target=threading.Event().wait, daemon=True).start(); leave_at_once(143)"
+        "threading.Thread(target=threading.Event().wait, name=NAME, daemon=True).start(); leave_at_once(143)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 143
+    ours, others = (code.replace("NAME", repr(name)) for name in (OUR_THREADS + "restore", "others"))
+    assert subprocess.run([sys.executable, "-c", others], check=False, timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", ours], check=False, timeout=30).returncode == 143
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
