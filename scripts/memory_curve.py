@@ -64,7 +64,7 @@ def plot(curves: dict[float, Curve], base: float, path: Path) -> None:
             label=f"{megapixels:g} megapixels", linewidth=1.5,
         )  # fmt: skip
     axes.axhline(base, color="grey", linestyle=":", linewidth=1)
-    axes.annotate("model loaded, one tile done", (1, base), va="bottom", color="grey", fontsize=9)
+    axes.annotate("one tile", (99, base - 12), va="top", ha="right", color="grey", fontsize=9)
     axes.set(xlabel="% of the time", ylabel="resident memory, MiB", xlim=(0, 100), ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
