@@ -92,9 +92,9 @@ def seconds_per_megapixel(model: str, weights: Path | None, device: str, precisi
     import torch
 
     from strsr_models import load_pipeline
-    from strsr_models.devices import resolve_device, resolve_precision
+    from strsr_models.devices import resolve_devices, resolve_precision
 
-    where = resolve_device(device)
+    where = resolve_devices(device)[0]
     pipeline = load_pipeline(model, weights, str(where))
     small = torch.rand(1, 3, 64, 64)
 

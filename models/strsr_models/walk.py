@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from . import tiles
@@ -17,7 +18,8 @@ class Walk:
     """The tiles of one enlarged picture.
 
     see: rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. target: size of the
-    output. canvas: of what tiles of `shape` cover, at least the target; what is beyond it is reflected.
+    output. canvas: of what tiles of `shape` cover, at least the target; what is beyond it is reflected. device:
+    where pixels are enlarged and blended, so that only original pixels go there.
     """
 
     def __init__(
@@ -28,10 +30,12 @@ class Walk:
         canvas: tuple[int, int],
         shape: tuple[int, int],
         overlap: int,
+        device: torch.device,
     ) -> None:
         self.height, self.width = target
         self.tiles = tiles.plan(*canvas, shape, overlap)
-        self._see = see
+        self.device = device
+        self._see = lambda rows, columns: see(rows, columns).to(device)
         self._enlargement = Enlargement(size, target, canvas)
         self._blender = tiles.Blender(*canvas, shape, overlap)
 
@@ -45,6 +49,6 @@ class Walk:
         Of each row of tiles that is the same rows, from left to right. Each tile is clamped before it is
         blended: what one overshoots must not bleed into its neighbour.
         """
-        for top, left, pixels in self._blender.add(number, restored.clamp(0, 1)):
+        for top, left, pixels in self._blender.add(number, restored.to(self.device).clamp(0, 1)):
             if top < self.height and left < self.width:
                 yield top, left, pixels[..., : self.height - top, : self.width - left].clamp(0, 1)

@@ -196,7 +196,7 @@ class OneStepPipeline(nn.Module, ABC):
         else:
             canvas = height, width
             shape, overlap = self.tile_shape(height, width, tile, overlap)
-        return Walk(see, size, target, canvas, shape, overlap)
+        return Walk(see, size, target, canvas, shape, overlap, self.device)
 
     def look(self, lq: Tensor, precision: str) -> Tensor:
         """`encode_condition` of (b, 3, h, w), wherever that is, in `precision` or a safer one."""
