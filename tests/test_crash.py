@@ -123,7 +123,8 @@ def kill(folder: Path, out: Path, seconds: float, at_once: bool) -> None:
     assert process.wait() in (-9, 0)  # 0: nothing was left to do, which is told at the end
 
 
-@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_while_it_renames(
     moment: str, strsr: Run, photo: np.ndarray, tiny_weights: Path, tmp_path: Path
 ) -> None:

@@ -100,7 +100,11 @@ def test_student_and_coach_take_turns(
 
 @pytest.mark.parametrize(
     ("coach", "turns", "parts"),
-    [("conv", "alternate", 2), ("dit", "both", 1), ("none", "both", 1)],
+    [
+        ("conv", "alternate", 2),
+        pytest.param("dit", "both", 1, marks=pytest.mark.slow),
+        pytest.param("none", "both", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_ten_steps_equal_five_a_kill_and_five(
     coach: str, turns: str, parts: int, photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path
