@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,16 +188,13 @@ class Bench:
         from_files(self.stages, self.jobs[:WARM_UP], self.clock)
         files: list[float] = []
         network: list[float] = []
-        megapixels = 0.0
+        megapixels, peak = 0.0, Peak(self.stages.device)
         for run in range(self.options.runs):
             self.tell(f"end to end and network alone, run {run + 1} of {self.options.runs}")
             if run % 2:
                 network.append(network_alone(self.stages, self.jobs))
             before = self.clock.megapixels
-            if run == 0:
-                with Peak(self.stages.device) as peak:
-                    files.append(from_files(self.stages, self.jobs, self.clock))
-            else:
+            with peak if run == 0 else nullcontext():
                 files.append(from_files(self.stages, self.jobs, self.clock))
             megapixels = self.clock.megapixels - before
             if not run % 2:

@@ -18,21 +18,12 @@ from strsr_models.errors import UsageError
 EXIT_SOME_FAILED = 1
 
 
-def parse_tile(text: str) -> Optional[int]:  # noqa: UP045  (typer reads annotations of 3.10)
-    """`auto` -> None, a number of at least 64 -> itself."""
+def auto_or_number(option: str, text: str, least: int, unit: str) -> int | None:
+    """`auto` -> None, a number of at least `least` -> itself."""
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 64:
-        raise UsageError(f"--tile {text}: use auto or a number of output pixels, at least 64")
-    return int(text)
-
-
-def parse_batch(text: str) -> Optional[int]:  # noqa: UP045
-    """`auto` -> None, a number of at least 1 -> itself."""
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch {text}: use auto or a number of tiles, at least 1")
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{option} {text}: use auto or a number of {unit}, at least {least}")
     return int(text)
 
 
@@ -354,7 +345,8 @@ def upscale(
         raise UsageError("OUTPUT -: standard output is closed; redirect it: > image.png")
     if target == STREAM and sys.stdout.isatty() and not dry_run:
         raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
-    tile_size, batch_size = parse_tile(tile), parse_batch(batch)
+    tile_size = auto_or_number("--tile", tile, 64, "output pixels")
+    batch_size = auto_or_number("--batch", batch, 1, "tiles")
     if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)

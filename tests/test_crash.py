@@ -17,7 +17,6 @@ from PIL import Image
 from typer.testing import Result
 
 from .hostile.batch import command, environment, strsr
-from .hostile.waiting import PROPERTIES
 from .image_files import small_files
 
 Run = Callable[..., Result]
@@ -47,11 +46,6 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def leftovers(folder: Path) -> list[str]:
     """Pictures that were never finished."""
     return sorted(path.name for path in folder.rglob(".strsr-*") if path.suffix in SUFFIXES)
-
-
-def check_leftovers(folder: Path) -> None:
-    if "leftovers of killed processes" not in PROPERTIES:
-        assert leftovers(folder) == []
 
 
 @pytest.fixture
@@ -90,7 +84,7 @@ def test_thirty_killed_runs_then_one_to_the_end(pictures: Path, tmp_path: Path) 
     last = strsr("upscale", pictures, out)
     assert last.returncode == 0, last.stderr
     assert outputs(out) == whole
-    check_leftovers(out)
+    assert leftovers(out) == []
 
 
 def timed(folder: Path, out: Path) -> tuple[float, float]:
@@ -144,6 +138,4 @@ def test_killed_while_it_renames(
     assert there.items() <= outputs(tmp_path / "whole").items()
     assert strsr(*args).exit_code == 0
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
-    assert (leftovers(tmp_path / "out") == []) == (
-        moment == "after" or "leftovers of killed processes" not in PROPERTIES
-    )
+    assert leftovers(tmp_path / "out") == []
