@@ -157,14 +157,22 @@ def distill(
     ] = "lite",
     config: ConfigFile = None,
     set: Settings = None,
+    make_pairs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            metavar="N", help="Only make N pairs with teachers' outputs, in the folder of setting pairs."
+        ),
+    ] = None,
     preview: Preview = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Teach one-step restoration by a coach and, in a second stage, a frequency loss (StrSR)."""
+    """Teach one-step restoration by teachers, a coach and, in a second stage, a frequency loss (StrSR)."""
     from . import distill as loop
 
     with_warnings()
-    if preview is not None:
+    if make_pairs is not None:
+        typer.echo(f"pairs in {loop.make_teachers_pairs(data, make_pairs, config, set or [], typer.echo)}")
+    elif preview is not None:
         loop.preview(student, data, config, set or [], preview)
         typer.echo(f"look at {preview}")
     elif dry_run:

@@ -197,11 +197,18 @@ class RawBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """hq and lq_up (b, 3, s, s), picture (b, 3, 128, 128), all float in [0, 1]."""
+    """hq and lq_up (b, 3, s, s), picture (b, 3, 128, 128), all float in [0, 1].
+
+    teacher (b, 3, s, s): what the teachers make of the degraded crops, where there are any. kinds: of the samples'
+    degradations. dropped: rows whose teacher's output was not finite; another row's sample stands there.
+    """
 
     hq: Tensor
     lq_up: Tensor
     picture: Tensor
+    teacher: Tensor | None = None
+    kinds: tuple[str, ...] = ()
+    dropped: tuple[int, ...] = ()
 
 
 class Crops(Dataset[RawBatch]):
@@ -262,6 +269,10 @@ def join(samples: list[RawBatch]) -> RawBatch:
 # --- batches ---------------------------------------------------------------------------------------
 
 
+# What teachers make of degraded crops (b, 3, h, w) of a kind at a size (H, W); None where the kind has none.
+Teach = Callable[[Tensor, str, tuple[int, int]], Tensor | None]
+
+
 class FromStep(Sampler[list[int]]):
     """Sample numbers of the batches of steps start, start + 1, ... stop - 1, or one process's part of each."""
 
@@ -292,6 +303,7 @@ def batches(
     workers: int,
     rank: int = 0,
     world: int = 1,
+    teachers: Teach | None = None,
 ) -> Iterator[Batch]:
     """The batches of steps start..stop-1 on the device, cropped by `workers` processes ahead of time.
 
@@ -319,7 +331,7 @@ def batches(
                 if message not in told:
                     log.warning("%s; another photo stands in for it", message)
                     told.add(message)
-            yield prepare(raw, step, config, crops.seed, device)
+            yield prepare(raw, step, config, crops.seed, device, teachers)
 
     return prepared()
 
@@ -345,37 +357,77 @@ def step_sizes(step: int, kind: str, config: DegradeConfig, seed: int) -> Sizes:
     return draw_sizes(seeded("sizes", seed, step, kind), config, kind)
 
 
-def prepare(raw: RawBatch, step: int, config: DegradeConfig, seed: int, device: torch.device) -> Batch:
+def prepare(
+    raw: RawBatch,
+    step: int,
+    config: DegradeConfig,
+    seed: int,
+    device: torch.device,
+    teachers: Teach | None = None,
+) -> Batch:
     """Degrade the samples of a step, or some of them, on the device; the picture by the crop's recipe at scale 1.
 
     Sizes come from (seed, step), all else from (seed, sample number): a sample does not depend on
     those beside it, to the bit on a CPU; on a GPU as far as its FFT is the same for every batch size.
+    Raises StrsrError when no output of the teachers is finite.
     """
     # The arithmetic of JPEG needs float64, which Apple's GPUs lack.
     place = device if device.type == "cuda" else torch.device("cpu")
+    recipes = [sample_recipe(number, config, seed) for number in raw.numbers]
     with torch.inference_mode():
-        images = _degrade_batch(raw, step, config, seed, place)
+        images = _degrade_batch(raw, recipes, step, config, seed, place, teachers)
+        dropped = _replace_dropped(images) if teachers is not None else ()
     # Autograd refuses tensors made in inference mode, but not their clones.
-    return Batch(*(image.clone().to(device) for image in images))
+    tensors = [None if image is None else image.clone().to(device) for image in images]
+    return Batch(*tensors, tuple(recipe.kind for recipe in recipes), dropped)  # type: ignore[arg-type]
+
+
+def _replace_dropped(images: tuple[Tensor | None, ...]) -> tuple[int, ...]:
+    """Rows whose teacher's output is not finite, after the first good sample has taken their place."""
+    teacher = images[-1]
+    assert teacher is not None
+    finite = teacher.isfinite().flatten(1).all(1).cpu()
+    if bool(finite.all()):
+        return ()
+    if not bool(finite.any()):
+        raise StrsrError("the teachers' outputs are not finite for a whole batch; try precision=fp32")
+    good, bad = int(finite.nonzero()[0]), (~finite).nonzero()[:, 0]
+    for image in images:
+        assert image is not None
+        image[bad] = image[good]
+    return tuple(bad.tolist())
 
 
 def _degrade_batch(
-    raw: RawBatch, step: int, config: DegradeConfig, seed: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """hq, lq_up and picture of `prepare`."""
+    raw: RawBatch,
+    recipes: list[Recipe],
+    step: int,
+    config: DegradeConfig,
+    seed: int,
+    device: torch.device,
+    teachers: Teach | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """hq, lq_up, picture and teacher of `prepare`."""
     hq, picture = (pixels.to(device).float() / 255 for pixels in (raw.hq, raw.picture))
     lq_up = torch.empty_like(hq)
-    recipes = [sample_recipe(number, config, seed) for number in raw.numbers]
     rngs = [sample_noise(number, seed, device) for number in raw.numbers]
     # One image at a time stays in a CPU's cache: twice as fast as all together, and exact.
     most = len(raw.numbers) if device.type == "cuda" else 1
+    size = (hq.shape[-2], hq.shape[-1])
+    if config.sharpen:
+        hq = torch.cat([sharpen(some, config.sharpen) for some in torch.split(hq, most)])
+    teacher = None if teachers is None else hq.clone()  # where a kind has no teacher
     for kind in KINDS:
         sizes = step_sizes(step, kind, config, seed)
         rows = [row for row, recipe in enumerate(recipes) if recipe.kind == kind]
+        lqs = []
         for part in (rows[first : first + most] for first in range(0, len(rows), most)):
-            if config.sharpen:
-                hq[part] = sharpen(hq[part], config.sharpen)
             follow = ([recipes[row] for row in part], sizes, [rngs[row] for row in part])
-            lq_up[part] = enlarge(degrade(hq[part], *follow), *hq.shape[-2:])
+            lqs.append(degrade(hq[part], *follow))
+            lq_up[part] = enlarge(lqs[-1], *size)
             picture[part] = degrade(picture[part], *follow, scale=1.0)
-    return hq, lq_up, picture
+        if rows and teachers is not None and teacher is not None:
+            taught = teachers(torch.cat(lqs), kind, size)
+            if taught is not None:
+                teacher[rows] = taught.to(device)
+    return hq, lq_up, picture, teacher

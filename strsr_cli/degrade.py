@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from .jpeg import jpeg
 
-KINDS = ("clean", "mild", "severe")
+KINDS = ("clean", "mild", "lens", "medium", "severe")
 MODES = ("area", "bilinear", "bicubic")
 KERNEL = 21  # px, side of the blur kernels as tensors; what is drawn inside has an odd side from 7 to 21
 GAUSSIAN_PROB = 0.5  # of noise; the rest is photon noise
@@ -66,10 +66,12 @@ def check_shares(config: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class DegradeConfig:
-    """How often a picture is only reduced, mildly degraded or sent through the full pipeline."""
+    """How often a picture is only reduced, degraded in one pass of some kind, or sent through the full pipeline."""
 
     clean_share: float = 0.34
     mild_share: float = 0.33
+    lens_share: float = 0.0
+    medium_share: float = 0.0
     scale: tuple[float, float] = (2.0, 4.0)
     scale_four_share: float = 0.75  # of the steps; the rest are uniform in `scale`
     first: PassConfig = field(
@@ -89,14 +91,26 @@ class DegradeConfig:
             0.7, (0.2, 1.2), 0.0, (0.0, 0.0, 1.0), (1.0, 1.0), (0.0, 8.0), (0.02, 0.4), (60.0, 98.0)
         )
     )
+    # What a camera's lens does to a photo that was saved well: blur of any width, and little else.
+    lens: PassConfig = field(
+        default_factory=lambda: PassConfig(
+            1.0, (0.5, 4.0), 0.0, (0.0, 0.0, 1.0), (1.0, 1.0), (0.0, 3.0), (0.0, 0.15), (85.0, 100.0)
+        )
+    )
+    # One pass of all that the full pipeline has, each at a medium strength.
+    medium: PassConfig = field(
+        default_factory=lambda: PassConfig(
+            0.9, (0.3, 3.0), 0.05, (0.1, 0.4, 0.5), (0.5, 1.3), (0.0, 15.0), (0.02, 1.2), (35.0, 95.0)
+        )
+    )
     sharpen: float = 0.0  # weight of an unsharp mask on the target; Real-ESRGAN trains with 0.5
 
     def __post_init__(self) -> None:
-        check_shares(self, "clean_share", "mild_share", "scale_four_share", "final_sinc_prob")
-        if self.clean_share + self.mild_share > 1 + 1e-9:
-            raise ValueError(
-                f"clean_share {self.clean_share} and mild_share {self.mild_share}: must sum to at most 1"
-            )
+        shares = {f"{kind}_share": getattr(self, f"{kind}_share") for kind in KINDS[:-1]}
+        check_shares(self, *shares, "scale_four_share", "final_sinc_prob")
+        if sum(shares.values()) > 1 + 1e-9:
+            what = ", ".join(f"{name} {value}" for name, value in shares.items() if value)
+            raise ValueError(f"{what}: must sum to at most 1")
         if not 1 <= self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale {list(self.scale)}: must be two numbers from 1 on, in order")
         if self.sharpen < 0:
@@ -165,9 +179,15 @@ def draw_sizes(rng: torch.Generator, config: DegradeConfig, kind: str) -> Sizes:
     """Draw what the samples of a kind share."""
     four = chance(rng, config.scale_four_share)
     scale = 4.0 if four else uniform(rng, *config.scale)
-    passes = {"clean": (), "mild": (config.mild,), "severe": (config.first, config.second)}[kind]
-    resizes = tuple((draw_factor(rng, step), draw_mode(rng)) for step in passes)
+    resizes = tuple((draw_factor(rng, step), draw_mode(rng)) for step in passes_of(kind, config))
     return Sizes(scale, resizes, draw_mode(rng))
+
+
+def passes_of(kind: str, config: DegradeConfig) -> tuple[PassConfig, ...]:
+    """The passes that pictures of a kind go through."""
+    if kind == "clean":
+        return ()
+    return (config.first, config.second) if kind == "severe" else (getattr(config, kind),)
 
 
 def draw_factor(rng: torch.Generator, config: PassConfig) -> float:
@@ -188,14 +208,22 @@ def draw_mode(rng: torch.Generator) -> str:
 
 def draw_recipe(rng: torch.Generator, config: DegradeConfig) -> Recipe:
     """Draw what a sample has of its own, its kind first."""
-    kind = uniform(rng, 0.0, 1.0)
-    if kind < config.clean_share:
-        return Recipe("clean", ())
-    if kind < config.clean_share + config.mild_share:
-        return Recipe("mild", (draw_pass(rng, config.mild),))
-    passes = (draw_pass(rng, config.first), draw_pass(rng, config.second))
+    kind = draw_kind(rng, config)
+    passes = tuple(draw_pass(rng, step) for step in passes_of(kind, config))
+    if kind != "severe":
+        return Recipe(kind, passes)
     sinc = sinc_kernel(rng, draw_side(rng)) if chance(rng, config.final_sinc_prob) else None
     return Recipe("severe", passes, sinc, jpeg_last=chance(rng, 0.5))
+
+
+def draw_kind(rng: torch.Generator, config: DegradeConfig) -> str:
+    """Draw one of KINDS by their shares."""
+    place, end = uniform(rng, 0.0, 1.0), 0.0
+    for kind in KINDS[:-1]:
+        end += getattr(config, f"{kind}_share")
+        if place < end:
+            return kind
+    return KINDS[-1]
 
 
 def draw_pass(rng: torch.Generator, config: PassConfig) -> Pass:

@@ -11,8 +11,9 @@ gradient: all of lite; LoRA and projector of zimage and flux2.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,10 +42,15 @@ from .engine import (
 from .estimate import Step, estimate_memory
 from .judges import LITE_PRESET, CoachTurn, Criterion, DistillConfig, shifted
 from .logbook import Logbook
+from .pairs import PairWindows, make_pairs
 from .preview import draw_preview
 from .progress import Report
 from .runs import Run, read_config, to_toml, weights_folder
 from .safety import Average
+from .teachers import Teachers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 COACH_CLIP = 1.0  # norm of the gradient over all heads
 
@@ -59,7 +65,10 @@ def distill(
     pipeline, criterion, turn = build(config, accelerator.device)
     parameters = pipeline.trainable_parameters()
     main = accelerator.is_main_process
-    crops = Crops(load_photos(data, config.crop_size, config.cache_gb, main), config.crop_size, config.seed)
+    cache_gb = (
+        0.0 if config.pairs else config.cache_gb
+    )  # of photos that only the sheet's samples are cut from
+    crops = Crops(load_photos(data, config.crop_size, cache_gb, main), config.crop_size, config.seed)
     run, average = Run(out), Average(pipeline, config.ema_decay)
     compile_networks(config, pipeline)
     model, optimizer = accelerator.prepare(pipeline, make_adamw(parameters, config, config.learning_rate))
@@ -74,20 +83,22 @@ def distill(
         run.locked(main),
         Logbook(run, accelerator, config, crops, models, average, *told) as logbook,
     ):
-        for batch, numbers in batches_from(logbook.step, crops, config, accelerator):
+        dropped = 0
+        for batch, numbers in batches_of(logbook, crops, pipeline, config, accelerator):
             step = logbook.step
+            dropped += len(batch.dropped)
             students_turn = not heads or config.turns == "both" or step % 2 == 0
             coachs_turn = bool(heads) and (config.turns == "both" or step % 2 == 1)
-            rate = learning_rate(config, step)
+            rate = learning_rate(config, step, logbook.share)
             set_learning_rate(optimizer, rate)
-            whole = (batch.hq, batch.lq_up, batch.picture, numbers)
+            whole = (batch.hq, batch.lq_up, batch.picture, numbers, batch.teacher)
             restored_parts = []
-            for hq, lq_up, picture, part in in_parts(accelerator, model, whole, config.accumulate):
+            for hq, lq_up, picture, part, teacher in in_parts(accelerator, model, whole, config.accumulate):
                 with torch.set_grad_enabled(students_turn):
                     restored = model(lq_up, condition_image(pipeline, lq_up, picture))
                 if students_turn:
                     with accelerator.autocast():
-                        losses = criterion(restored, hq, step, part)
+                        losses = criterion(restored, hq, step, part, teacher)
                     accelerator.backward(weighted_sum(losses, config) / config.accumulate)
                     logbook.meter.add(losses)
                 restored_parts.append(restored.detach())
@@ -100,19 +111,56 @@ def distill(
             if coachs_turn:
                 set_learning_rate(coach_optimizer, config.coach_learning_rate)
                 fakes = torch.cat(restored_parts).float()
-                windows = (
-                    shifted(image, config.judge_shift, config.seed, step) for image in (batch.hq, fakes)
-                )
-                for hq, fake, part in in_parts(accelerator, coach, (*windows, numbers), config.accumulate):
-                    losses = coach(hq, fake, part)
+                real = batch.teacher if config.coach_real == "teacher" else batch.hq
+                windows = (shifted(image, config.judge_shift, config.seed, step) for image in (real, fakes))
+                coach_loss = torch.zeros((), device=accelerator.device)
+                for real, fake, part in in_parts(accelerator, coach, (*windows, numbers), config.accumulate):
+                    losses = coach(real, fake, part, step)
                     accelerator.backward(weighted_sum(losses, config) / config.accumulate)
                     logbook.meter.add(losses)
-                logbook.coach_guard.step(accelerator, coach_optimizer, heads, COACH_CLIP, step + 1)
-            if logbook.after_step(
-                restored_parts[-1], batch.hq[-len(restored_parts[-1]) :], {"learning_rate": rate}
-            ):
+                    coach_loss += losses["coach_loss"].detach() / config.accumulate
+                if turn is not None and turn.rests(accelerator.reduce(coach_loss, "mean")):
+                    coach_optimizer.zero_grad(set_to_none=True)
+                else:
+                    logbook.coach_guard.step(accelerator, coach_optimizer, heads, COACH_CLIP, step + 1)
+            rates = {"learning_rate": rate, **({"dropped_pairs": float(dropped)} if dropped else {})}
+            if logbook.after_step(restored_parts[-1], batch.hq[-len(restored_parts[-1]) :], rates):
                 break
     return logbook.finish()
+
+
+def batches_of(
+    logbook: Logbook,
+    crops: Crops,
+    pipeline: OneStepPipeline,
+    config: DistillConfig,
+    accelerator: Accelerator,
+) -> Iterator[tuple[Batch, list[int]]]:
+    """From the logbook's step on, this process's share of each batch: from pairs, or made in every step."""
+    if not config.pairs:
+        teachers = None
+        if config.teacher:
+            precision = resolve_precision(config.precision, accelerator.device)
+            teachers = Teachers(config.teacher, accelerator.device, precision)
+        yield from batches_from(logbook.step, logbook.stop, crops, config, accelerator, teachers)
+        return
+    windows = PairWindows(config, crops.photos, pipeline.multiple_of, accelerator.device)
+    for step in range(logbook.step, logbook.stop):
+        yield windows.draw(step, accelerator.process_index, accelerator.num_processes)
+
+
+def make_teachers_pairs(
+    data: list[Path], count: int, config_file: Path | None, settings: list[str], report: Report
+) -> Path:
+    """Make, or go on making, the pairs of a configuration; returns their folder."""
+    config = read_distill_config("lite", config_file, settings)
+    if not config.pairs or not config.teacher:
+        raise UsageError("--make-pairs: the settings pairs (their folder) and teacher are missing")
+    if count < 1:
+        raise UsageError(f"--make-pairs {count}: must be at least 1")
+    device = resolve_device(config.device)
+    photos = load_photos(data, config.pair_size, config.cache_gb)
+    return make_pairs(config, photos, count, device, resolve_precision(config.precision, device), report)
 
 
 def read_distill_config(student: str, config_file: Path | None, settings: list[str]) -> DistillConfig:
@@ -200,7 +248,7 @@ def one_step(
     def step(batch: Batch, numbers: list[int]) -> None:
         last = config.steps - 1
         restored = pipeline(batch.lq_up, condition_image(pipeline, batch.lq_up, batch.picture))
-        losses = criterion(restored, batch.hq, last, numbers)
+        losses = criterion(restored, batch.hq, last, numbers, batch.hq if config.teacher else None)
         weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
         if turn is not None:
             pair = (batch.hq, restored.detach().float())

@@ -30,7 +30,7 @@ from strsr_models.losses.perceptual import Lpips, feature_distance
 from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.lite import LitePipeline
 
-from .data import CACHE_GB, Batch, Crops, batches
+from .data import CACHE_GB, Batch, Crops, Teach, batches
 from .degrade import DegradeConfig
 from .safety import keep_trained_only
 
@@ -46,6 +46,7 @@ class LoopConfig:
     """Settings of every loop that teaches a pipeline."""
 
     steps: int = 200_000
+    minutes: float = 0.0  # of training, after which a run ends, its learning rate fallen; 0: `steps` says
     batch_size: int = 16  # crops per step, over all processes
     accumulate: int = 1  # parts that a process's share of a batch is computed in, one after the other
     gradient_checkpointing: bool = False
@@ -61,8 +62,9 @@ class LoopConfig:
     ema_decay: float = 0.999  # 0: no average
     l1_weight: float = 1.0
     perceptual_weight: float = 0.0
-    perceptual_network: str = "squeezenet"  # or vgg19, resnet50v2, lpips
-    perceptual_weights: str = ""  # safetensors file of that network; lpips has its own
+    # squeezenet, vgg19, resnet50v2, lpips, or a list of them, whose distances are averaged.
+    perceptual_network: str | tuple[str, ...] = "squeezenet"
+    perceptual_weights: str | tuple[str, ...] = ""  # a safetensors file of each; lpips has its own
     lattice_weight: float = 0.0  # of lines in the spectrum at the harmonics of 16 px
     seed: int = 0
     workers: int = 1  # processes that read and crop photos
@@ -87,11 +89,8 @@ class LoopConfig:
             raise ValueError(
                 f"lattice_weight > 0 needs crop_size from {LEAST_CROP} on, or set lattice_weight=0"
             )
-        if self.perceptual_weight > 0 and not self.perceptual_weights and self.perceptual_network != "lpips":
-            raise ValueError(
-                "perceptual_weight > 0 needs perceptual_weights, a safetensors file of perceptual_network; "
-                "or set perceptual_weight=0"
-            )
+        if self.perceptual_weight > 0 and names(self.perceptual_network) != ("lpips",):
+            check_files(self, "perceptual_network", "perceptual_weights", "or set perceptual_weight=0")
         if not 0 < self.learning_rate < 1 or not 0 <= self.ema_decay < 1:
             raise ValueError("learning_rate must lie in (0, 1), ema_decay in [0, 1)")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
@@ -103,8 +102,20 @@ class LoopConfig:
         for name, value in vars(self).items():
             if name.endswith("_weight") and value < 0:
                 raise ValueError(f"{name} {value}: must not be negative")
-        if min(self.workers, self.warmup_steps, self.cache_gb, self.weight_decay) < 0:
-            raise ValueError("workers, warmup_steps, cache_gb and weight_decay must not be negative")
+        if min(self.workers, self.warmup_steps, self.cache_gb, self.weight_decay, self.minutes) < 0:
+            raise ValueError("workers, warmup_steps, cache_gb, weight_decay and minutes must not be negative")
+
+
+def names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One or several names, as a setting has them, as several."""
+    return (value,) if isinstance(value, str) else value
+
+
+def check_files(config: object, networks: str, files: str, advice: str) -> None:
+    """Raise ValueError unless the setting `files` names one for each network of the setting `networks`."""
+    wanted, given = (names(getattr(config, name)) for name in (networks, files))
+    if len(given) != len(wanted) or not all(given):
+        raise ValueError(f"{files}: name a safetensors file for each of {networks}, {list(wanted)}; {advice}")
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
@@ -168,10 +179,14 @@ def make_adamw(parameters: list[nn.Parameter], config: LoopConfig, learning_rate
     )
 
 
-def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate` at the last step."""
+def learning_rate(config: LoopConfig, step: int, share: float | None = None) -> float:
+    """Linear warm-up, then a cosine down to `final_learning_rate` at the end of the run.
+
+    share: of the run that is over, where that is not a matter of steps.
+    """
+    share = step / config.steps if share is None else share
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     return warm * (config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * fall)
 
 
@@ -190,20 +205,26 @@ def describe(pipeline: OneStepPipeline) -> str:
 
 
 def batches_from(
-    step: int, crops: Crops, config: LoopConfig, accelerator: Accelerator
+    step: int,
+    stop: int,
+    crops: Crops,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    teachers: Teach | None = None,
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """From `step` on, this process's share of each batch, and the numbers of its samples."""
+    """Of steps step..stop-1, this process's share of each batch, and the numbers of its samples."""
     world, rank = accelerator.num_processes, accelerator.process_index
     loader = batches(
         crops,
         config.degrade,
         accelerator.device,
         start=step,
-        stop=config.steps,
+        stop=stop,
         batch_size=config.batch_size,
         workers=config.workers,
         rank=rank,
         world=world,
+        teachers=teachers,
     )
     for number, batch in enumerate(loader, start=step):
         first = number * config.batch_size + rank * len(batch.hq)
@@ -213,7 +234,7 @@ def batches_from(
 def in_parts(
     accelerator: Accelerator, module: nn.Module, batch: tuple[Any, ...], parts: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Slices of a batch's tensors and lists, to run forward and backward on one after the other.
+    """Slices of a batch's tensors and lists (or None), to run forward and backward on one after the other.
 
     Gradients of several processes meet once, after the last part.
     """
@@ -221,7 +242,8 @@ def in_parts(
     for number in range(parts):
         last = number == parts - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(module):
-            yield tuple(values[number * size : (number + 1) * size] for values in batch)
+            part = slice(number * size, (number + 1) * size)
+            yield tuple(None if values is None else values[part] for values in batch)
 
 
 def condition_image(pipeline: OneStepPipeline, lq_up: Tensor, picture: Tensor) -> Tensor:
@@ -237,27 +259,34 @@ def condition_image(pipeline: OneStepPipeline, lq_up: Tensor, picture: Tensor) -
 
 
 class Distance:
-    """The perceptual loss that a configuration names.
+    """The perceptual loss that a configuration names: the mean over its networks.
 
-    Not a module: its network belongs neither into checkpoints nor to the student.
+    Not a module: its networks belong neither into checkpoints nor to the student.
     """
 
     def __init__(self, config: LoopConfig, device: torch.device) -> None:
         """Raises UsageError or WeightsError for a network that is unknown or has no weights."""
-        weights = Path(config.perceptual_weights) if config.perceptual_weights else None
-        self.network: Lpips | FeatureNetwork
-        if config.perceptual_network == "lpips":
-            self.network = Lpips("vgg", weights)
-        else:
-            assert weights is not None  # LoopConfig has made sure
-            self.network = FeatureNetwork(config.perceptual_network, weights)
-        self.network.to(device)
+        files = names(config.perceptual_weights)
+        self.networks: list[Lpips | FeatureNetwork] = []
+        for number, name in enumerate(names(config.perceptual_network)):
+            weights = Path(files[number]) if number < len(files) and files[number] else None
+            network = Lpips("vgg", weights) if name == "lpips" else FeatureNetwork(name, need(name, weights))
+            self.networks.append(network.to(device))
 
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
         """Of images (b, 3, h, w) in [0, 1]: a scalar."""
-        if isinstance(self.network, Lpips):
-            return self.network(pred, target)  # type: ignore[no-any-return]
-        return feature_distance(pred, target, self.network)
+        distances = [
+            network(pred, target) if isinstance(network, Lpips) else feature_distance(pred, target, network)
+            for network in self.networks
+        ]
+        return torch.stack(distances).mean()
+
+
+def need(name: str, weights: Path | None) -> Path:
+    """The file of a network that has none of its own. Raises UsageError where it is not named."""
+    if weights is None:
+        raise UsageError(f"perceptual_weights: names no file for {name}")
+    return weights
 
 
 def make_distance(config: LoopConfig, device: torch.device) -> Distance | None:

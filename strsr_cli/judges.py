@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from strsr_models.encoders.dit_trunk import DiTTrunk
@@ -21,10 +22,13 @@ from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.lite import LitePipeline
 
 from .degrade import draw_below, seeded
-from .engine import LoopConfig, image_losses, make_distance
+from .engine import LoopConfig, check_files, image_losses, make_distance, names
+from .teachers import TeacherConfig
 
 COACHES = ("conv", "dit", "none")
 TURNS = ("alternate", "both")
+TARGETS = ("photo", "teacher", "both")
+REALS = ("photo", "teacher")
 FDL_TRIAL = 8  # px of each map that the frequency loss is tried on when a run begins
 CONVNEXT_STRIDE = 32  # px: of a larger window, its last stage would not see the rest
 LEAST = {"rank": 1, "coach_hidden": 1, "fdl_projections": 1, "fdl_from": 0, "r1_sigma": 0}
@@ -47,19 +51,31 @@ class DistillConfig(LoopConfig):
     gradient_checkpointing: bool = True
     ema_decay: float = 0.0
     perceptual_weight: float = 3.0
-    perceptual_network: str = "lpips"
+    perceptual_network: str | tuple[str, ...] = "lpips"
     save_every: int = 500
     precision: str = "bf16"
 
     student: str = "lite"  # lite, zimage, flux2, or a folder of lite's weights or run to go on from
     models_dir: str = ""  # where the published checkpoints of zimage and flux2 are; empty: the default
     rank: int = 256  # of LoRA
+    teacher: str | TeacherConfig = (
+        ""  # file of a x4 restorer to learn from, or a table of files by kind; empty: none
+    )
+    teacher_weight: float = 1.0  # of L1 towards its output
+    perceptual_target: str = "photo"  # or teacher, both: what the perceptual distance is measured to
+    pairs: str = ""  # folder of pairs that --make-pairs has made; empty: teachers run in every step
+    pair_size: int = 256  # px, of the pairs to be made
+    largest_crop: int = 0  # px: with pairs, each step draws a side from crop_size to this one; 0: crop_size
     semantic_tokens: bool = True  # false: lite does without them for good, an ablation
     turns: str = "alternate"  # student and coach batch by batch; or both: each on every batch
     coach: str = "conv"  # or dit: the student's own kind, the baseline; or none
     # Frozen trunk of a conv coach: an open_clip ConvNeXt, or a feature network (resnet50v2, vgg19, squeezenet).
-    coach_network: str = "convnext_xxlarge"
-    coach_weights: str = ""  # its file; empty: where huggingface_hub keeps it
+    # Or a list of feature networks, with a file of each.
+    coach_network: str | tuple[str, ...] = "convnext_xxlarge"
+    coach_weights: str | tuple[str, ...] = ""  # its file; empty: where huggingface_hub keeps it
+    coach_real: str = "photo"  # or teacher: what it takes for real
+    coach_noise: float = 0.0  # standard deviation of the noise on all that it sees, of images in [0, 1]
+    coach_floor: float = 0.0  # it does not learn while its loss per head is below this; 0.69 is guessing
     coach_hidden: int = 512  # width of the heads
     coach_learning_rate: float = 1e-6  # constant
     coach_weight: float = 1.0  # of its own loss
@@ -77,13 +93,30 @@ class DistillConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("coach", COACHES), ("turns", TURNS)):
+        choices = (
+            ("coach", COACHES),
+            ("turns", TURNS),
+            ("perceptual_target", TARGETS),
+            ("coach_real", REALS),
+        )
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r}: unknown; {nearest(getattr(self, name), known)}"
                 )
-        if self.coach == "conv" and self.coach_network in FEATURES and not self.coach_weights:
-            raise ValueError(f"coach_network {self.coach_network} needs coach_weights, a file")
+        if self.coach == "conv" and self.coach_on_features:
+            check_files(self, "coach_network", "coach_weights", 'or set coach="none"')
+        if not self.teacher and "teacher" in (self.perceptual_target, self.coach_real):
+            raise ValueError("perceptual_target or coach_real is teacher, and there is none: set teacher")
+        if self.pairs and not self.teacher:
+            raise ValueError("pairs are of a teacher's: set teacher")
+        if self.pair_size < self.crop_size or self.pair_size % 16 or self.largest_crop > self.pair_size:
+            raise ValueError(
+                f"pair_size {self.pair_size}: must be a multiple of 16, "
+                f"at least crop_size {self.crop_size} and largest_crop {self.largest_crop}"
+            )
+        if self.coach_noise < 0 or not 0 <= self.coach_floor < 1:
+            raise ValueError("coach_noise must not be negative, coach_floor must lie in [0, 1)")
         if self.stage_two and not self.fdl_weights:
             raise ValueError("fdl_weight > 0 needs fdl_weights, a file of fdl_network; or set fdl_weight=0")
         if not 0 < self.fdl_share <= 1 or not 0 < self.coach_learning_rate < 1:
@@ -101,13 +134,18 @@ class DistillConfig(LoopConfig):
         stride = 1
         if self.coach == "dit":
             stride = 16
-        elif self.coach == "conv" and self.coach_network not in FEATURES:
+        elif self.coach == "conv" and not self.coach_on_features:
             stride = CONVNEXT_STRIDE
         if not 0 <= self.judge_shift <= self.crop_size - 32 or window % stride:
             raise ValueError(
                 f"judge_shift {self.judge_shift}: leaves {window} px of crop_size {self.crop_size}; "
                 f"must not be negative, and leave at least 32 px{f' and a multiple of {stride}' if stride > 1 else ''}"
             )
+
+    @property
+    def coach_on_features(self) -> bool:
+        """Whether the coach's trunk is made of feature networks, rather than a ConvNeXt of open_clip's."""
+        return all(name in FEATURES for name in names(self.coach_network))
 
     @property
     def stage_two(self) -> bool:
@@ -170,26 +208,40 @@ class Criterion:
         """All that takes memory here."""
         parts: list[nn.Module] = [] if self.coach is None else [self.coach]
         if self.distance is not None:
-            parts.append(self.distance.network)
+            parts += self.distance.networks
         if self.features is not None:
             parts += [self.features, self.fdl]
         return parts
 
-    def __call__(self, restored: Tensor, hq: Tensor, step: int, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """l1_loss, perceptual_loss, gan_loss and, in stage 2, fdl_loss of crops (b, 3, s, s) in [0, 1].
+    def __call__(
+        self, restored: Tensor, hq: Tensor, step: int, numbers: Sequence[int], teacher: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """l1_loss, teacher_loss, perceptual_loss, gan_loss and, in stage 2, fdl_loss of crops (b, 3, s, s) in [0, 1].
 
-        numbers: of the samples in the run.
+        numbers: of the samples in the run. teacher: what the teachers made of the same crops.
         """
         config = self.config
         losses = image_losses(restored, hq, config, None)
+        if teacher is not None:
+            losses["teacher_loss"] = F.l1_loss(restored.float(), teacher)
         restored, hq = (shifted(image, config.judge_shift, config.seed, step) for image in (restored, hq))
+        taught = hq if teacher is None else shifted(teacher, config.judge_shift, config.seed, step)
         if self.distance is not None:
-            losses["perceptual_loss"] = self.distance(restored, hq)
+            targets = {"photo": [hq], "teacher": [taught], "both": [hq, taught]}[config.perceptual_target]
+            distances = [self.distance(restored, target) for target in targets]
+            losses["perceptual_loss"] = torch.stack(distances).mean()
         if self.coach is not None and config.gan_weight:
-            losses["gan_loss"] = self._gan_loss(self.coach, restored, hq)
+            real = taught if config.coach_real == "teacher" else hq
+            real, fake = (with_noise(image, config, step, numbers) for image in (real, restored))
+            losses["gan_loss"] = self._gan_loss(self.coach, fake, real)
         if self.features is not None and step >= config.fdl_from:
             losses["fdl_loss"] = self._fdl_loss(self.features, restored, hq, numbers)
         return losses
+
+    def rests(self, coach_loss: Tensor) -> bool:
+        """Whether the coach is ahead of its student by so much that it should not learn in this step."""
+        heads = len(self.heads.on_maps) + (self.heads.on_embedding is not None)
+        return bool(self.config.coach_floor and coach_loss < heads * self.config.coach_floor)
 
     def _fdl_loss(
         self, features: FeatureNetwork, restored: Tensor, hq: Tensor, numbers: Sequence[int]
@@ -218,6 +270,15 @@ class Criterion:
         return loss
 
 
+def with_noise(image: Tensor, config: DistillConfig, step: int, numbers: Sequence[int]) -> Tensor:
+    """(b, 3, h, w) as a coach sees it: what is finer than the noise tells it nothing of what is real."""
+    if not config.coach_noise:
+        return image
+    rng = seeded("coach noise", config.seed, step, numbers[0], device=image.device)
+    noise = torch.randn(image.shape, generator=rng, device=image.device)
+    return image.float() + config.coach_noise * noise
+
+
 def share_of_batch(config: DistillConfig) -> int:
     """How many samples of a batch, over all processes, the frequency loss is computed on."""
     return max(1, round(config.fdl_share * config.batch_size))
@@ -244,19 +305,21 @@ def build_coach(student: OneStepPipeline, config: DistillConfig) -> Coach | None
     """Frozen trunk and new heads, as configured; only the heads ever train."""
     if config.coach == "none":
         return None
-    weights = config.coach_weights or None
+    files = names(config.coach_weights)
     trunk: Any
     if config.coach == "dit":
         if not isinstance(student, LitePipeline):
             raise UsageError("coach=dit: a copy of the student as its own judge is made for lite only")
         maps = min(DIT_MAPS, student.config.dit.depth)
         trunk = DiTTrunk(student.structural_encoder, student.dit, maps, 1000 * student.sigma)
-    elif config.coach_network in FEATURES:
-        trunk = FeatureTrunk(FeatureNetwork(config.coach_network, Path(config.coach_weights)))
+    elif config.coach_on_features:
+        known = zip(names(config.coach_network), files, strict=True)
+        trunk = FeatureTrunk(*(FeatureNetwork(name, Path(file)) for name, file in known))
     else:
         from strsr_models.encoders.convnext import ConvNextTrunk  # needs open_clip
 
-        trunk = ConvNextTrunk(weights, config.coach_network, checkpointing=config.gradient_checkpointing)
+        (name,), (file,) = names(config.coach_network), files
+        trunk = ConvNextTrunk(file or None, name, checkpointing=config.gradient_checkpointing)
     heads = DiscriminatorConfig(tuple(trunk.channels), trunk.embedding_channels, config.coach_hidden)
     return Coach(trunk, Discriminator(heads))
 
@@ -268,13 +331,21 @@ class CoachTurn(nn.Module):
         super().__init__()
         self.heads = coach.heads  # all that trains and is saved
         self._coach: Callable[[Tensor], list[Tensor]] = lambda image: coach(image)
-        self.seed, self.sigma = config.seed, config.r1_sigma
+        self.config = config
 
-    def forward(self, hq: Tensor, restored: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def forward(
+        self, hq: Tensor, restored: Tensor, numbers: Sequence[int], step: int = 0
+    ) -> dict[str, Tensor]:
         """coach_loss and r1_loss of photos and restored crops (b, 3, s, s) in [0, 1]; numbers: of the samples."""
-        rng = seeded("r1", self.seed, numbers[0])
+        rng = seeded("r1", self.config.seed, numbers[0])
+        hq, restored = (with_noise(image, self.config, step, numbers) for image in (hq, restored))
         with parametrize.cached():  # one power iteration for all three passes
             real_logits = self._coach(hq)
             losses = {"coach_loss": discriminator_loss(real_logits, self._coach(restored))}
-            losses["r1_loss"] = r1_penalty(self._coach, hq, real_logits, rng, self.sigma)
+            losses["r1_loss"] = r1_penalty(self._coach, hq, real_logits, rng, self.config.r1_sigma)
         return losses
+
+    def rests(self, coach_loss: Tensor) -> bool:
+        """Whether the coach is ahead of its student by so much that it should not learn in this step."""
+        heads = len(self.heads.on_maps) + (self.heads.on_embedding is not None)
+        return bool(self.config.coach_floor and coach_loss < heads * self.config.coach_floor)

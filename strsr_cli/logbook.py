@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from strsr_models.load import save_pipeline
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 
 # Settings that may differ when a run is resumed: they decide how long and where, not what is learnt.
 MAY_CHANGE = {
-    *("steps", "learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"),
+    *("steps", "minutes", "learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"),
     *("log_every", "save_every", "sample_every", "tensorboard", "workers", "cache_gb"),
     *("device", "precision", "accumulate", "gradient_checkpointing", "compile", "models_dir"),
-    *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student"),
+    *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student", "pairs", "teacher"),
 }
 
 
@@ -71,6 +73,7 @@ class Logbook:
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._guards = (self.guard, self.coach_guard)
         self.step = load_checkpoint(run, accelerator, models, average, self._guards)  # done so far
+        self._began = time.monotonic() - 60 * run.minutes()  # as if the run had never been stopped
         self._progress = Progress(
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )
@@ -78,6 +81,7 @@ class Logbook:
         self._photos, self._distance = crops.photos, distance
         self._sheet = sample_batch(crops, config.degrade) if accelerator.is_main_process else None
         self._logged = self.step
+        self._over = self.share >= 1
         self._start = ""
         if accelerator.is_main_process:
             run.write_config(config)
@@ -99,18 +103,34 @@ class Logbook:
         self._signals.__exit__(kind, error, trace)
         self._progress.__exit__(kind, error, trace)
 
+    @property
+    def minutes(self) -> float:
+        """Of training so far, over all turns of the run."""
+        return (time.monotonic() - self._began) / 60
+
+    @property
+    def share(self) -> float:
+        """How much of the run is over, by its steps or, where it has a time, by the clock; at least 1 at its end."""
+        by_steps = self.step / self.config.steps
+        return max(by_steps, self.minutes / self.config.minutes) if self.config.minutes else by_steps
+
+    @property
+    def stop(self) -> int:
+        """The step to train up to: the present one where the run is over."""
+        return self.step if self.share >= 1 else self.config.steps
+
     def after_step(self, restored: Tensor, hq: Tensor, rates: dict[str, float]) -> bool:
         """Count a step and do what is due; whether the run is to stop.
 
         restored, hq: (b, 3, s, s) in [0, 1], of which the lattice curve is made. rates: more numbers to log.
         """
         self.step += 1
-        config, last = self.config, self.step == self.config.steps
+        config, last = self.config, self._is_last()
         values = self._means(restored, hq, rates, self.step % config.log_every == 0 or last)
         stop = self._signals.asked(self.accelerator)
         due = self.step % config.save_every == 0 and all(guard.healthy for guard in self._guards)
         if due or last or stop:
-            save_checkpoint(self.run, self.accelerator, self.step, self.average, self._guards)
+            save_checkpoint(self.run, self.accelerator, self.step, self.average, self._guards, self.minutes)
             if self.accelerator.is_main_process:
                 self.run.export(self._write_weights)
         if self.step % config.sample_every == 0 or last:
@@ -120,7 +140,15 @@ class Logbook:
             self._progress.log(self.step, values)
         if stop and not last:
             self._progress.say(f"stopped at step {self.step}; the same command goes on from here")
-        return stop
+        return stop or last
+
+    def _is_last(self) -> bool:
+        """Whether the run is over, for all processes alike."""
+        over = torch.tensor(float(self.share >= 1), device=self.accelerator.device)
+        if self.config.minutes and self.accelerator.num_processes > 1:
+            over = self.accelerator.reduce(over, "sum")
+        self._over = bool(over > 0)
+        return self._over
 
     def _means(self, restored: Tensor, hq: Tensor, rates: dict[str, float], log: bool) -> dict[str, float]:
         """Measure the lattice where it is time to; the interval's numbers when it ends here, else none."""
@@ -152,7 +180,7 @@ class Logbook:
         weights = self.run.folder / "model"
         if self.accelerator.is_main_process and not weights.is_dir():  # killed between checkpoint and export
             self.run.export(self._write_weights)
-        if self._signals.exit_code and self.step < self.config.steps:
+        if self._signals.exit_code and not self._over:
             raise Stopped(self._signals.exit_code)
         if self.step > self.config.steps:
             self._progress.say(f"steps = {self.config.steps}: the run has done {self.step} already")

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 KEPT_CHECKPOINTS = 2
 STEP_DIGITS = 7
+MINUTES_NAME = "minutes.json"  # in a checkpoint: how long the run has trained, over all its turns
 FRESH = ".new"  # suffix of a folder that is being written
 
 
@@ -200,6 +201,14 @@ class Run:
         """The newest whole checkpoint, or None in a new run."""
         steps = self.saved_steps()
         return self.checkpoint(steps[-1]) if steps else None
+
+    def minutes(self) -> float:
+        """How long the run had trained at its newest checkpoint; 0 in a new run, or one that does not say."""
+        latest = self.latest()
+        try:
+            return 0.0 if latest is None else float(json.loads((latest / MINUTES_NAME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return 0.0
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of `step` is or will be."""

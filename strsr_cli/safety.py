@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from strsr_models.errors import StrsrError
 from strsr_models.pipelines.base import OneStepPipeline
 
-from .runs import FRESH, Run, cannot_write
+from .runs import FRESH, MINUTES_NAME, Run, cannot_write
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -112,7 +112,12 @@ class Guard:
 
 
 def save_checkpoint(
-    run: Run, accelerator: Accelerator, step: int, average: Average, guards: Sequence[Guard]
+    run: Run,
+    accelerator: Accelerator,
+    step: int,
+    average: Average,
+    guards: Sequence[Guard],
+    minutes: float = 0.0,
 ) -> None:
     """What accelerate prepared, without its frozen parts, average and counts: a new checkpoint, whole."""
     accelerator.wait_for_everyone()
@@ -127,6 +132,7 @@ def save_checkpoint(
             average.save(shared / AVERAGE_NAME)
             counts = [[guard.skipped, guard.in_a_row] for guard in guards]
             (shared / COUNTS_NAME).write_text(json.dumps(counts))
+            (shared / MINUTES_NAME).write_text(json.dumps(round(minutes, 4)))
     except Exception as error:  # torch and safetensors have an error of their own for a full disk
         shutil.rmtree(shared, ignore_errors=True)
         raise cannot_write(shared, error, run.advice) from error

@@ -86,9 +86,9 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
         run.locked(main),
         Logbook(run, accelerator, config, crops, [stage], average, *told) as logbook,
     ):
-        for batch, numbers in batches_from(logbook.step, crops, config, accelerator):
+        for batch, numbers in batches_from(logbook.step, logbook.stop, crops, config, accelerator):
             step = logbook.step
-            rate = learning_rate(config, step)
+            rate = learning_rate(config, step, logbook.share)
             set_learning_rate(optimizer, rate)
             whole = (batch.hq, batch.lq_up, batch.picture, numbers)
             for hq, lq_up, picture, part in in_parts(accelerator, stage, whole, config.accumulate):
@@ -216,6 +216,6 @@ def dry_run(data: list[Path], config_file: Path | None, settings: list[str], rep
         losses, _ = stage(batch.hq, batch.lq_up, batch.picture, numbers)
         weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
 
-    judges = [distance.network] if distance is not None else []
+    judges = distance.networks if distance is not None else []
     estimate = estimate_memory(pipeline, judges, config, accelerator.num_processes, step)
     report(f"# memory on each device: {estimate}")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from strsr_cli.app import app
 from strsr_models.encoders.lite import SemanticConfig
 from strsr_models.load import save_lite
-from strsr_models.networks.autoencoder import AutoencoderConfig
+from strsr_models.networks.autoencoder import PyramidConfig
 from strsr_models.networks.dit import DiTConfig
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
@@ -29,7 +29,7 @@ settings.load_profile("strsr")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 TINY = LiteConfig(
-    autoencoder=AutoencoderConfig(
+    autoencoder=PyramidConfig(
         latent_channels=8,
         encoder_channels=16,
         encoder_blocks=1,

@@ -25,7 +25,7 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
     for key, value in data.items():
         if key not in hints:
             raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, hints)}")
-        if key in defaults and isinstance(value, dict):
+        if key in defaults and _fits(value, defaults[key]):
             value = _merged(defaults[key], value)
         values[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
@@ -45,12 +45,13 @@ def _table_defaults(cls: Any) -> dict[str, dict[str, Any]]:
     return {name: to_dict(value) for name, value in made.items() if dataclasses.is_dataclass(value)}
 
 
+def _fits(table: Any, default: Any) -> bool:
+    """Whether a table changes keys of its default; else it stands for itself: another shape, or a mistake."""
+    return isinstance(table, dict) and isinstance(default, dict) and table.keys() <= default.keys()
+
+
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    nested = {
-        key: _merged(base[key], value)
-        for key, value in over.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-    }
+    nested = {key: _merged(base[key], value) for key, value in over.items() if _fits(value, base.get(key))}
     return base | over | nested
 
 
@@ -61,7 +62,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_dict(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return None if value is None else _convert(args[0], value, where)
+        return None if value is None else _convert(_member(args, value), value, where)
     if origin is tuple:
         return _convert_tuple(args, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -73,6 +74,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     ):
         raise UsageError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value
+
+
+def _member(hints: tuple[Any, ...], value: Any) -> Any:
+    """Which type of a union a value is meant for: of tables the first that has its keys, else the first of its kind."""
+    if isinstance(value, dict):
+        tables = [hint for hint in hints if dataclasses.is_dataclass(hint)]
+        fitting = [t for t in tables if value.keys() <= {f.name for f in dataclasses.fields(t)}]
+        return next(iter(fitting or tables), hints[0])
+    kind = tuple if isinstance(value, list) else type(value)
+    return next((hint for hint in hints if (typing.get_origin(hint) or hint) is kind), hints[0])
 
 
 def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

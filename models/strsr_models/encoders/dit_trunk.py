@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..networks.autoencoder import DOWNSCALE, StructuralEncoder
+from ..networks.autoencoder import QuarterEncoder, StructuralEncoder
 from ..networks.dit import DiT
 from .frozen import FrozenNetwork
 
@@ -16,13 +16,17 @@ from .frozen import FrozenNetwork
 class DiTTrunk(FrozenNetwork):
     """Images to the hidden states of a frozen copy of lite's structural encoder and DiT.
 
-    It sees an image as the student does, on patches of 16 px, and so shares its blind spot.
+    It sees an image as the student does, on the same patches, and so shares its blind spot.
     """
 
     embedding_channels = 0
 
     def __init__(
-        self, structural_encoder: StructuralEncoder, dit: DiT, maps: int = 4, timestep: float = 800.0
+        self,
+        structural_encoder: QuarterEncoder | StructuralEncoder,
+        dit: DiT,
+        maps: int = 4,
+        timestep: float = 800.0,
     ) -> None:
         """The networks are copied, so that training the student does not move its judge.
 
@@ -38,18 +42,18 @@ class DiTTrunk(FrozenNetwork):
         self.blocks = [(number + 1) * depth // maps - 1 for number in range(maps)]
         self.timestep = timestep
         self.channels: tuple[int, ...] = (dit.config.width,) * maps
-        self.multiple_of = DOWNSCALE * dit.config.patch_size
+        self.multiple_of = structural_encoder.downscale * dit.config.patch_size
         self.freeze()
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
-        """image (b, 3, h, w) in [0, 1], sides multiples of 16 -> maps (b, d, h/16, w/16), None.
+        """image (b, 3, h, w) in [0, 1], sides multiples of the patches' p px -> maps (b, d, h/p, w/p), None.
 
         There are no semantic tokens: what the picture shows is not told.
         """
         b, h, w = image.shape[0], *image.shape[-2:]
         if h % self.multiple_of or w % self.multiple_of:
             raise UsageError(f"DiT trunk: sides {h} x {w} must be multiples of {self.multiple_of} px")
-        latents = self.structural_encoder(2 * image - 1)  # (b, c, h/8, w/8)
+        latents = self.structural_encoder(2 * image - 1)  # (b, c, h/4, w/4), or of 1/8
         timestep = torch.full((b,), self.timestep, device=image.device)
         tokens = latents.new_zeros(b, 0, self.dit.config.width)
         rows, columns = h // self.multiple_of, w // self.multiple_of

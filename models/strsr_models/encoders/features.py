@@ -124,7 +124,7 @@ def unit(features: Tensor) -> Tensor:
 
 
 class FeatureTrunk(FrozenNetwork):
-    """A feature network as the trunk of a coach: its maps, and no embedding.
+    """Feature networks as the trunk of a coach: all their maps, and no embedding.
 
     The vector of channels at each place of a map is scaled to a root mean square of 1. Raw maps differ by a hundred times
     between networks and between the maps of one, and heads on them would push the student as much harder.
@@ -132,12 +132,13 @@ class FeatureTrunk(FrozenNetwork):
 
     embedding_channels = 0
 
-    def __init__(self, network: FeatureNetwork) -> None:
+    def __init__(self, *networks: FeatureNetwork) -> None:
         super().__init__()
-        self.network = network
-        self.channels = network.channels
+        self.networks = nn.ModuleList(networks)
+        self.channels = tuple(count for network in networks for count in network.channels)
         self.freeze()
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
         """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i), None."""
-        return [math.sqrt(x.shape[1]) * unit(x) for x in self.network(image)], None
+        maps = [x for network in self.networks for x in network(image)]
+        return [math.sqrt(x.shape[1]) * unit(x) for x in maps], None

@@ -1,31 +1,60 @@
-"""Lite's structural encoder and its decoder: pixels to latents eight times smaller, and back.
+"""Lite's structural encoder and its decoder: pixels to latents, and latents to detail. Two shapes.
 
-The encoder moves 8x8 blocks into channels at once, so that all of its work happens at 1/8 size.
-The decoder climbs 8 -> 4 -> 2 -> 1 by pixel shuffles. A shuffle prints a lattice of its own
-(arXiv 1707.02937), so each one starts as nearest-neighbour enlargement (ICNR) and the last one is
-followed by a smoothing convolution.
+Quarter, the shape of the embedded weights: all work is done at a quarter of the output size, behind
+one pixel unshuffle and before one pixel shuffle. The shuffle is balanced (`BalancedShuffle`), so
+that it prints nothing into flat fields.
 
-Letters: b batch, c latent channels, H W pixels, e a stage's channels.
+Pyramid, the shape before it: the encoder moves 8x8 blocks into channels, the decoder climbs 8 -> 4 ->
+2 -> 1 by pixel shuffles. A shuffle prints a lattice of its own (arXiv 1707.02937), so each one
+starts as nearest-neighbour enlargement (ICNR) and the last one is followed by a smoothing
+convolution. Weights of this shape still load.
+
+Letters: b batch, c latent channels, H W pixels, e a stage's channels, f the shuffle's factor.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
 # Detail is some hundredths of the image's range. Fixed outside of the last layer, the factor lets
 # that layer's weights be of the size that the optimiser's steps are made for.
 DETAIL_SCALE = 0.1
-DOWNSCALE = 8  # pixels per latent pixel and side: three shuffles by 2 in the decoder
+QUARTER, EIGHTH = 4, 8  # output px per latent pixel and side, of the two shapes
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
-    """Shape of the structural encoder and the decoder."""
+class QuarterConfig:
+    """Shape of a structural encoder and a decoder that do all of their work at a quarter of the output size."""
+
+    latent_channels: int = 64  # of every layer
+    encoder_blocks: int = 2
+    decoder_blocks: int = 16
+
+    downscale: ClassVar[int] = QUARTER
+
+    def __post_init__(self) -> None:
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels {self.latent_channels}: must be at least 1")
+        if min(self.encoder_blocks, self.decoder_blocks) < 0:
+            raise ValueError("encoder_blocks and decoder_blocks must not be negative")
+
+    def build(self) -> tuple[QuarterEncoder, QuarterDecoder]:
+        """The structural encoder and the decoder, with random weights."""
+        return QuarterEncoder(self), QuarterDecoder(self)
+
+
+@dataclass(frozen=True)
+class PyramidConfig:
+    """Shape of a structural encoder at 1/8 of the output size and of a decoder that climbs by three shuffles."""
 
     latent_channels: int = 32
     encoder_channels: int = 128
@@ -34,6 +63,8 @@ class AutoencoderConfig:
     decoder_blocks: tuple[int, int, int] = (3, 2, 1)
     pixel_channels: int = 8  # at full size, before the smoothing convolution
 
+    downscale: ClassVar[int] = EIGHTH
+
     def __post_init__(self) -> None:
         for name in ("latent_channels", "encoder_channels", "decoder_channels", "pixel_channels"):
             value = getattr(self, name)
@@ -41,6 +72,10 @@ class AutoencoderConfig:
                 raise ValueError(f"{name} {value}: must be at least 1")
         if min(self.encoder_blocks, *self.decoder_blocks) < 0:
             raise ValueError("encoder_blocks and decoder_blocks must not be negative")
+
+    def build(self) -> tuple[StructuralEncoder, Decoder]:
+        """The structural encoder and the decoder, with random weights."""
+        return StructuralEncoder(self), Decoder(self)
 
 
 def keep_variance(conv: nn.Conv2d, gain: float = 1.0) -> None:
@@ -71,6 +106,86 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(x)))  # type: ignore[no-any-return]
 
 
+class BalancedShuffle(nn.Module):
+    """f times the size: a convolution and a pixel shuffle that answer a flat field alike in all phases.
+
+    A shuffle's f x f phases have weights of their own, and where their sums differ the network prints its
+    phase pattern into every sky. For each output and input channel the taps of every phase are
+    therefore shifted by one number, so that their sum is the mean over the phases:
+
+        W' = W - (sum W - mean over phases of sum W) / 9
+
+    The bias is shared by all phases. Doing so twice changes nothing, so that it can be done once for
+    all when a network is loaded (`fold`).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.folded = False
+        self.weight = nn.Parameter(torch.empty(channels_out * factor**2, channels_in, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        nn.init.normal_(
+            self.weight, std=0.3 / (9 * channels_in) ** 0.5
+        )  # start as the bicubic enlargement, nearly
+
+    def balanced_weight(self) -> Tensor:
+        """The weights (e' * f * f, e, 3, 3) as they count, each phase's taps shifted to the same sum."""
+        phases = self.weight.unflatten(0, (-1, self.factor**2))  # (e', f*f, e, 3, 3)
+        sums = phases.sum((-1, -2), keepdim=True)  # (e', f*f, e, 1, 1)
+        return (phases - (sums - sums.mean(1, keepdim=True)) / 9).flatten(0, 1)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Balance the weights themselves, so that `forward` need not; training unfolds."""
+        self.weight.copy_(self.balanced_weight())
+        self.folded = True
+
+    def train(self, mode: bool = True) -> Self:
+        """Training moves the weights, so that they have to be balanced anew in each forward pass."""
+        self.folded = self.folded and not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, e, h, w) -> (b, e', f*h, f*w)."""
+        weight = self.weight if self.folded else self.balanced_weight()
+        x = F.conv2d(x, weight, self.bias.repeat_interleave(self.factor**2), padding=1)  # (b, e'*f*f, h, w)
+        return F.pixel_shuffle(x, self.factor)
+
+
+class QuarterEncoder(nn.Module):
+    """Where things are: an image at output size to latents four times smaller."""
+
+    downscale = QUARTER
+
+    def __init__(self, config: QuarterConfig) -> None:
+        super().__init__()
+        c = config.latent_channels
+        self.conv_in = nn.Conv2d(3 * QUARTER**2, c, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(c) for _ in range(config.encoder_blocks)))
+        keep_variance(self.conv_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, 3, H, W) in [-1, 1], H and W multiples of 4 -> (b, c, H/4, W/4)."""
+        x = F.pixel_unshuffle(x, QUARTER)  # (b, 48, H/4, W/4)
+        return self.blocks(self.conv_in(x))  # type: ignore[no-any-return]
+
+
+class QuarterDecoder(nn.Module):
+    """Latents to the detail that the bicubic enlargement lacks, by one balanced shuffle."""
+
+    def __init__(self, config: QuarterConfig) -> None:
+        super().__init__()
+        c = config.latent_channels
+        self.blocks = nn.Sequential(*(ResidualBlock(c) for _ in range(config.decoder_blocks)))
+        self.shuffle = BalancedShuffle(c, 3, QUARTER)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(b, c, H/4, W/4) -> detail (b, 3, H, W), to be added to an image in [-1, 1]."""
+        x = F.silu(self.blocks(latents))  # (b, c, H/4, W/4)
+        return DETAIL_SCALE * self.shuffle(x)  # type: ignore[no-any-return]
+
+
 class ShuffleUp(nn.Module):
     """Twice the size: convolution to four times the channels, then pixel shuffle."""
 
@@ -94,18 +209,18 @@ def whitening_dct(channels: int) -> Tensor:
     luma and two colour differences. From this start the loss fell three times as far in the
     first 150 steps as from a random one.
     """
-    k = torch.arange(DOWNSCALE, dtype=torch.float32)
-    dct = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / DOWNSCALE) * (2 / DOWNSCALE) ** 0.5
+    k = torch.arange(EIGHTH, dtype=torch.float32)
+    dct = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / EIGHTH) * (2 / EIGHTH) ** 0.5
     dct[0] /= 2**0.5
     opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
     opponent = opponent / opponent.norm(dim=1, keepdim=True)
     coefficients = sorted(
         (math.hypot(u, v) + (3 if color else 0), color, u, v)  # colour detail comes later
         for color in range(3)
-        for u in range(DOWNSCALE)
-        for v in range(DOWNSCALE)
+        for u in range(EIGHTH)
+        for v in range(EIGHTH)
     )
-    rows = torch.zeros(channels, 3 * DOWNSCALE**2)
+    rows = torch.zeros(channels, 3 * EIGHTH**2)
     for row, (_, color, u, v) in zip(rows, coefficients, strict=False):
         frequency = math.hypot(u, v)
         gain = (6.0 if color else 3.0) * (min(4.0, frequency**1.5) if frequency else 0.25)
@@ -115,12 +230,14 @@ def whitening_dct(channels: int) -> Tensor:
 
 
 class StructuralEncoder(nn.Module):
-    """Where things are: an image at output size to latents eight times smaller."""
+    """The pyramid's: an image at output size to latents eight times smaller."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    downscale = EIGHTH
+
+    def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
         e = config.encoder_channels
-        self.conv_in = nn.Conv2d(3 * DOWNSCALE**2, e, 3, padding=1)
+        self.conv_in = nn.Conv2d(3 * EIGHTH**2, e, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(e) for _ in range(config.encoder_blocks)))
         self.conv_out = nn.Conv2d(e, config.latent_channels, 3, padding=1)
         keep_variance(self.conv_in, gain=0.05)
@@ -130,15 +247,15 @@ class StructuralEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, 3, H, W) in [-1, 1], H and W multiples of 8 -> (b, c, H/8, W/8)."""
-        x = F.pixel_unshuffle(x, DOWNSCALE)  # (b, 192, H/8, W/8)
+        x = F.pixel_unshuffle(x, EIGHTH)  # (b, 192, H/8, W/8)
         x = self.blocks(self.conv_in(x))  # (b, e, H/8, W/8)
         return self.conv_out(x)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
-    """Latents to the detail that the bicubic enlargement lacks."""
+    """The pyramid's: latents to the detail that the bicubic enlargement lacks."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
         eighth, quarter, half = config.decoder_channels
         blocks = [

@@ -6,6 +6,11 @@ feed-forwards with a depthwise convolution (arXiv 2002.05202, 2410.10629), and 2
 (arXiv 2104.09864) on half of each head, so that the network runs on any tile size and the other
 half of the head matches by content alone.
 
+How tokens become a velocity map is the screen door's origin. `unpatchify = "patch"` is the usual way: a
+linear layer with weights of its own for each place in a patch, which prints the grid of the patches.
+"smooth" gives one vector per token, enlarged bilinearly and mixed by one convolution, which has
+no places in a patch to tell apart.
+
 Letters: b batch, c latent channels, h w latent pixels, p patch size, n image tokens,
 m semantic tokens, d width, k heads.
 """
@@ -20,8 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import nearest
+
 TIME_CHANNELS = 256  # of the sinusoids
 MOST_SCORES = 2**20  # of queries and keys at once: what a CPU's cache holds, and no memory asked for anew
+UNPATCHIFY = ("patch", "smooth")
 GATE = 0.25  # how far the gates of a new network are open
 
 
@@ -35,11 +43,16 @@ class DiTConfig:
     depth: int = 8
     heads: int = 4
     hidden: int = 512  # of each SwiGLU feed-forward
+    unpatchify: str = "patch"  # or smooth: tokens to velocity, see above
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if name != "unpatchify" and value < 1:
                 raise ValueError(f"{name} {value}: must be at least 1")
+        if self.unpatchify not in UNPATCHIFY:
+            raise ValueError(
+                f"unpatchify {self.unpatchify!r}: unknown; {nearest(self.unpatchify, UNPATCHIFY)}"
+            )
         if self.width % (8 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 8 x heads ({self.heads})")
 
@@ -182,7 +195,9 @@ class DiT(nn.Module):
         self.time_out = nn.Linear(config.width, 4 * config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm_out = nn.RMSNorm(config.width, eps=1e-6)
-        self.patch_out = nn.Linear(config.width, patch_channels)
+        smooth = config.unpatchify == "smooth"
+        self.patch_out = nn.Linear(config.width, config.latent_channels if smooth else patch_channels)
+        self.mix = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1) if smooth else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -200,6 +215,10 @@ class DiT(nn.Module):
         with torch.no_grad():
             self.time_out.bias.view(4, -1)[[1, 3]] = GATE
         nn.init.zeros_(self.patch_out.weight)
+        if self.mix is not None:  # the identity, nearly
+            nn.init.normal_(self.mix.weight, std=0.1 / (9 * self.mix.in_channels) ** 0.5)
+            with torch.no_grad():
+                self.mix.weight[:, :, 1, 1] += torch.eye(self.mix.in_channels)
 
     def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
         """Velocity (b, c, h, w) of latents (b, c, h, w) at timestep (b,) in [0, 1000].
@@ -209,9 +228,14 @@ class DiT(nn.Module):
         p = self.config.patch_size
         h, w = latents.shape[-2:]
         (x,) = self.hidden_states(latents, timestep, tokens, [len(self.blocks) - 1])  # (b, n, d)
-        velocity = self.patch_out(self.norm_out(x))  # (b, n, c*p*p)
+        velocity = self.patch_out(self.norm_out(x))  # (b, n, c*p*p), or (b, n, c) if smooth
         velocity = velocity.float().transpose(1, 2).unflatten(2, (h // p, w // p))
-        return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
+        if self.mix is None:
+            return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
+        velocity = F.interpolate(
+            velocity, scale_factor=p, mode="bilinear", align_corners=False
+        )  # (b, c, h, w)
+        return self.mix(velocity)  # type: ignore[no-any-return]
 
     def hidden_states(
         self, latents: Tensor, timestep: Tensor, tokens: Tensor, blocks: list[int]

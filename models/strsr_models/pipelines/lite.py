@@ -12,20 +12,25 @@ from torch import Tensor, nn
 
 from ..encoders.lite import SemanticConfig, SemanticEncoder
 from ..errors import UsageError
-from ..networks.autoencoder import DOWNSCALE, AutoencoderConfig, Decoder, StructuralEncoder
+from ..networks.autoencoder import BalancedShuffle, PyramidConfig, QuarterConfig
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
 from .base import OneStepPipeline
 
 
+def lite_dit() -> DiTConfig:
+    """The DiT of the quarter shape: tokens of 32 output px, and no places in a patch to print."""
+    return DiTConfig(64, patch_size=8, width=256, depth=6, heads=4, hidden=512, unpatchify="smooth")
+
+
 @dataclass(frozen=True)
 class LiteConfig:
-    """Shape of the whole: the defaults are the full-budget model (8.5 M parameters at most)."""
+    """Shape of the whole; the defaults are those of the embedded weights."""
 
     sigma: float = 0.8  # where the one step starts; timestep = 1000 * sigma
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    autoencoder: QuarterConfig | PyramidConfig = field(default_factory=QuarterConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
-    dit: DiTConfig = field(default_factory=DiTConfig)
+    dit: DiTConfig = field(default_factory=lite_dit)
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= 1:
@@ -47,19 +52,18 @@ class LitePipeline(OneStepPipeline):
         super().__init__()
         self.config = config
         self.sigma = config.sigma
-        self.multiple_of = DOWNSCALE * config.dit.patch_size
-        self.structural_encoder = StructuralEncoder(config.autoencoder)
+        self.multiple_of = config.autoencoder.downscale * config.dit.patch_size
+        self.structural_encoder, self.decoder = config.autoencoder.build()
         self.semantic_encoder = SemanticEncoder(config.semantic)
         self.projector = Projector(config.semantic.channels[-1], config.dit.width)
         self.dit = DiT(config.dit)
-        self.decoder = Decoder(config.autoencoder)
 
     def encode_condition(self, image: Tensor) -> Tensor:
         """Semantic tokens (b, m, d) of the whole image (b, 3, h, w) in [0, 1]."""
         return self.projector(self.semantic_encoder(2 * image - 1))  # type: ignore[no-any-return]
 
     def encode_latents(self, lq_up: Tensor) -> Tensor:
-        """Latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]."""
+        """Latents (b, c, H/4, W/4), in the pyramid's shape H/8 and W/8, of (b, 3, H, W) in [0, 1]."""
         return self.structural_encoder(2 * lq_up - 1)  # type: ignore[no-any-return]
 
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
@@ -75,6 +79,12 @@ class LitePipeline(OneStepPipeline):
     def tile_networks(self) -> list[nn.Module]:
         """Without the semantic encoder, which sees whole pictures."""
         return [self.structural_encoder, self.dit, self.decoder]
+
+    def fold(self) -> None:
+        """Do once what does not depend on the picture; training undoes it."""
+        for module in self.modules():
+            if isinstance(module, BalancedShuffle):
+                module.fold()
 
     def silence_semantics(self) -> None:
         """Make all semantic tokens zero from now on, in weights that are saved too; neither organ trains."""
