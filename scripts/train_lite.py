@@ -1,16 +1,19 @@
-"""Lite's whole recipe in a stated number of minutes: photos in, weights, curves, sheets and a table out.
+"""Lite's whole recipe by the clock: photos and teachers in, weights, curves, sheets and a table out.
 
-    python scripts/train_lite.py OUT --data PHOTOS [MORE] --val HELD_OUT --minutes 60 \\
-        --squeezenet FILE --resnet50v2 FILE --vgg19 FILE [--shape small|full] [--start WEIGHTS]
+    python scripts/train_lite.py OUT --data PHOTOS [MORE] --teachers FOLDER --squeezenet FILE --vgg19 FILE \\
+        [--pairs 10000] [--minutes 600 300] [--start WEIGHTS] [--val HELD_OUT --resnet50v2 FILE]
 
-1. pixel: all organs end to end by L1.  2. distill, stage 1: L1, perceptual distance, coach, lattice
-loss.  3. distill, stage 2: the same and the Frequency Distribution Loss. A probe of some steps decides how
-many fit the minutes (SHARES); OUT/schedule.json keeps what it found. The same command goes on where it was stopped
-(Ctrl-C, SIGTERM, a kill): `timeout -s TERM 9m python scripts/train_lite.py ...` spreads it over
-several short turns on a lent machine.
+1. pairs: photos, degraded, with what the teachers make of them (OUT/pairs).  2. teachers: lite towards those outputs
+(OUT/teachers).  3. coach: with a coach and the Frequency Distribution Loss (OUT/coach). --minutes: of training in 2 and 3;
+learning rates follow the clock. OUT/weights is the export of what was reached, OUT/curves.png and, with --val,
+OUT/table.md describe it.
 
-Makes OUT/pixel and OUT/distill (runs, with sheets in samples/), OUT/weights, OUT/curves.png and OUT/table.md.
-`--steps 20` takes that many steps of each, without a probe: a dry run of everything.
+The same command goes on where it was stopped (Ctrl-C, SIGTERM, a kill), over several short runs. Where OUT is gone but
+weights of this script are left, --start WEIGHTS --go-on goes on from them with the rest of their schedule; pairs are made
+again from their seed.
+
+--teachers: lsdir-compact-c3.safetensors and realesrgan-x4plus.safetensors lie there. Clean photos learn from the first, mild
+ones from the mean of both, all others from the second. `--steps 20` takes that many steps in place of minutes.
 """
 
 from __future__ import annotations
@@ -19,25 +22,22 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from safetensors import safe_open
 
-from strsr_cli.distill import distill
+from strsr_cli.distill import distill, make_teachers_pairs
 from strsr_cli.export import export
-from strsr_cli.judges import DistillConfig
 from strsr_cli.logbook import Stopped
-from strsr_cli.runs import read_config
-from strsr_cli.train import TrainConfig, train
+from strsr_cli.runs import weights_folder
+from strsr_models.load import WEIGHTS_NAME
 
 CONFIGS = Path(__file__).parent.parent / "examples" / "training"
-SHARES = {"pixel": 0.4, "distill": 0.55}  # of the minutes; the rest is for loading, sheets and the table
-STAGE_TWO = 0.7  # of the distillation's steps are over when the frequency loss joins
-PROBE_STEPS = 30  # of which the last third is timed
-CURVES = "l1_loss,perceptual_loss,gan_loss,coach_loss,lattice_4_db,lattice_8_db,lattice_16_db,sample_gain_db,sample_perceptual"
+STAGES = ("teachers", "coach")
+CURVES = "teacher_loss,l1_loss,perceptual_loss,gan_loss,coach_loss,lattice_4_db,lattice_8_db,lattice_16_db,sample_gain_db,sample_perceptual"
+COMPACT, STRONG = "lsdir-compact-c3.safetensors", "realesrgan-x4plus.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,18 @@ class Recipe:
     """What is trained on what."""
 
     data: list[Path]
-    shape: str  # small: what is shipped, for CPUs; full: the whole budget, for a GPU
-    start: Path | None  # weights to go on from
-    pixel: list[str]  # settings of each run
-    distill: list[str]
+    out: Path
+    settings: list[str]  # of all stages
 
-    def run_pixel(self, out: Path, settings: list[str]) -> Path:
-        """Fidelity; returns the weights."""
-        start = [f"init={self.start}"] if self.start else []
-        config = CONFIGS / f"lite-{self.shape}-pixel.toml"
-        return train(self.data, out, config, [*self.pixel, *start, *settings], say)
+    def make_pairs(self, count: int) -> None:
+        """Photos with what the teachers make of them."""
+        make_teachers_pairs(self.data, count, CONFIGS / "lite-teachers.toml", self.settings, say)
 
-    def run_distill(self, student: Path, out: Path, settings: list[str]) -> Path:
-        """Both stages of the distillation; returns the weights."""
-        config = CONFIGS / f"lite-{self.shape}-distill.toml"
-        return distill(str(student), self.data, out, config, [*self.distill, *settings], say)
+    def run(self, stage: str, student: Path, settings: list[str]) -> Path:
+        """One stage; returns its weights."""
+        config = CONFIGS / f"lite-{stage}.toml"
+        all_settings = [*self.settings, *settings]
+        return distill(str(student), self.data, self.out / stage, config, all_settings, say)
 
 
 def say(line: str) -> None:
@@ -67,86 +64,71 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def make_schedule(recipe: Recipe, out: Path, minutes: float) -> dict[str, int]:
-    """Steps of each run and where stage 2 begins; probed once, then read from OUT/schedule.json."""
-    path = out / "schedule.json"
-    if path.exists():
-        return dict(json.loads(path.read_text())["steps"])
-    seconds: dict[str, float] = {}
-    few = [f"steps={PROBE_STEPS}", f"log_every={PROBE_STEPS // 3}", "warmup_steps=0", "tensorboard=false"]
-    with tempfile.TemporaryDirectory(prefix="probe-") as name:
-        probe = Path(name)
-        weights = recipe.run_pixel(probe / "pixel", few)
-        for run, fdl_from in (("distill", PROBE_STEPS), ("stage two", 0)):
-            recipe.run_distill(weights, probe / run, [*few, f"fdl_from={fdl_from}"])
-        for run, kind in (("pixel", TrainConfig), ("distill", DistillConfig), ("stage two", DistillConfig)):
-            config = read_config(kind, probe / run / "config.toml", [])
-            seconds[run] = seconds_per_step(probe / run, config.batch_size)
-    distilling = STAGE_TWO * seconds["distill"] + (1 - STAGE_TWO) * seconds["stage two"]
-    count = int(60 * minutes * SHARES["distill"] / distilling)
-    steps = {
-        "pixel": max(1, int(60 * minutes * SHARES["pixel"] / seconds["pixel"])),
-        "distill": max(2, count),
-        "fdl_from": max(1, int(STAGE_TWO * count)),
-    }
-    found = {"minutes": minutes, "seconds_per_step": seconds, "threads": torch.get_num_threads()}
-    path.write_text(json.dumps({"steps": steps, **found}, indent=2) + "\n")
-    return steps
+def settings_of(args: argparse.Namespace) -> list[str]:
+    """What all stages share: the files of teachers and judges, and what the command line sets."""
+    compact, strong = (str(args.teachers / name) for name in (COMPACT, STRONG))
+    networks = json.dumps(["squeezenet", "vgg19"])
+    files = json.dumps([str(args.squeezenet), str(args.vgg19)])
+    return [
+        f"pairs={json.dumps(str(args.out / 'pairs'))}",
+        f"teacher.clean={json.dumps([compact])}",
+        f"teacher.mild={json.dumps([compact, strong])}",
+        f"teacher.severe={json.dumps([strong])}",
+        f"perceptual_network={networks}",
+        f"perceptual_weights={files}",
+        f"coach_weights={files}",
+        f"fdl_weights={json.dumps(str(args.vgg19))}",
+        "fdl_network=vgg19",
+        *args.set,
+    ]
 
 
-def seconds_per_step(run: Path, batch_size: int) -> float:
-    """As the last line of a run's log has it."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    speed = [line["crops_per_s"] for line in lines if "crops_per_s" in line][-1]
-    return float(batch_size / speed)
+def rest_of_schedule(weights: Path) -> tuple[str, float]:
+    """The stage that weights come from, and how many minutes of it they have behind them, as their file says."""
+    with safe_open(weights_folder(weights) / WEIGHTS_NAME, "pt") as file:
+        words = file.metadata() or {}
+    try:
+        return words["run"], float(words["minutes"])
+    except (KeyError, ValueError):
+        raise SystemExit(f"{weights}: do not say how far they were trained; leave --go-on out") from None
 
 
 def main() -> None:
     """Train what is not there yet, then draw and measure."""
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(
-        args.data,
-        args.shape,
-        args.start,
-        args.set,
-        [
-            f"perceptual_weights={args.squeezenet}",
-            f"coach_weights={args.resnet50v2}",
-            f"fdl_weights={args.vgg19}",
-            *args.set,
-        ],
-    )
-    if args.steps:
-        steps = {"pixel": args.steps, "distill": args.steps, "fdl_from": max(1, args.steps // 2)}
-    else:
-        steps = make_schedule(recipe, args.out, args.minutes)
-    say(f"steps: {steps}")
+    recipe = Recipe(args.data, args.out, settings_of(args))
+    first, before = rest_of_schedule(args.start) if args.go_on else (STAGES[0], 0.0)
+    recipe.make_pairs(args.pairs)
+    weights = args.start
     try:
-        fidelity = recipe.run_pixel(args.out / "pixel", [f"steps={steps['pixel']}"])
-        settings = [f"steps={steps['distill']}", f"fdl_from={steps['fdl_from']}"]
-        recipe.run_distill(fidelity, args.out / "distill", settings)
+        for stage, minutes in zip(STAGES, args.minutes, strict=True):
+            if STAGES.index(stage) < STAGES.index(first) or minutes == 0:
+                continue
+            length = [f"steps={args.steps}"] if args.steps else [f"minutes={minutes}", "steps=1000000000"]
+            begun = [f"minutes_before={before}"] if stage == first else []
+            weights = recipe.run(stage, weights, [*length, *begun])
     except Stopped as stopped:
         say("stopped; the same command goes on")
         raise SystemExit(stopped.exit_code) from stopped
-    weights = args.out / "weights"
-    if not weights.exists():
-        export(args.out / "distill", weights)
-    finish(args, fidelity, weights)
+    if not (args.out / "weights").exists():
+        export(weights.parent, args.out / "weights")
+    finish(args, args.out / "weights")
 
 
-def finish(args: argparse.Namespace, fidelity: Path, weights: Path) -> None:
+def finish(args: argparse.Namespace, weights: Path) -> None:
     """Curves and table, by the scripts beside this one."""
     scripts = Path(__file__).parent
-    runs = [f"{args.out / run}={run}" for run in ("pixel", "distill")]
+    runs = [f"{args.out / stage}={stage}" for stage in STAGES if (args.out / stage).exists()]
     subprocess.run(
         [sys.executable, scripts / "plot_runs.py", args.out / "curves.png", CURVES, *runs], check=True
     )
     if args.val is None:
         return
-    command = [sys.executable, scripts / "evaluate.py", args.val, "--weights"]
-    command += [f"pixel={fidelity}", f"distill={weights}", "--limit", str(args.limit)]
-    command += ["--features", f"squeezenet={args.squeezenet}", f"resnet50v2={args.resnet50v2}"]
+    stages = [f"{stage}={args.out / stage / 'model'}" for stage in STAGES if (args.out / stage).exists()]
+    command = [sys.executable, scripts / "evaluate.py", args.val, "--weights", *stages, f"final={weights}"]
+    command += ["--limit", str(args.limit), "--features", f"squeezenet={args.squeezenet}"]
+    command += [f"vgg19={args.vgg19}"] + ([f"resnet50v2={args.resnet50v2}"] if args.resnet50v2 else [])
     table = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     (args.out / "table.md").write_text(table)
     print(table)
@@ -159,15 +141,25 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of good photos")
+    parser.add_argument("--teachers", type=Path, required=True, help=f"folder with {COMPACT} and {STRONG}")
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        nargs=2,
+        default=(600, 300),
+        metavar=("TEACHERS", "COACH"),
+        help="of training in each stage; 0 leaves it out",
+    )
+    parser.add_argument("--steps", type=int, help="of each stage, in place of --minutes")
+    parser.add_argument("--start", type=Path, default="lite", help="folder of weights to begin with")
+    parser.add_argument("--go-on", action="store_true", help="with the rest of the schedule of --start")
+    parser.add_argument("--squeezenet", type=Path, required=True, help="file of its weights")
+    parser.add_argument("--vgg19", type=Path, required=True, help="file of its weights")
+    parser.add_argument("--resnet50v2", type=Path, help="file of its weights: a judge that nothing is trained on")
     parser.add_argument("--val", type=Path, help="folder of photos that are not trained on, for the table")
     parser.add_argument("--limit", type=int, default=24, help="photos of --val")
-    parser.add_argument("--minutes", type=float, default=60, help="for all of it, but the table")
-    parser.add_argument("--steps", type=int, help="of each run, in place of --minutes")
-    parser.add_argument("--shape", choices=("small", "full"), default="small")
-    parser.add_argument("--start", type=Path, help="folder of weights to go on from")
-    for network in ("squeezenet", "resnet50v2", "vgg19"):
-        parser.add_argument(f"--{network}", type=Path, required=True, help="file of its weights")
-    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for both runs; may be repeated")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for all stages; may be repeated")
     return parser.parse_args()
 
 

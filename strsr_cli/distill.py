@@ -91,7 +91,8 @@ def distill(
             coachs_turn = bool(heads) and (config.turns == "both" or step % 2 == 1)
             rate = learning_rate(config, step, logbook.share)
             set_learning_rate(optimizer, rate)
-            whole = (batch.hq, batch.lq_up, batch.picture, numbers, batch.teacher)
+            taught = None if batch.teacher is None else batch.teacher.lerp(batch.hq, config.photo_share)
+            whole = (batch.hq, batch.lq_up, batch.picture, numbers, taught)
             restored_parts = []
             for hq, lq_up, picture, part, teacher in in_parts(accelerator, model, whole, config.accumulate):
                 with torch.set_grad_enabled(students_turn):
@@ -111,7 +112,7 @@ def distill(
             if coachs_turn:
                 set_learning_rate(coach_optimizer, config.coach_learning_rate)
                 fakes = torch.cat(restored_parts).float()
-                real = batch.teacher if config.coach_real == "teacher" else batch.hq
+                real = batch.hq if taught is None or config.coach_real == "photo" else taught
                 windows = (shifted(image, config.judge_shift, config.seed, step) for image in (real, fakes))
                 coach_loss = torch.zeros((), device=accelerator.device)
                 for real, fake, part in in_parts(accelerator, coach, (*windows, numbers), config.accumulate):

@@ -47,6 +47,7 @@ class LoopConfig:
 
     steps: int = 200_000
     minutes: float = 0.0  # of training, after which a run ends, its learning rate fallen; 0: `steps` says
+    minutes_before: float = 0.0  # of that, in a run whose folder is gone and whose weights this one starts from
     batch_size: int = 16  # crops per step, over all processes
     accumulate: int = 1  # parts that a process's share of a batch is computed in, one after the other
     gradient_checkpointing: bool = False

@@ -62,6 +62,7 @@ class DistillConfig(LoopConfig):
         ""  # file of a x4 restorer to learn from, or a table of files by kind; empty: none
     )
     teacher_weight: float = 1.0  # of L1 towards its output
+    photo_share: float = 0.0  # of the photo in that output, as it is learnt: less sharp, nearer to the truth
     perceptual_target: str = "photo"  # or teacher, both: what the perceptual distance is measured to
     pairs: str = ""  # folder of pairs that --make-pairs has made; empty: teachers run in every step
     pair_size: int = 256  # px, of the pairs to be made
@@ -115,6 +116,8 @@ class DistillConfig(LoopConfig):
                 f"pair_size {self.pair_size}: must be a multiple of 16, "
                 f"at least crop_size {self.crop_size} and largest_crop {self.largest_crop}"
             )
+        if not 0 <= self.photo_share <= 1:
+            raise ValueError(f"photo_share {self.photo_share}: must lie in [0, 1]")
         if self.coach_noise < 0 or not 0 <= self.coach_floor < 1:
             raise ValueError("coach_noise must not be negative, coach_floor must lie in [0, 1)")
         if self.stage_two and not self.fdl_weights:
