@@ -47,6 +47,7 @@ class Recipe:
     data: list[Path]
     out: Path
     settings: list[str]  # of all stages
+    own: list[str]  # of one, STAGE:KEY=VALUE
 
     def make_pairs(self, count: int) -> None:
         """Photos with what the teachers make of them."""
@@ -55,7 +56,8 @@ class Recipe:
     def run(self, stage: str, student: Path, settings: list[str]) -> Path:
         """One stage; returns its weights."""
         config = CONFIGS / f"lite-{stage}.toml"
-        all_settings = [*self.settings, *settings]
+        own = [setting.partition(":")[2] for setting in self.own if setting.startswith(f"{stage}:")]
+        all_settings = [*self.settings, *own, *settings]
         return distill(str(student), self.data, self.out / stage, config, all_settings, say)
 
 
@@ -97,7 +99,9 @@ def main() -> None:
     """Train what is not there yet, then draw and measure."""
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(args.data, args.out, settings_of(args))
+    own = [setting for setting in args.set if setting.startswith(tuple(f"{stage}:" for stage in STAGES))]
+    args.set = [setting for setting in args.set if setting not in own]
+    recipe = Recipe(args.data, args.out, settings_of(args), own)
     first, before = rest_of_schedule(args.start) if args.go_on else (STAGES[0], 0.0)
     recipe.make_pairs(args.pairs)
     weights = args.start
@@ -111,6 +115,8 @@ def main() -> None:
     except Stopped as stopped:
         say("stopped; the same command goes on")
         raise SystemExit(stopped.exit_code) from stopped
+    if weights == args.start:
+        return
     if not (args.out / "weights").exists():
         export(weights.parent, args.out / "weights")
     finish(args, args.out / "weights")
@@ -156,10 +162,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--go-on", action="store_true", help="with the rest of the schedule of --start")
     parser.add_argument("--squeezenet", type=Path, required=True, help="file of its weights")
     parser.add_argument("--vgg19", type=Path, required=True, help="file of its weights")
-    parser.add_argument("--resnet50v2", type=Path, help="file of its weights: a judge that nothing is trained on")
+    parser.add_argument(
+        "--resnet50v2", type=Path, help="file of its weights: a judge that nothing is trained on"
+    )
     parser.add_argument("--val", type=Path, help="folder of photos that are not trained on, for the table")
     parser.add_argument("--limit", type=int, default=24, help="photos of --val")
-    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for all stages; may be repeated")
+    parser.add_argument(
+        "--set", action="append", default=[], help="KEY=VALUE for all stages, or STAGE:KEY=VALUE"
+    )
     return parser.parse_args()
 
 

@@ -42,7 +42,7 @@ from .engine import (
 from .estimate import Step, estimate_memory
 from .judges import LITE_PRESET, CoachTurn, Criterion, DistillConfig, shifted
 from .logbook import Logbook
-from .pairs import PairWindows, make_pairs
+from .pairs import PairWindows, are_made, make_pairs
 from .preview import draw_preview
 from .progress import Report
 from .runs import Run, read_config, to_toml, weights_folder
@@ -159,6 +159,9 @@ def make_teachers_pairs(
         raise UsageError("--make-pairs: the settings pairs (their folder) and teacher are missing")
     if count < 1:
         raise UsageError(f"--make-pairs {count}: must be at least 1")
+    if are_made(config, load_photos(data, config.pair_size, 0, tell=False), count):
+        report(f"{config.pairs}: made already")
+        return Path(config.pairs)
     device = resolve_device(config.device)
     photos = load_photos(data, config.pair_size, config.cache_gb)
     return make_pairs(config, photos, count, device, resolve_precision(config.precision, device), report)

@@ -47,7 +47,9 @@ class LoopConfig:
 
     steps: int = 200_000
     minutes: float = 0.0  # of training, after which a run ends, its learning rate fallen; 0: `steps` says
-    minutes_before: float = 0.0  # of that, in a run whose folder is gone and whose weights this one starts from
+    minutes_before: float = (
+        0.0  # of that, in a run whose folder is gone and whose weights this one starts from
+    )
     batch_size: int = 16  # crops per step, over all processes
     accumulate: int = 1  # parts that a process's share of a batch is computed in, one after the other
     gradient_checkpointing: bool = False
@@ -136,8 +138,10 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
                 "(accelerate launch --multi_gpu); for less memory use accumulate and gradient_checkpointing"
             )
     device = resolve_device(config.device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # crops have few sizes
+        if device.index is not None:
+            torch.cuda.set_device(device)
     precision = resolve_precision(config.precision, device)
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("precision=fp16: CPUs do not train in it; use bf16, fp32 or auto")
@@ -272,7 +276,8 @@ class Distance:
         for number, name in enumerate(names(config.perceptual_network)):
             weights = Path(files[number]) if number < len(files) and files[number] else None
             network = Lpips("vgg", weights) if name == "lpips" else FeatureNetwork(name, need(name, weights))
-            self.networks.append(network.to(device))
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.networks.append(network)
 
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
         """Of images (b, 3, h, w) in [0, 1]: a scalar."""

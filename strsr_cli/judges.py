@@ -193,7 +193,8 @@ class Criterion:
         self.config = config
         self.distance = make_distance(config, device)
         coach = build_coach(student, config)
-        self.coach = None if coach is None else coach.to(device)
+        # What feature networks are made of runs up to twice as fast in this order.
+        self.coach = None if coach is None else coach.to(device, memory_format=torch.channels_last)
         self.features: FeatureNetwork | None = None
         if config.stage_two:
             self.features = FeatureNetwork(config.fdl_network, Path(config.fdl_weights)).to(device)

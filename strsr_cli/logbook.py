@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 # Settings that may differ when a run is resumed: they decide how long and where, not what is learnt.
 MAY_CHANGE = {
-    *("steps", "minutes", "minutes_before", "learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"),
+    *(
+        "steps",
+        "minutes",
+        "minutes_before",
+        "learning_rate",
+        "final_learning_rate",
+        "warmup_steps",
+        "coach_learning_rate",
+    ),
     *("log_every", "save_every", "sample_every", "tensorboard", "workers", "cache_gb"),
     *("device", "precision", "accumulate", "gradient_checkpointing", "compile", "models_dir"),
     *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student", "pairs", "teacher"),
@@ -73,7 +81,9 @@ class Logbook:
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._guards = (self.guard, self.coach_guard)
         self.step = load_checkpoint(run, accelerator, models, average, self._guards)  # done so far
-        self._began = time.monotonic() - 60 * (run.minutes() or config.minutes_before)  # as if the run had never been stopped
+        self._began = time.monotonic() - 60 * (
+            run.minutes() or config.minutes_before
+        )  # as if the run had never been stopped
         self._progress = Progress(
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )

@@ -54,7 +54,7 @@ def make_pairs(
     StrsrError when the disk is full; pairs that are whole stay and are gone on from.
     """
     folder, groups = Path(config.pairs), -(-count // GROUP)
-    made_from = {"data": data_hash(photos), "seed": config.seed, **settings(config)}
+    made_from = origin(config, photos)
     teachers = Teachers(config.teacher, device, precision)
     with locked(folder):
         state = begin(folder, made_from, groups * GROUP)
@@ -86,6 +86,21 @@ def make_pairs(
     if state["dropped"] == state["done"]:
         raise StrsrError(f"{folder}: no output of the teachers was finite")
     return folder
+
+
+def are_made(config: DistillConfig, photos: Photos, count: int) -> bool:
+    """Whether these very pairs lie in `config.pairs`, whole."""
+    try:
+        state = read_state(Path(config.pairs))
+    except UsageError:
+        return False
+    made = state["made_from"] == origin(config, photos) and state["done"] == state["count"]
+    return made and bool(state["count"] == -(-count // GROUP) * GROUP)
+
+
+def origin(config: DistillConfig, photos: Photos) -> dict[str, Any]:
+    """What decides each byte of the pairs."""
+    return {"data": data_hash(photos), "seed": config.seed, **settings(config)}
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -250,19 +265,18 @@ class PairWindows:
         turns = torch.rand(3, count, generator=rng) < 0.5
         part = slice(rank * count // world, (rank + 1) * count // world)
         numbers = list(range(step * config.batch_size + part.start, step * config.batch_size + part.stop))
-        rows, places, turns = rows[part], places[:, part], turns[:, part]
+        places, turns = places[:, part].to(self.device), turns[:, part].to(self.device)
+        window, whole = _window(side, places, turns), _window(PICTURE_SIZE, 0 * places, turns)
         images = {}
         for name, array in self._arrays.items():
-            chosen = array[rows.to(array.device)].to(self.device)
-            whole = name == "picture"
-            index = _window(PICTURE_SIZE if whole else side, 0 * places if whole else places, turns)
-            images[name] = _cut(chosen, *(axis.to(self.device) for axis in index))
+            chosen = array[rows[part].to(array.device)].to(self.device)
+            images[name] = _cut(chosen, *(whole if name == "picture" else window))
         return Batch(**images), numbers
 
 
 def _window(side: int, places: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns (b, s, s) of windows at `places` (2, b), flipped and turned by `turns` (3, b) of truths."""
-    along = torch.arange(side)
+    along = torch.arange(side, device=places.device)
     flipped = [torch.where(turn[:, None], along.flip(0), along) for turn in turns[:2]]  # each (b, s)
     rows, columns = (place[:, None] + axis for place, axis in zip(places, flipped, strict=True))
     rows, columns = rows[:, :, None].expand(-1, -1, side), columns[:, None].expand(-1, side, -1)
