@@ -45,6 +45,7 @@ from .degrade import (
 )
 from .formats import PILLOW_FORMATS
 from .found import find_images
+from .graphics import draw_graphic
 from .images import read_image
 
 log = logging.getLogger(__name__)
@@ -186,13 +187,14 @@ def data_hash(photos: Photos) -> str:
 class RawBatch:
     """Before degradation: hq (b, 3, s, s) and picture (b, 3, 128, 128), uint8, and the samples' numbers.
 
-    lost: messages of photos that others stand in for.
+    lost: messages of photos that others stand in for. drawn: rows that are drawn, not cut from photos.
     """
 
     hq: Tensor
     picture: Tensor
     numbers: list[int]
     lost: tuple[str, ...]
+    drawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,10 +216,17 @@ class Batch:
 class Crops(Dataset[RawBatch]):
     """Item number i is sample i of the run: the same photo and crop whenever it is asked for."""
 
-    def __init__(self, photos: Photos, crop_size: int, seed: int) -> None:
+    def __init__(self, photos: Photos, crop_size: int, seed: int, graphics_share: float = 0.0) -> None:
+        """graphics_share: of the samples that are drawn, see graphics.py."""
         self.photos, self.crop_size, self.seed = photos, crop_size, seed
+        self.graphics_share = graphics_share
 
     def __getitem__(self, number: int) -> RawBatch:
+        rng = seeded("graphic", self.seed, number)
+        if self.graphics_share and chance(rng, self.graphics_share):
+            hq = draw_graphic(self.crop_size, rng)
+            picture = fit(hq[0].permute(1, 2, 0).numpy(), PICTURE_SIZE, "bilinear")
+            return RawBatch(hq, picture, [number], (), (0,))
         rng = seeded("crop", self.seed, number)
         photo, lost = self.photos.read(int(torch.randint(len(self.photos), (), generator=rng)))
         hq, picture = draw_crop(photo, self.crop_size, rng)
@@ -263,6 +272,7 @@ def join(samples: list[RawBatch]) -> RawBatch:
         torch.cat([sample.picture for sample in samples]),
         [number for sample in samples for number in sample.numbers],
         tuple(message for sample in samples for message in sample.lost),
+        tuple(row for row, sample in enumerate(samples) if sample.drawn),
     )
 
 
@@ -426,8 +436,10 @@ def _degrade_batch(
             lqs.append(degrade(hq[part], *follow))
             lq_up[part] = enlarge(lqs[-1], *size)
             picture[part] = degrade(picture[part], *follow, scale=1.0)
-        if rows and teachers is not None and teacher is not None:
-            taught = teachers(torch.cat(lqs), kind, size)
+        # Of what is drawn, no teacher knows more than the drawing.
+        pupils = [(row, place) for place, row in enumerate(rows) if row not in raw.drawn]
+        if pupils and teachers is not None and teacher is not None:
+            taught = teachers(torch.cat(lqs)[[place for _, place in pupils]], kind, size)
             if taught is not None:
-                teacher[rows] = taught.to(device)
+                teacher[[row for row, _ in pupils]] = taught.to(device)
     return hq, lq_up, picture, teacher

@@ -68,7 +68,12 @@ def distill(
     cache_gb = (
         0.0 if config.pairs else config.cache_gb
     )  # of photos that only the sheet's samples are cut from
-    crops = Crops(load_photos(data, config.crop_size, cache_gb, main), config.crop_size, config.seed)
+    crops = Crops(
+        load_photos(data, config.crop_size, cache_gb, main),
+        config.crop_size,
+        config.seed,
+        config.graphics_share,
+    )
     run, average = Run(out), Average(pipeline, config.ema_decay)
     compile_networks(config, pipeline)
     model, optimizer = accelerator.prepare(pipeline, make_adamw(parameters, config, config.learning_rate))
@@ -91,7 +96,10 @@ def distill(
             coachs_turn = bool(heads) and (config.turns == "both" or step % 2 == 1)
             rate = learning_rate(config, step, logbook.share)
             set_learning_rate(optimizer, rate)
-            taught = None if batch.teacher is None else batch.teacher.lerp(batch.hq, config.photo_share)
+            taught = None
+            if batch.teacher is not None:
+                taught = batch.teacher.lerp(batch.hq, config.photo_share)
+                taught = pipeline.attainable(taught, batch.lq_up)
             whole = (batch.hq, batch.lq_up, batch.picture, numbers, taught)
             restored_parts = []
             for hq, lq_up, picture, part, teacher in in_parts(accelerator, model, whole, config.accumulate):
@@ -155,8 +163,8 @@ def make_teachers_pairs(
 ) -> Path:
     """Make, or go on making, the pairs of a configuration; returns their folder."""
     config = read_distill_config("lite", config_file, settings)
-    if not config.pairs or not config.teacher:
-        raise UsageError("--make-pairs: the settings pairs (their folder) and teacher are missing")
+    if not isinstance(config.pairs, str) or not config.pairs or not config.teacher:
+        raise UsageError("--make-pairs: needs the settings pairs, one folder, and teacher")
     if count < 1:
         raise UsageError(f"--make-pairs {count}: must be at least 1")
     if are_made(config, load_photos(data, config.pair_size, 0, tell=False), count):

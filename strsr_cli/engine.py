@@ -31,7 +31,7 @@ from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.lite import LitePipeline
 
 from .data import CACHE_GB, Batch, Crops, Teach, batches
-from .degrade import DegradeConfig
+from .degrade import DegradeConfig, check_shares
 from .safety import keep_trained_only
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class LoopConfig:
     # squeezenet, vgg19, resnet50v2, lpips, or a list of them, whose distances are averaged.
     perceptual_network: str | tuple[str, ...] = "squeezenet"
     perceptual_weights: str | tuple[str, ...] = ""  # a safetensors file of each; lpips has its own
+    graphics_share: float = 0.0  # of crops that are drawn: plain colours, ramps, shapes, letters
     lattice_weight: float = 0.0  # of lines in the spectrum at the harmonics of 16 px
     seed: int = 0
     workers: int = 1  # processes that read and crop photos
@@ -105,6 +106,7 @@ class LoopConfig:
         for name, value in vars(self).items():
             if name.endswith("_weight") and value < 0:
                 raise ValueError(f"{name} {value}: must not be negative")
+        check_shares(self, "graphics_share")
         if min(self.workers, self.warmup_steps, self.cache_gb, self.weight_decay, self.minutes) < 0:
             raise ValueError("workers, warmup_steps, cache_gb, weight_decay and minutes must not be negative")
 

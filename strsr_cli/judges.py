@@ -64,7 +64,8 @@ class DistillConfig(LoopConfig):
     teacher_weight: float = 1.0  # of L1 towards its output
     photo_share: float = 0.0  # of the photo in that output, as it is learnt: less sharp, nearer to the truth
     perceptual_target: str = "photo"  # or teacher, both: what the perceptual distance is measured to
-    pairs: str = ""  # folder of pairs that --make-pairs has made; empty: teachers run in every step
+    # Folder, or several, of pairs that --make-pairs has made; empty: teachers run in every step.
+    pairs: str | tuple[str, ...] = ""
     pair_size: int = 256  # px, of the pairs to be made
     largest_crop: int = 0  # px: with pairs, each step draws a side from crop_size to this one; 0: crop_size
     semantic_tokens: bool = True  # false: lite does without them for good, an ablation

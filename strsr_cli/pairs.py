@@ -29,6 +29,7 @@ from strsr_models.errors import StrsrError, UsageError
 
 from .data import PICTURE_SIZE, Batch, Crops, Photos, batches, data_hash
 from .degrade import KINDS, seeded
+from .engine import names
 from .journal import whole_file
 from .runs import writing
 from .teachers import Teachers, teacher_files, teacher_hashes
@@ -53,7 +54,7 @@ def make_pairs(
     Raises UsageError for a folder of other pairs or other things, WeightsError for teachers that cannot be used,
     StrsrError when the disk is full; pairs that are whole stay and are gone on from.
     """
-    folder, groups = Path(config.pairs), -(-count // GROUP)
+    folder, groups = one_folder(config), -(-count // GROUP)
     made_from = origin(config, photos)
     teachers = Teachers(config.teacher, device, precision)
     with locked(folder):
@@ -62,7 +63,7 @@ def make_pairs(
         size = groups * GROUP * sum(_bytes(name, config.pair_size) for name in (*IMAGES, "kind"))
         report(f"{folder}: {groups * GROUP} pairs of {config.pair_size} px, {size / 1e9:.1f} GB in all")
         _check_room(folder, size * (groups - done) // groups)
-        crops = Crops(photos, config.pair_size, config.seed)
+        crops = Crops(photos, config.pair_size, config.seed, config.graphics_share)
         made = batches(
             crops,
             config.degrade,
@@ -91,7 +92,7 @@ def make_pairs(
 def are_made(config: DistillConfig, photos: Photos, count: int) -> bool:
     """Whether these very pairs lie in `config.pairs`, whole."""
     try:
-        state = read_state(Path(config.pairs))
+        state = read_state(one_folder(config))
     except UsageError:
         return False
     made = state["made_from"] == origin(config, photos) and state["done"] == state["count"]
@@ -100,11 +101,20 @@ def are_made(config: DistillConfig, photos: Photos, count: int) -> bool:
 
 def origin(config: DistillConfig, photos: Photos) -> dict[str, Any]:
     """What decides each byte of the pairs."""
-    return {"data": data_hash(photos), "seed": config.seed, **settings(config)}
+    own = {"seed": config.seed, "graphics_share": config.graphics_share}
+    return {"data": data_hash(photos), **own, **settings(config)}
+
+
+def one_folder(config: DistillConfig) -> Path:
+    """Where pairs are made. Raises UsageError where the setting names several."""
+    (name,) = names(config.pairs) if len(names(config.pairs)) == 1 else ("",)
+    if not name:
+        raise UsageError(f"pairs {config.pairs!r}: name one folder to make them in")
+    return Path(name)
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
-    """All settings that decide what pairs are like, as JSON has them."""
+    """All settings that decide what pairs of any seed are like, as JSON has them."""
     decisive = {
         "format": FORMAT,
         "size": config.pair_size,
@@ -225,24 +235,14 @@ class PairWindows:
 
         Raises UsageError for pairs that are not whole, of other photos, or made with other settings.
         """
-        folder = Path(config.pairs)
-        state = read_state(folder)
         wanted = {"data": data_hash(photos), **settings(config)}
         if not all(path.exists() for paths in teacher_files(config.teacher).values() for path in paths):
             del wanted["teacher"]  # what was learnt from them is here
-        check_same(folder, state["made_from"], wanted)
-        if state["done"] < state["count"]:
-            raise UsageError(
-                f"pairs {folder}: {state['done']} of {state['count']} are made; run --make-pairs again"
-            )
         self.config, self.device, self.multiple_of = config, device, multiple_of
-        arrays = {name: _read(folder / f"{name}.npy", state["count"]) for name in (*IMAGES, "kind")}
-        self.usable = (arrays.pop("kind") != DROPPED).nonzero()[:, 0]
-        if device.type == "cuda":
-            size = sum(array.numel() for array in arrays.values())
-            if size <= ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
-                arrays = {name: array.to(device) for name, array in arrays.items()}
-        self._arrays = arrays
+        self._parts = [Part(Path(name), wanted, device) for name in names(config.pairs)]
+        self.usable = torch.cat(
+            [part.usable + 2**32 * number for number, part in enumerate(self._parts)]
+        )  # number of the part, and of the row in it
 
     def __len__(self) -> int:
         """How many pairs there are to draw from."""
@@ -268,10 +268,41 @@ class PairWindows:
         places, turns = places[:, part].to(self.device), turns[:, part].to(self.device)
         window, whole = _window(side, places, turns), _window(PICTURE_SIZE, 0 * places, turns)
         images = {}
-        for name, array in self._arrays.items():
-            chosen = array[rows[part].to(array.device)].to(self.device)
+        for name in IMAGES:
+            chosen = self._rows(name, rows[part])
             images[name] = _cut(chosen, *(whole if name == "picture" else window))
         return Batch(**images), numbers
+
+    def _rows(self, name: str, rows: Tensor) -> Tensor:
+        """Rows (b,), numbered as in `usable`, of one of IMAGES, on the device."""
+        if len(self._parts) == 1:
+            return self._parts[0].rows(name, rows).to(self.device)
+        each = zip((rows >> 32).tolist(), (rows & (2**32 - 1)).split(1), strict=True)
+        return torch.cat([self._parts[part].rows(name, row).to(self.device) for part, row in each])
+
+
+class Part:
+    """The pairs of one folder."""
+
+    def __init__(self, folder: Path, wanted: dict[str, Any], device: torch.device) -> None:
+        """wanted: what they must have been made from. Raises UsageError as `PairWindows`."""
+        state = read_state(folder)
+        check_same(folder, state["made_from"], wanted)
+        if state["done"] < state["count"]:
+            raise UsageError(
+                f"pairs {folder}: {state['done']} of {state['count']} are made; run --make-pairs again"
+            )
+        arrays = {name: _read(folder / f"{name}.npy", state["count"]) for name in (*IMAGES, "kind")}
+        self.usable = (arrays.pop("kind") != DROPPED).nonzero()[:, 0]
+        if device.type == "cuda":
+            size = sum(array.numel() for array in arrays.values())
+            if size <= ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
+                arrays = {name: array.to(device) for name, array in arrays.items()}
+        self._arrays = arrays
+
+    def rows(self, name: str, rows: Tensor) -> Tensor:
+        """Rows (b,) of one of IMAGES, wherever they are."""
+        return self._arrays[name][rows.to(self._arrays[name].device)]
 
 
 def _window(side: int, places: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,12 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     pipeline, stage, distance = build(config, accelerator.device)
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     main = accelerator.is_main_process
-    crops = Crops(load_photos(data, config.crop_size, config.cache_gb, main), config.crop_size, config.seed)
+    crops = Crops(
+        load_photos(data, config.crop_size, config.cache_gb, main),
+        config.crop_size,
+        config.seed,
+        config.graphics_share,
+    )
     run, average = Run(out), Average(pipeline, config.ema_decay)
     compile_networks(config, pipeline)
     stage, optimizer = accelerator.prepare(stage, make_adamw(parameters, config, config.learning_rate))

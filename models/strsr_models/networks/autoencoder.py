@@ -38,14 +38,17 @@ class QuarterConfig:
     latent_channels: int = 64  # of every layer
     encoder_blocks: int = 2
     decoder_blocks: int = 16
+    level_cell: int = (
+        32  # output px: of the cells over which the detail has no mean (`level`); 0: it may have one
+    )
 
     downscale: ClassVar[int] = QUARTER
 
     def __post_init__(self) -> None:
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels {self.latent_channels}: must be at least 1")
-        if min(self.encoder_blocks, self.decoder_blocks) < 0:
-            raise ValueError("encoder_blocks and decoder_blocks must not be negative")
+        if min(self.encoder_blocks, self.decoder_blocks, self.level_cell) < 0:
+            raise ValueError("encoder_blocks, decoder_blocks and level_cell must not be negative")
 
     def build(self) -> tuple[QuarterEncoder, QuarterDecoder]:
         """The structural encoder and the decoder, with random weights."""
@@ -153,6 +156,20 @@ class BalancedShuffle(nn.Module):
         return F.pixel_shuffle(x, self.factor)
 
 
+def level(image: Tensor, cell: int) -> Tensor:
+    """What of (b, c, H, W) varies slowly: its means over cells of `cell` px, smoothed over three and enlarged.
+
+    Restorers shift saturated colours, by up to 30 levels of 255 on plain fields. Taken off the detail, its level
+    stays in the bicubic enlargement, which knows it: colours are kept by construction.
+    """
+    h, w = image.shape[-2:]
+    padded = F.pad(image, (0, -w % cell, 0, -h % cell), mode="replicate")
+    means = F.avg_pool2d(padded, cell)  # (b, c, H/cell, W/cell)
+    means = F.avg_pool2d(F.avg_pool2d(F.pad(means, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)  # 1 2 1
+    smooth = F.interpolate(means, scale_factor=cell, mode="bilinear", align_corners=False)
+    return smooth[..., :h, :w]
+
+
 class QuarterEncoder(nn.Module):
     """Where things are: an image at output size to latents four times smaller."""
 
@@ -179,11 +196,13 @@ class QuarterDecoder(nn.Module):
         c = config.latent_channels
         self.blocks = nn.Sequential(*(ResidualBlock(c) for _ in range(config.decoder_blocks)))
         self.shuffle = BalancedShuffle(c, 3, QUARTER)
+        self.level_cell = config.level_cell
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, c, H/4, W/4) -> detail (b, 3, H, W), to be added to an image in [-1, 1]."""
         x = F.silu(self.blocks(latents))  # (b, c, H/4, W/4)
-        return DETAIL_SCALE * self.shuffle(x)  # type: ignore[no-any-return]
+        detail: Tensor = DETAIL_SCALE * self.shuffle(x).float()  # (b, 3, H, W)
+        return detail - level(detail, self.level_cell) if self.level_cell else detail
 
 
 class ShuffleUp(nn.Module):

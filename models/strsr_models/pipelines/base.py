@@ -83,6 +83,10 @@ class OneStepPipeline(nn.Module, ABC):
         """
         return self.restore(lq_up, self.encode_condition(picture))
 
+    def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
+        """What of a target (b, 3, H, W) in [0, 1] the pipeline can give from an enlarged image; here: all of it."""
+        return target
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""

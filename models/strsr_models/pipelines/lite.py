@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..encoders.lite import SemanticConfig, SemanticEncoder
 from ..errors import UsageError
-from ..networks.autoencoder import BalancedShuffle, PyramidConfig, QuarterConfig
+from ..networks.autoencoder import BalancedShuffle, PyramidConfig, QuarterConfig, level
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
 from .base import OneStepPipeline
@@ -74,6 +74,11 @@ class LitePipeline(OneStepPipeline):
         """The enlarged image plus the decoder's detail, (b, 3, H, W)."""
         detail: Tensor = self.decoder(latents).float()
         return lq_up + detail / 2  # half: from a range of 2 to one of 1
+
+    def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
+        """The target on the enlarged image's own level, where the decoder keeps to that."""
+        cell = getattr(self.config.autoencoder, "level_cell", 0)
+        return target - level(target - lq_up, cell) if cell else target
 
     @property
     def tile_networks(self) -> list[nn.Module]:
