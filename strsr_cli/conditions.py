@@ -34,7 +34,7 @@ from .token_cache import TokenCache, make_key
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cache's entries
+FORMAT = 2  # of the cache's entries; raised when the same pictures come to give other tokens
 
 
 class Conditions:

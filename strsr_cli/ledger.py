@@ -23,7 +23,8 @@ from .plan import Job
 from .report import EXISTS, Reporter
 from .signals import Stop
 
-RECIPE = 1  # raised when the same settings and weights come to give other pixels
+# Of lite, and of the big models: raised when the same settings and weights come to give other pixels.
+RECIPE, BIG_RECIPE = 1, 2
 FOREIGN = "exists, not made by strsr here (--overwrite replaces it)"
 OTHERS = "made from {name} (--overwrite replaces it)"
 CHANGED = "a whole image, changed since strsr made it (--overwrite replaces it)"
@@ -42,7 +43,8 @@ def job_settings(big: BigModelOptions | None, **settings: object) -> Callable[[J
         if big is not None and big.conditioning == "text":
             with contextlib.suppress(ImageError):  # it will fail for that
                 prompt = big.prompt_of(job)
-        given = {"recipe": RECIPE, "kind": job.kind, "prompt": prompt, **frame, **settings}
+        recipe = RECIPE if big is None else BIG_RECIPE
+        given = {"recipe": recipe, "kind": job.kind, "prompt": prompt, **frame, **settings}
         text = json.dumps(given, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

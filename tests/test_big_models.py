@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from strsr_cli import conditions
+from strsr_cli import conditions, ledger
 from strsr_cli.app import app
 from strsr_cli.big_models import BigModelOptions
 from strsr_cli.conditions import Conditions
@@ -122,6 +124,58 @@ def test_what_decides_the_tokens_decides_their_entry(models: Path, tmp_path: Pat
     other += [key(root=copied)]
     assert key(root=copied, **text) == key(**text)  # has no projector
     assert len({key(), *other}) == 1 + len(other)
+
+
+def test_an_entry_of_an_older_format_is_not_read(
+    upscale: Run, folder: Path, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of before pictures were resized as the projectors were trained: other tokens, to be made anew."""
+    upscale("zimage", folder / "a.png", "right", "--no-token-cache")
+    with monkeypatch.context() as before:
+        before.setattr(conditions, "FORMAT", 1)
+        upscale("zimage", folder / "a.png", "old")
+    (entry,) = tokens.iterdir()
+    save_file({name: 0 * value for name, value in load_file(entry).items()}, entry)  # what it must not take
+    upscale("zimage", folder / "a.png", "new")
+    assert made(tmp_path / "new") == made(tmp_path / "right")
+    assert len(made(tokens)) == 2
+
+
+@families
+def test_a_folder_of_an_older_recipe_is_made_again(
+    family: str, upscale: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(ledger, "BIG_RECIPE", 1)
+        assert "3 done" in upscale(family, folder, "out").output
+    assert "3 done" in upscale(family, folder, "out").output
+    assert "3 skipped" in upscale(family, folder, "out").output
+
+
+def test_lite_s_folders_stay_done(strsr: Run, folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    """The journal's hash of lite's settings is that of before the recipe of the big models was raised."""
+    job = Job(folder / "a.png", tmp_path / "a.png", "png")
+    given = {"recipe": 1, "kind": "png", "prompt": None, "scale": 4}
+    expected = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    assert ledger.job_settings(None, scale=4)(job) == expected
+
+
+@families
+def test_tiles_are_of_the_trained_size_shifted_inward(family: str, models: Path) -> None:
+    pipeline = load_pipeline(family, models)
+
+    def tiles(height: int, width: int, **options: Any) -> list[tuple[int, int, int, int]]:
+        lq = torch.zeros(1, 3, height, width)
+        walk = pipeline.walk(lambda rows, columns: lq[..., rows, columns], (height, width), 4, **options)
+        return [(tile.top, tile.left, tile.height, tile.width) for tile in walk.tiles]
+
+    sides = (0, 960, 1024)
+    for one_shape in (False, True):
+        large = tiles(512, 512, one_shape=one_shape)
+        assert large == [(top, left, 1024, 1024) for top in sides for left in sides]
+        assert tiles(100, 512, one_shape=one_shape) == [(0, left, 400, 1024) for left in sides]
+        assert tiles(25, 33, one_shape=one_shape) == [(0, 0, 112, 144)]
+    assert tiles(512, 300, tile=768)[:2] == [(0, 0, 768, 768), (0, 432, 768, 768)]
 
 
 def test_a_damaged_entry_is_made_anew(upscale: Run, folder: Path, tmp_path: Path, tokens: Path) -> None:

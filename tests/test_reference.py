@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import Result
 
+from strsr_models.encoders.qwen import load_vision_language, seen_size
+
 PROMPT = (
     "Descibe this image in detail, especially the text in image. Cinematic, hyper sharpness, highly "
     "detailed, perfect without deformations. Camera, hyper detailed photo, realistic maximum detail, 32k, "
@@ -40,10 +42,14 @@ def seen(models: Path, path: Path, projector: Path) -> Tensor:
     """What Qwen3-VL makes of a chat message with the image, projected: (1, m, d)."""
     from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+    # 53 x 41 px: the authors' tool makes multiples of 28 of at least 3,136 px of it, before the processor's own resize.
+    picture = Image.open(path).convert("RGB")
+    assert picture.size == (53, 41)
+    picture = picture.resize((84, 56), Image.Resampling.BICUBIC)
     processor = AutoProcessor.from_pretrained(models / "Qwen3-VL-4B-Instruct")
     vlm = Qwen3VLForConditionalGeneration.from_pretrained(models / "Qwen3-VL-4B-Instruct").eval()
     content = [
-        {"type": "image", "image": Image.open(path).convert("RGB")},
+        {"type": "image", "image": picture},
         {"type": "text", "text": PROMPT},
     ]
     inputs = processor.apply_chat_template(
@@ -92,7 +98,7 @@ def zimage(models: Path, path: Path, words: str | None) -> Callable[[Tensor], Te
         z = vae.encode(2 * x_up - 1).latent_dist.mode()
         v = -dit([z[0][:, None]], torch.tensor([0.2]), [c[0]], return_dict=False)[0][0][:, 0][None]
         z = z - 0.8 * v
-        return vae.decode(z / vae.config.scaling_factor + vae.config.shift_factor).sample.clamp(-1, 1)
+        return vae.decode(z / vae.config.scaling_factor + vae.config.shift_factor).sample
 
     return restore
 
@@ -122,7 +128,7 @@ def flux2(models: Path, path: Path, words: str | None) -> Callable[[Tensor], Ten
         v = dit(z.flatten(2).mT, c, torch.tensor([0.8]), lattice, text, None, return_dict=False)[0]
         z = (z - 0.8 * v.mT.reshape(z.shape)) * std + mean
         z = z.view(1, k, 2, 2, h // 2, w // 2).permute(0, 1, 4, 2, 5, 3).reshape(1, k, h, w)
-        return vae.decode(z).sample.clamp(-1, 1)
+        return vae.decode(z).sample
 
     return restore
 
@@ -149,7 +155,51 @@ def reference(
             weight = ramps[0][:, None] * ramps[1]
             total[:, :, top : top + tile, left : left + tile] += weight * restore(part)
             weights[:, :, top : top + tile, left : left + tile] += weight
-    return ((total / weights + 1) / 2)[0, :, :height, :width].permute(1, 2, 0).numpy()
+    return (((total / weights).clamp(-1, 1) + 1) / 2)[0, :, :height, :width].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize(
+    ("size", "seen_size"),
+    [((64, 64), (56, 56)), ((75, 50), (84, 56)), ((300, 200), (308, 196)), ((256, 256), (252, 252))],
+)
+def test_pictures_reach_the_processor_as_trained(
+    size: tuple[int, int], seen_size: tuple[int, int], photo: np.ndarray, models: Path
+) -> None:
+    """(width, height) px, to the byte: Pillow's bicubic, before the processor's own resize."""
+    picture = Image.fromarray(photo).resize(size)
+    expected = np.asarray(picture.resize(seen_size, Image.Resampling.BICUBIC))
+    encoder = load_vision_language(models / "Qwen3-VL-4B-Instruct", torch.float32)
+    given: list[np.ndarray] = []
+    processor = encoder.processor
+
+    def recording(images: list[Tensor], **words: object) -> object:
+        given.extend(image.permute(1, 2, 0).numpy() for image in images)
+        return processor(images=images, **words)
+
+    recording.image_token_id, recording.apply_chat_template = (  # type: ignore[attr-defined]
+        processor.image_token_id,
+        processor.apply_chat_template,
+    )
+    encoder.processor = recording
+    encoder(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255)
+    assert len(given) == 1
+    np.testing.assert_array_equal(given[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1, 1), (56, 56)),
+        ((10, 400), (28, 392)),
+        ((41, 53), (56, 84)),
+        ((42, 42), (56, 56)),
+        ((70, 98), (56, 112)),  # 2.5 and 3.5 patches: Python rounds halves to even numbers
+        ((4000, 4000), (3584, 3584)),
+        ((100, 200_000), (56, 160_272)),
+    ],
+)
+def test_extreme_pictures_are_brought_within_bounds(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert seen_size(*size) == expected
 
 
 def made_by(
@@ -179,14 +229,17 @@ def test_one_tile_is_the_method_to_the_letter(
     assert expected.std() > 0.05
 
 
+@pytest.mark.parametrize("words", [None, WORDS], ids=["vlm", "text"])
 @pytest.mark.parametrize("family", [zimage, flux2])
 def test_tiles_differ_by_their_blending_alone(
-    family: Callable, strsr: Callable[..., Result], models: Path, small: Path
+    family: Callable, words: str | None, strsr: Callable[..., Result], models: Path, small: Path
 ) -> None:
     with torch.no_grad():
-        restore = family(models, small, None)
+        restore = family(models, small, words)
         expected = reference(restore, small, 4, tile=128, overlap=32)
         whole = reference(restore, small, 4, tile=1024, overlap=64)
-    made = made_by(strsr, family.__name__, models, small, "--tile", 128, "--overlap", 32)
+    said = [] if words is None else ["--prompt", words]
+    made = made_by(strsr, family.__name__, models, small, "--tile", 128, "--overlap", 32, *said)
+    assert np.abs(made - expected).max() <= 6 / 255
     assert np.abs(made - expected).mean() < 1 / 255
     assert np.abs(made - whole).mean() > 2 / 255  # tiles do matter to this network

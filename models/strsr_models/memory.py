@@ -98,7 +98,7 @@ def _in_parts(
         part = view[(..., *tile.slices)]
         (restored, word), *_ = within_memory(restore, [part], [cond], room, multiple_of, overlap)
         words.append(word)
-        for top, left, final in blender.add(number, restored.clamp(0, 1)):
+        for top, left, final in blender.add(number, restored):
             n, m = final.shape[-2:]
             whole[..., top : top + n, left : left + m] = final
     changed = [word for word in words if word != words[0]]

@@ -46,9 +46,9 @@ class Walk:
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Take a restored tile; gives (top, left, pixels (b, 3, n, m) in [0, 1]) of what is final now.
 
-        Of each row of tiles that is the same rows, from left to right. Each tile is clamped before it is
-        blended: what one overshoots must not bleed into its neighbour.
+        Of each row of tiles that is the same rows, from left to right. Tiles are blended as they come from the
+        decoder, and their sum is clamped once, as with the released checkpoints (StrSR, arXiv 2603.06275).
         """
-        for top, left, pixels in self._blender.add(number, restored.to(self.device).clamp(0, 1)):
+        for top, left, pixels in self._blender.add(number, restored.to(self.device)):
             if top < self.height and left < self.width:
                 yield top, left, pixels[..., : self.height - top, : self.width - left].clamp(0, 1)

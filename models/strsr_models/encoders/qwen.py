@@ -9,10 +9,13 @@ Letters: b batch, h w pixels, m tokens, e width of the language model.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +29,10 @@ PROMPT = (
     "ultra HD, extreme meticulous detailing, skin pore detailing"
 )
 LONGEST_ASPECT = 200  # the processor refuses longer strips
+# The tool that the authors build the chat message with resizes pictures before the processor does, for the patches
+# of an older model. The released projectors were trained behind it.
+SEEN_MULTIPLE = 28  # px, of both sides
+SEEN_PIXELS = (3_136, 12_845_056)  # the fewest and the most
 
 
 class VisionLanguageEncoder(nn.Module):
@@ -56,7 +63,7 @@ class VisionLanguageEncoder(nn.Module):
         """(3, h, w) -> (1, m, e)."""
         inputs = self.processor(
             text=[self._text()],
-            images=[to_bytes(image)],
+            images=[as_trained(to_bytes(image))],
             input_data_format="channels_first",
             return_tensors="pt",
         ).to(execution_device(self.model))
@@ -86,6 +93,31 @@ def to_bytes(image: Tensor) -> Tensor:
         size = (max(h, shortest), max(w, shortest))
         image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def seen_size(height: int, width: int) -> tuple[int, int]:
+    """(h, w) px that a picture is resized to before the processor sees it: multiples of 28, each side to the nearest.
+
+    A picture of too many or too few pixels (SEEN_PIXELS) is brought to the bound first, and its sides then rounded down or up.
+    """
+    fewest, most = SEEN_PIXELS
+    # Python's round, which takes halves to the even number, as the authors' tool does.
+    h, w = (max(SEEN_MULTIPLE, round(side / SEEN_MULTIPLE) * SEEN_MULTIPLE) for side in (height, width))
+    if fewest <= h * w <= most:
+        return h, w
+    bound, whole = (most, math.floor) if h * w > most else (fewest, math.ceil)
+    factor = math.sqrt(bound / (height * width))
+    h, w = (
+        max(SEEN_MULTIPLE, whole(side * factor / SEEN_MULTIPLE) * SEEN_MULTIPLE) for side in (height, width)
+    )
+    return h, w
+
+
+def as_trained(image: Tensor) -> Tensor:
+    """(3, h, w) uint8 -> (3, h', w') uint8 of `seen_size`, by Pillow's bicubic: torch's differs by up to 2 levels."""
+    h, w = seen_size(*image.shape[-2:])
+    pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize((w, h), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
 def load_vision_language(folder: Path, dtype: torch.dtype) -> VisionLanguageEncoder:

@@ -39,6 +39,7 @@ class OneStepPipeline(nn.Module, ABC):
     largest_tile: int  # output px: tile side when the caller names none
     overlap: int  # output px: overlap of neighbouring tiles when the caller names none
     sigma: float  # where the one step starts
+    exact_tiles: bool = False  # whether tiles are always of the size asked for, or may be fitted to a picture
 
     @abstractmethod
     def encode_condition(self, image: Tensor) -> Tensor:
@@ -190,11 +191,12 @@ class OneStepPipeline(nn.Module, ABC):
         """The tiles of a picture of `size` = (h, w) px, whose rectangles `see` gives; see `upscale`.
 
         one_shape: tiles of all pictures have the same, square shape, so that they can share batches and what
-        was compiled; else each picture has tiles that waste least of it.
+        was compiled; else each picture has tiles that waste least of it. Where tiles are exact they have one shape
+        anyhow, but for pictures with a shorter side, which is taken whole.
         """
         target = output_size(*size, scale)
         height, width = (-(-side // self.multiple_of) * self.multiple_of for side in target)
-        if one_shape:
+        if one_shape and not self.exact_tiles:
             side, overlap = self.square_tile(tile, overlap)
             canvas, shape = (max(height, side), max(width, side)), (side, side)
         else:
@@ -252,7 +254,7 @@ class OneStepPipeline(nn.Module, ABC):
     ) -> tuple[tuple[int, int], int]:
         """The shape (height, width) of all tiles of a padded image, and their overlap."""
         side, overlap = self.square_tile(tile, overlap)
-        if tile is not None:
+        if tile is not None or self.exact_tiles:
             return (min(side, height), min(side, width)), overlap
         h, w = (tiles.fit_tile(length, side, overlap, self.multiple_of) for length in (height, width))
         return (h, w), overlap

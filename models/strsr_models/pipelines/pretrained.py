@@ -94,7 +94,8 @@ class PretrainedPipeline(OneStepPipeline):
     """
 
     multiple_of = 16  # output px: the VAE's 8 times the transformer's patch of 2
-    largest_tile = 1024
+    largest_tile = 1024  # what the released adapters were trained on: tiles are never fitted
+    exact_tiles = True
     overlap = 64
     sigma = 0.8  # where the one step starts; timestep = 1000 * sigma
     vae_tile = 512  # px: of the VAE's own tiles, once it has run out of memory
