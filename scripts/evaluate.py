@@ -1,12 +1,17 @@
 """Score weights on a folder of photos: what the model cards' tables are made by.
 
-    python scripts/evaluate.py PHOTOS [--weights LABEL=FOLDER ...] [--features squeezenet=FILE ...]
+    python scripts/evaluate.py PHOTOS [--weights LABEL=FOLDER ...] [--restorer LABEL=FILE ...]
+        [--features squeezenet=FILE ...] [--reduce 0.75] [--crop 384]
+
+--restorer: weights of an x4 restorer that spandrel reads, run on whole images. --reduce: photos are first reduced by that
+factor, so that what their own compression has left of a grid is gone. --crop: only the middle square of so many px.
 
 Each photo is reduced four times (clean), or degraded mildly or severely by strsr_cli.degrade with
 a fixed seed, then restored whole images through the code that `strsr upscale` runs.
 PSNR-Y, SSIM-Y: on the luma of BT.601, a border of 4 px left out; L1: in 8-bit steps. The columns named after networks:
 feature_distance on them, not LPIPS; lower is better. lattice p: dB by which the energy at the
-harmonics of a lattice of p px stands above the photo's own, on the axes.
+harmonics of a lattice of p px stands above the photo's own, on the axes. clean: how many outputs `strsr fft-inspect`
+finds no grid in.
 """
 
 from __future__ import annotations
@@ -19,23 +24,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from strsr_cli.data import Photos, load_photos
 from strsr_cli.degrade import DegradeConfig, degrade, draw_recipe, draw_sizes
+from strsr_cli.teachers import load_teacher
 from strsr_models import load_pipeline
-from strsr_models.devices import resolve_device, resolve_precision
+from strsr_models.devices import autocast, resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.enlargement import enlarge
 from strsr_models.losses.perceptual import feature_distance
-from strsr_models.spectrum import lattice_excess
+from strsr_models.spectrum import inspect_lattice, lattice_excess, verdict
 
 Method = Callable[[Tensor], Tensor]  # lq -> hq, both (1, 3, h, w) in [0, 1]
 
 SCALE = 4
-PERIODS = (4, 8, 16)  # px
-DIGITS = {"SSIM-Y": 3, "squeezenet": 4, "vgg19": 4, "resnet50v2": 4}
+PERIODS = (4, 8, 16, 32)  # px
+COUNTED = "clean"  # the column that is a count, not a mean
+DIGITS = {COUNTED: 0, "SSIM-Y": 3, "squeezenet": 4, "vgg19": 4, "resnet50v2": 4}
 BASE = DegradeConfig(scale_four_share=1.0)
 SETTINGS = {
     "clean": replace(BASE, clean_share=1.0, mild_share=0.0),
@@ -76,7 +84,17 @@ def ssim_y(pred: Tensor, hq: Tensor, border: int = 4) -> float:
     )
 
 
-def score(pred: Tensor, hq: Tensor, networks: dict[str, FeatureNetwork]) -> dict[str, float]:
+Features = dict[str, Callable[[Tensor], list[Tensor]]]
+
+
+def remembering(network: FeatureNetwork, hq: Tensor) -> Callable[[Tensor], list[Tensor]]:
+    """The network, which has looked at `hq` once and for all."""
+    with torch.inference_mode():
+        known = network(hq)
+    return lambda image: known if image is hq else network(image)
+
+
+def score(pred: Tensor, hq: Tensor, networks: Features) -> dict[str, float]:
     """All columns of the table for one picture; pred, hq (1, 3, h, w) in [0, 1] on the CPU."""
     columns = {
         "PSNR-Y": psnr_y(pred, hq),
@@ -88,11 +106,19 @@ def score(pred: Tensor, hq: Tensor, networks: dict[str, FeatureNetwork]) -> dict
             columns[name] = float(feature_distance(pred, hq, network))
     excess = [lattice_excess(image, PERIODS, where="axes")[0] for image in (pred, hq)]
     over = (excess[0] - excess[1]).tolist()
-    return columns | {f"lattice {period}": value for period, value in zip(PERIODS, over, strict=True)}
+    columns |= {f"lattice {period}": value for period, value in zip(PERIODS, over, strict=True)}
+    seen = (pred * 255).round() / 255
+    return columns | {COUNTED: float(verdict(inspect_lattice(seen)) == "clean")}
 
 
 def evaluate(
-    photos: Photos, count: int, setting: str, methods: dict[str, Method], networks: dict[str, FeatureNetwork]
+    photos: Photos,
+    count: int,
+    setting: str,
+    methods: dict[str, Method],
+    networks: dict[str, FeatureNetwork],
+    reduce: float = 1.0,
+    crop: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Mean score of each method on the first `count` photos, degraded by `setting` with fixed seeds."""
     config = SETTINGS[setting]
@@ -101,16 +127,36 @@ def evaluate(
         photo, lost = photos.read(number)
         if lost:
             raise SystemExit(lost[0])
-        hq = crop_to_multiple(photo, SCALE)
+        hq = crop_to_multiple(middle(reduced(photo, reduce), crop), SCALE)
         rng = torch.Generator().manual_seed(number)
         lq = degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
+        known = {name: remembering(network, hq) for name, network in networks.items()}
         for name, method in methods.items():
-            scores[name].append(score(method(lq).cpu(), hq, networks))
+            scores[name].append(score(method(lq).float().clamp(0, 1).cpu(), hq, known))
         print(".", end="", file=sys.stderr, flush=True)
-    return {
-        name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        for name, rows in scores.items()
-    }
+    return {name: {key: collected(key, rows) for key in rows[0]} for name, rows in scores.items()}
+
+
+def collected(key: str, rows: list[dict[str, float]]) -> float:
+    """The mean of a column, or its sum where it counts."""
+    values = [row[key] for row in rows]
+    return float(np.sum(values) if key == COUNTED else np.mean(values))
+
+
+def reduced(photo: np.ndarray, factor: float) -> np.ndarray:
+    """A photo (h, w, 3) uint8 made smaller by bicubic with antialias; as it is for a factor of 1."""
+    if factor == 1:
+        return photo
+    h, w = (round(side * factor) for side in photo.shape[:2])
+    return np.array(Image.fromarray(photo).resize((w, h), Image.Resampling.BICUBIC))
+
+
+def middle(photo: np.ndarray, side: int | None) -> np.ndarray:
+    """The middle square of `side` px, or what there is of it; None: all of the photo."""
+    if side is None:
+        return photo
+    top, left = (max(0, (length - side) // 2) for length in photo.shape[:2])
+    return photo[top : top + side, left : left + side]
 
 
 def table_lines(
@@ -119,12 +165,14 @@ def table_lines(
     networks: dict[str, FeatureNetwork],
     settings: list[str],
     limit: int | None,
+    reduce: float = 1.0,
+    crop: int | None = None,
 ) -> Iterator[str]:
     """Lines of a Markdown table: a row for each setting and method, on the first `limit` photos."""
     photos = load_photos(folders, 64, cache_gb=0)
     count = min(len(photos), limit or len(photos))
     for number, setting in enumerate(settings):
-        rows = evaluate(photos, count, setting, methods, networks)
+        rows = evaluate(photos, count, setting, methods, networks, reduce, crop)
         keys = list(next(iter(rows.values())))
         if number == 0:
             yield f"| setting | method | {' | '.join(keys)} |"
@@ -145,8 +193,19 @@ def restorer(weights: Path | None, device: torch.device, precision: str, tile: i
     return lambda lq: pipeline.upscale(lq, SCALE, tile=tile, precision=precision)
 
 
+def peer(file: Path, device: torch.device, precision: str) -> Method:
+    """A restorer of another project, from a file that spandrel reads."""
+    network = load_teacher(file, device)
+
+    def restore(lq: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(device, precision):
+            return network(lq.to(device, memory_format=torch.channels_last))  # type: ignore[no-any-return]
+
+    return restore
+
+
 def main() -> None:
-    """Print a table: a row for bicubic and one for each folder of weights, per setting."""
+    """Print a table: a row for bicubic and one for each folder of weights and each restorer, per setting."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -157,6 +216,9 @@ def main() -> None:
     parser.add_argument(
         "--features", nargs="*", default=[], help="NAME=FILE ...: squeezenet, vgg19, resnet50v2"
     )
+    parser.add_argument("--restorer", nargs="*", default=[], help="LABEL=FILE ... of other projects' weights")
+    parser.add_argument("--reduce", type=float, default=1.0, help="photos first, by this factor")
+    parser.add_argument("--crop", type=int, help="only the middle square of so many px")
     parser.add_argument("--tile", type=int)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
@@ -167,11 +229,18 @@ def main() -> None:
     precision = resolve_precision(args.precision, device)
     files = dict(entry.split("=", 1) for entry in args.features)
     networks = {name: FeatureNetwork(name, Path(file)) for name, file in files.items()}
+    for network in networks.values():
+        network.to(memory_format=torch.channels_last)
     folders = dict(entry.split("=", 1) for entry in args.weights)
     methods: dict[str, Method] = {"bicubic": bicubic}
     for name, folder in (folders or {"lite": ""}).items():
         methods[name] = restorer(Path(folder) if folder else None, device, precision, args.tile)
-    for line in table_lines([args.photos], methods, networks, args.settings, args.limit):
+    for entry in args.restorer:
+        label, _, file = entry.partition("=")
+        methods[label] = peer(Path(file), device, precision)
+    for line in table_lines(
+        [args.photos], methods, networks, args.settings, args.limit, args.reduce, args.crop
+    ):
         print(line, flush=True)
 
 

@@ -388,8 +388,11 @@ def prepare(
         images = _degrade_batch(raw, recipes, step, config, seed, place, teachers)
         dropped = _replace_dropped(images) if teachers is not None else ()
     # Autograd refuses tensors made in inference mode, but not their clones.
-    tensors = [None if image is None else image.clone().to(device) for image in images]
-    return Batch(*tensors, tuple(recipe.kind for recipe in recipes), dropped)  # type: ignore[arg-type]
+    hq, lq_up, picture, teacher = (None if image is None else image.clone().to(device) for image in images)
+    assert hq is not None
+    assert lq_up is not None
+    assert picture is not None
+    return Batch(hq, lq_up, picture, teacher, tuple(recipe.kind for recipe in recipes), dropped)
 
 
 def _replace_dropped(images: tuple[Tensor | None, ...]) -> tuple[int, ...]:

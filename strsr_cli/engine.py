@@ -120,7 +120,7 @@ def check_files(config: object, networks: str, files: str, advice: str) -> None:
     """Raise ValueError unless the setting `files` names one for each network of the setting `networks`."""
     wanted, given = (names(getattr(config, name)) for name in (networks, files))
     if len(given) != len(wanted) or not all(given):
-        raise ValueError(f"{files}: name a safetensors file for each of {networks}, {list(wanted)}; {advice}")
+        raise ValueError(f"{networks} needs {files}, a safetensors file for each of {list(wanted)}; {advice}")
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
@@ -278,7 +278,7 @@ class Distance:
         for number, name in enumerate(names(config.perceptual_network)):
             weights = Path(files[number]) if number < len(files) and files[number] else None
             network = Lpips("vgg", weights) if name == "lpips" else FeatureNetwork(name, need(name, weights))
-            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(device).to(memory_format=torch.channels_last)
             self.networks.append(network)
 
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor:

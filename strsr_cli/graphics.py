@@ -55,7 +55,8 @@ def _ramp(side: int, random: np.random.Generator) -> np.ndarray:
     y, x = _grid(side)
     angle = random.uniform(0, 2 * np.pi)
     place = ((np.cos(angle) * x + np.sin(angle) * y) / 2**0.5 + 1) / 2
-    return first + place[..., None] * (_color(random) - first)
+    pixels: np.ndarray = first + place[..., None] * (_color(random) - first)
+    return pixels
 
 
 def _with_blob(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -63,7 +64,8 @@ def _with_blob(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     y, x = _grid(len(pixels))
     (top, left), sigma = random.uniform(-0.8, 0.8, 2), random.uniform(0.03, 0.5)
     share = random.uniform(0.2, 1) * np.exp(-((x - left) ** 2 + (y - top) ** 2) / 2 / sigma**2)
-    return pixels + share[..., None] * (_color(random) - pixels)
+    blended: np.ndarray = pixels + share[..., None] * (_color(random) - pixels)
+    return blended
 
 
 def _add_shapes(image: Image.Image, random: np.random.Generator) -> None:

@@ -112,7 +112,7 @@ class DistillConfig(LoopConfig):
             raise ValueError("perceptual_target or coach_real is teacher, and there is none: set teacher")
         if self.pairs and not self.teacher:
             raise ValueError("pairs are of a teacher's: set teacher")
-        if self.pair_size < self.crop_size or self.pair_size % 16 or self.largest_crop > self.pair_size:
+        if self.pairs and (self.pair_size < max(self.crop_size, self.largest_crop) or self.pair_size % 16):
             raise ValueError(
                 f"pair_size {self.pair_size}: must be a multiple of 16, "
                 f"at least crop_size {self.crop_size} and largest_crop {self.largest_crop}"
@@ -157,32 +157,36 @@ class DistillConfig(LoopConfig):
         return self.fdl_weight > 0 and self.fdl_from < self.steps
 
 
-# What differs from the published configuration when lite is the student: all of it trains, from an
-# L1 optimum, on crops a tenth as large.
+# What differs from the published configuration when lite is the student: all of it trains, on crops an eighth as
+# large. With teachers and pairs: examples/training/lite-teachers.toml and lite-coach.toml.
 LITE_PRESET: dict[str, Any] = {
     "steps": 20_000,
-    "batch_size": 8,
-    "crop_size": 192,
-    "learning_rate": 1e-4,
+    "batch_size": 16,
+    "crop_size": 128,
+    "learning_rate": 2e-4,
     "warmup_steps": 100,
-    "final_learning_rate": 1e-6,
+    "final_learning_rate": 4e-6,
     "betas": (0.9, 0.99),
     "adam_eps": 1e-10,
+    "gradient_clip": 0.3,
     "gradient_checkpointing": False,
     "ema_decay": 0.999,
-    "perceptual_weight": 0.05,
-    "gan_weight": 0.01,
+    "perceptual_weight": 0.1,
+    "gan_weight": 0.002,
     "perceptual_network": "squeezenet",
     "precision": "auto",
     "turns": "both",
-    "coach_network": "resnet50v2",
-    "coach_hidden": 128,
-    "coach_learning_rate": 5e-5,
+    "coach_network": "squeezenet",
+    "coach_hidden": 64,
+    "coach_learning_rate": 2e-4,
+    "coach_noise": 0.02,
+    "coach_floor": 0.5,
     "fdl_weight": 1e-6,  # of "vgg19", whose maps are 58 times as large as those of "vgg19_torchvision"
     "fdl_from": 14_000,
     "fdl_network": "vgg19",
-    "fdl_projections": 64,
+    "fdl_projections": 32,
     "fdl_strides": (2, 1, 1),
+    "fdl_share": 0.125,
     "judge_shift": 16,  # the largest stride of its judges
 }
 
@@ -195,7 +199,7 @@ class Criterion:
         self.distance = make_distance(config, device)
         coach = build_coach(student, config)
         # What feature networks are made of runs up to twice as fast in this order.
-        self.coach = None if coach is None else coach.to(device, memory_format=torch.channels_last)
+        self.coach = coach and coach.to(device).to(memory_format=torch.channels_last)
         self.features: FeatureNetwork | None = None
         if config.stage_two:
             self.features = FeatureNetwork(config.fdl_network, Path(config.fdl_weights)).to(device)
@@ -242,11 +246,6 @@ class Criterion:
         if self.features is not None and step >= config.fdl_from:
             losses["fdl_loss"] = self._fdl_loss(self.features, restored, hq, numbers)
         return losses
-
-    def rests(self, coach_loss: Tensor) -> bool:
-        """Whether the coach is ahead of its student by so much that it should not learn in this step."""
-        heads = len(self.heads.on_maps) + (self.heads.on_embedding is not None)
-        return bool(self.config.coach_floor and coach_loss < heads * self.config.coach_floor)
 
     def _fdl_loss(
         self, features: FeatureNetwork, restored: Tensor, hq: Tensor, numbers: Sequence[int]

@@ -267,17 +267,14 @@ class PairWindows:
         numbers = list(range(step * config.batch_size + part.start, step * config.batch_size + part.stop))
         places, turns = places[:, part].to(self.device), turns[:, part].to(self.device)
         window, whole = _window(side, places, turns), _window(PICTURE_SIZE, 0 * places, turns)
-        images = {}
-        for name in IMAGES:
-            chosen = self._rows(name, rows[part])
-            images[name] = _cut(chosen, *(whole if name == "picture" else window))
-        return Batch(**images), numbers
+        hq, lq_up, teacher = (_cut(self._rows(name, rows[part]), *window) for name in IMAGES[:3])
+        return Batch(hq, lq_up, _cut(self._rows("picture", rows[part]), *whole), teacher), numbers
 
     def _rows(self, name: str, rows: Tensor) -> Tensor:
         """Rows (b,), numbered as in `usable`, of one of IMAGES, on the device."""
         if len(self._parts) == 1:
             return self._parts[0].rows(name, rows).to(self.device)
-        each = zip((rows >> 32).tolist(), (rows & (2**32 - 1)).split(1), strict=True)
+        each = zip((rows >> 32).tolist(), torch.split(rows & (2**32 - 1), 1), strict=True)
         return torch.cat([self._parts[part].rows(name, row).to(self.device) for part, row in each])
 
 

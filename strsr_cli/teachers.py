@@ -87,15 +87,16 @@ class Teachers:
     def _restore(self, path: Path, lq: Tensor, size: tuple[int, int]) -> Tensor:
         with autocast(self.device, self.precision):
             try:
-                restored = self._models[path](lq.to(self.device, memory_format=torch.channels_last)).float()
+                restored: Tensor = self._models[path](
+                    lq.to(self.device, memory_format=torch.channels_last)
+                ).float()
             except (RuntimeError, ValueError, AssertionError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise WeightsError(
                     f"teacher {path}: cannot restore {lq.shape[-2]}x{lq.shape[-1]} px: {reason}"
                 ) from error
         if restored.shape[-2:] != size:
-            mode = {"mode": "bicubic", "align_corners": False, "antialias": True}
-            restored = F.interpolate(restored, size, **mode)
+            restored = F.interpolate(restored, size, mode="bicubic", align_corners=False, antialias=True)
         return restored.clamp(0, 1)  # NaN stays NaN
 
 

@@ -342,7 +342,9 @@ def test_a_student_that_is_nowhere_is_named(photos: Path, settings: list[str], t
 def test_without_semantic_tokens_the_picture_around_a_crop_makes_no_difference(
     settings: list[str],
 ) -> None:
-    pipeline = build_student(read_distill_config("lite", None, [*settings, "semantic_tokens=false"]))
+    pipeline = build_student(
+        read_distill_config("lite", None, [*settings, "semantic_tokens=false", "crop_size=128"])
+    )
     crop, pictures = torch.rand(1, 3, 64, 64), torch.rand(2, 3, 128, 128)
     with torch.no_grad():
         first, second = (pipeline(crop, picture[None]) for picture in pictures)

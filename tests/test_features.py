@@ -110,7 +110,7 @@ def test_a_feature_network_coaches(files: dict[str, Path]) -> None:
     trunk = FeatureTrunk(FeatureNetwork("resnet50v2", files["resnet50v2"]))
     heads = Discriminator(DiscriminatorConfig(trunk.channels, trunk.embedding_channels, hidden=4))
     coach = Coach(trunk, heads).train()
-    assert not trunk.network.training
+    assert not trunk.networks.training
     image = torch.rand(2, 3, 64, 64, requires_grad=True)
     logits = coach(image)
     assert [tuple(x.shape) for x in logits] == [(2, 1, s, s) for s in (8, 4, 2, 1)]

@@ -134,9 +134,10 @@ class BalancedShuffle(nn.Module):
 
     def balanced_weight(self) -> Tensor:
         """The weights (e' * f * f, e, 3, 3) as they count, each phase's taps shifted to the same sum."""
-        phases = self.weight.unflatten(0, (-1, self.factor**2))  # (e', f*f, e, 3, 3)
+        phases = self.weight.reshape(-1, self.factor**2, *self.weight.shape[1:])  # (e', f*f, e, 3, 3)
         sums = phases.sum((-1, -2), keepdim=True)  # (e', f*f, e, 1, 1)
-        return (phases - (sums - sums.mean(1, keepdim=True)) / 9).flatten(0, 1)
+        balanced: Tensor = phases - (sums - sums.mean(1, keepdim=True)) / 9
+        return balanced.flatten(0, 1)
 
     @torch.no_grad()
     def fold(self) -> None:

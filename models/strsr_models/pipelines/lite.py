@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from ..encoders.lite import SemanticConfig, SemanticEncoder
 from ..errors import UsageError
-from ..networks.autoencoder import BalancedShuffle, PyramidConfig, QuarterConfig, level
+from ..networks.autoencoder import (
+    BalancedShuffle,
+    PyramidConfig,
+    QuarterConfig,
+    QuarterEncoder,
+    StructuralEncoder,
+    level,
+)
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
 from .base import OneStepPipeline
@@ -53,7 +60,8 @@ class LitePipeline(OneStepPipeline):
         self.config = config
         self.sigma = config.sigma
         self.multiple_of = config.autoencoder.downscale * config.dit.patch_size
-        self.structural_encoder, self.decoder = config.autoencoder.build()
+        organs: tuple[QuarterEncoder | StructuralEncoder, nn.Module] = config.autoencoder.build()
+        self.structural_encoder, self.decoder = organs
         self.semantic_encoder = SemanticEncoder(config.semantic)
         self.projector = Projector(config.semantic.channels[-1], config.dit.width)
         self.dit = DiT(config.dit)
