@@ -30,6 +30,8 @@ def main() -> None:
     args = parser.parse_args()
     pipeline = load_pipeline("lite", args.weights)
     assert isinstance(pipeline, LitePipeline)
+    if pipeline.config.dit.unpatchify != "patch":
+        raise SystemExit(f"{args.weights}: their velocity is smooth, so that no grid can be planted there")
     bias = pipeline.dit.patch_out.bias
     offset = args.strength * torch.randn(bias.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

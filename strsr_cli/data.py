@@ -407,7 +407,7 @@ def _replace_dropped(images: tuple[Tensor | None, ...]) -> tuple[int, ...]:
     good, bad = int(finite.nonzero()[0]), (~finite).nonzero()[:, 0]
     for image in images:
         assert image is not None
-        image[bad] = image[good]
+        image[bad] = image[good].clone()
     return tuple(bad.tolist())
 
 

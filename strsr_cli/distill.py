@@ -69,7 +69,7 @@ def distill(
         0.0 if config.pairs else config.cache_gb
     )  # of photos that only the sheet's samples are cut from
     crops = Crops(
-        load_photos(data, config.crop_size, cache_gb, main),
+        load_photos(data, smallest(config), cache_gb, main),
         config.crop_size,
         config.seed,
         config.graphics_share,
@@ -136,6 +136,11 @@ def distill(
             if logbook.after_step(restored_parts[-1], batch.hq[-len(restored_parts[-1]) :], rates):
                 break
     return logbook.finish()
+
+
+def smallest(config: DistillConfig) -> int:
+    """The shortest side in px that photos must have: pairs are of the same photos in training as when they were made."""
+    return config.pair_size if config.pairs else config.crop_size
 
 
 def batches_of(
@@ -243,7 +248,7 @@ def dry_run(
     """Tell what `distill` would run and what memory it would take; nothing is written."""
     config = read_distill_config(student, config_file, settings)
     accelerator = make_accelerator(config)
-    photos = load_photos(data, config.crop_size, cache_gb=0)
+    photos = load_photos(data, smallest(config), cache_gb=0)
     pipeline, criterion, turn = build(config, torch.device("cpu"))
     report(to_toml(config))
     report(f"# {len(photos)} photos, {describe(pipeline)}")

@@ -107,8 +107,20 @@ class LoopConfig:
             if name.endswith("_weight") and value < 0:
                 raise ValueError(f"{name} {value}: must not be negative")
         check_shares(self, "graphics_share")
-        if min(self.workers, self.warmup_steps, self.cache_gb, self.weight_decay, self.minutes) < 0:
-            raise ValueError("workers, warmup_steps, cache_gb, weight_decay and minutes must not be negative")
+        if (
+            min(
+                self.workers,
+                self.warmup_steps,
+                self.cache_gb,
+                self.weight_decay,
+                self.minutes,
+                self.minutes_before,
+            )
+            < 0
+        ):
+            raise ValueError(
+                "workers, warmup_steps, cache_gb, weight_decay, minutes and minutes_before must not be negative"
+            )
 
 
 def names(value: str | tuple[str, ...]) -> tuple[str, ...]:

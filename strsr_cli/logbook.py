@@ -87,6 +87,8 @@ class Logbook:
         self._progress = Progress(
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )
+        if config.minutes:
+            self._progress.seconds_left = lambda: 60 * (config.minutes - self.minutes)
         self._signals = StopSignals()
         self._photos, self._distance = crops.photos, distance
         self._sheet = sample_batch(crops, config.degrade) if accelerator.is_main_process else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -76,12 +77,14 @@ def make_pairs(
         )
         advice = "the pairs made so far stay; the same command goes on"
         with writing(folder, advice), _files(folder, config.pair_size, groups * GROUP, done * GROUP) as files:
+            _write_state(folder, state)
             for number, batch in enumerate(made, done + 1):
                 _append(files, batch)
                 state |= {"done": number * GROUP, "dropped": state["dropped"] + len(batch.dropped)}
                 if number % TOLD_EVERY == 0 or number == groups:
                     for file in files.values():
                         file.flush()
+                        os.fsync(file.fileno())
                     _write_state(folder, state)
                     report(f"{number * GROUP} of {groups * GROUP} pairs, {state['dropped']} dropped")
     if state["dropped"] == state["done"]:
@@ -113,14 +116,18 @@ def one_folder(config: DistillConfig) -> Path:
     return Path(name)
 
 
-def settings(config: DistillConfig) -> dict[str, Any]:
-    """All settings that decide what pairs of any seed are like, as JSON has them."""
-    decisive = {
+def settings(config: DistillConfig, teachers: bool = True) -> dict[str, Any]:
+    """All settings that decide what pairs of any seed are like, as JSON has them.
+
+    teachers: whether the teachers' files are among them, which are read for it.
+    """
+    decisive: dict[str, Any] = {
         "format": FORMAT,
         "size": config.pair_size,
         "degrade": asdict(config.degrade),
-        "teacher": teacher_hashes(config.teacher),
     }
+    if teachers:
+        decisive["teacher"] = teacher_hashes(config.teacher)
     return dict(json.loads(json.dumps(decisive)))
 
 
@@ -151,6 +158,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise UsageError(f"pairs {folder}: pairs.json is damaged ({error})") from error
     if missing:
         raise UsageError(f"pairs {folder}: pairs.json lacks {', '.join(sorted(missing))}")
+    counts = [state[name] for name in ("count", "done", "dropped")]
+    if not isinstance(state["made_from"], dict) or not all(type(count) is int for count in counts):
+        raise UsageError(f"pairs {folder}: pairs.json is damaged (a value of another type)")
     return dict(state)
 
 
@@ -207,8 +217,10 @@ def _files(folder: Path, side: int, count: int, done: int) -> Iterator[dict[str,
             file = stack.enter_context(open(path, "r+b" if done else "wb"))
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *_shape(name, side))}
             np.lib.format.write_array_header_1_0(file, header)
-            file.seek(done * _bytes(name, side), 1)
-            file.truncate()
+            end = file.tell() + done * _bytes(name, side)
+            if file.seek(0, os.SEEK_END) < end:
+                raise UsageError(f"pairs {path}: is shorter than pairs.json says; make them again elsewhere")
+            file.truncate(file.seek(end))
             files[name] = file
         yield files
 
@@ -235,9 +247,9 @@ class PairWindows:
 
         Raises UsageError for pairs that are not whole, of other photos, or made with other settings.
         """
-        wanted = {"data": data_hash(photos), **settings(config)}
-        if not all(path.exists() for paths in teacher_files(config.teacher).values() for path in paths):
-            del wanted["teacher"]  # what was learnt from them is here
+        # Where teachers' files are gone, what they taught is here.
+        there = all(path.exists() for paths in teacher_files(config.teacher).values() for path in paths)
+        wanted = {"data": data_hash(photos), **settings(config, teachers=there)}
         self.config, self.device, self.multiple_of = config, device, multiple_of
         self._parts = [Part(Path(name), wanted, device) for name in names(config.pairs)]
         self.usable = torch.cat(
@@ -322,7 +334,7 @@ def _read(path: Path, count: int) -> Tensor:
     """An array, mapped: copied into memory page by page as it is read, never written."""
     try:
         array = np.load(path, mmap_mode="c")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"pairs {path}: cannot be read ({error}); make them again") from error
     if len(array) != count or array.dtype != np.uint8:
         raise UsageError(f"pairs {path}: is not what pairs.json says; make them again")

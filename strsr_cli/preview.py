@@ -25,7 +25,9 @@ CHOICE = 8  # as many samples are looked at for each row of the sheet
 
 def draw_preview(path: Path, data: list[Path], config: LoopConfig) -> None:
     """Write the sheet of a run that has not begun; StrsrError when it cannot be written."""
-    crops = Crops(load_photos(data, config.crop_size, cache_gb=0), config.crop_size, config.seed)
+    crops = Crops(
+        load_photos(data, config.crop_size, cache_gb=0), config.crop_size, config.seed, config.graphics_share
+    )
     with writing(path, "nothing else was written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_preview(path, crops, config.degrade, config.batch_size)

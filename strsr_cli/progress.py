@@ -32,6 +32,7 @@ class Progress:
         """step: where the run is resumed; later lines of its logs are dropped, they will be made again."""
         self.main, self.steps, self.run, self.report = main, steps, run, report
         self._start, self._began = step, time.monotonic()
+        self.seconds_left: Callable[[], float] | None = None  # of a run that goes by the clock
         self._live: Any = None
         self._board: Any = None
         self._events = run.folder / "tensorboard"
@@ -101,7 +102,10 @@ class Progress:
     def _left(self, step: int) -> str:
         """Time to the end at the speed so far."""
         done = max(step - self._start, 1)
-        seconds = round((time.monotonic() - self._began) / done * (self.steps - step))
+        left = (time.monotonic() - self._began) / done * (self.steps - step)
+        if self.seconds_left is not None:
+            left = min(left, max(0.0, self.seconds_left()))
+        seconds = round(left)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
 
 

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from strsr_cli.degrade import (
-    KINDS,
     DegradeConfig,
     Pass,
     Recipe,

@@ -62,7 +62,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_dict(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return None if value is None else _convert(_member(args, value), value, where)
+        if value is None and type(None) in args:
+            return None
+        return _convert(_member(args, value), value, where)
     if origin is tuple:
         return _convert_tuple(args, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -77,11 +79,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _member(hints: tuple[Any, ...], value: Any) -> Any:
-    """Which type of a union a value is meant for: of tables the first that has its keys, else the first of its kind."""
+    """Which type of a union a value is meant for: of tables the first that has most of its keys."""
     if isinstance(value, dict):
         tables = [hint for hint in hints if dataclasses.is_dataclass(hint)]
-        fitting = [t for t in tables if value.keys() <= {f.name for f in dataclasses.fields(t)}]
-        return next(iter(fitting or tables), hints[0])
+        known = [len(value.keys() & {field.name for field in dataclasses.fields(table)}) for table in tables]
+        return tables[known.index(max(known))] if tables else hints[0]
     kind = tuple if isinstance(value, list) else type(value)
     return next((hint for hint in hints if (typing.get_origin(hint) or hint) is kind), hints[0])
 
