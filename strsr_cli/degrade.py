@@ -8,7 +8,8 @@ here knows a global random state.
 
 Where this differs from the published code on purpose: resizing is antialiased, JPEG is libjpeg's
 arithmetic instead of a differentiable stand-in, and photon noise is that of 255 photons at white,
-where the published one counts the grey levels in use.
+where the published one counts the grey levels in use. Blur is drawn for a reduction by 4, as published; for smaller
+ones its kernels are narrowed, so that a low-quality pixel is always blurred alike (`narrowed`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .jpeg import jpeg
 KINDS = ("clean", "mild", "lens", "medium", "severe")
 MODES = ("area", "bilinear", "bicubic")
 KERNEL = 21  # px, side of the blur kernels as tensors; what is drawn inside has an odd side from 7 to 21
+PUBLISHED_SCALE = 4.0  # the reduction that widths of blur are drawn for
 GAUSSIAN_PROB = 0.5  # of noise; the rest is photon noise
 GRAY_PROB = 0.4  # of noise: the same in the three channels
 LUMA = (0.299, 0.587, 0.114)
@@ -310,9 +312,10 @@ def degrade(
     if not sizes.resizes:
         return quantise(resize(images, target, "bicubic"))
     x, last = images, len(sizes.resizes) - 1
+    wide = sizes.scale / PUBLISHED_SCALE
     for number, (factor, mode) in enumerate(sizes.resizes):
         steps = [recipe.passes[number] for recipe in recipes]
-        x = blur_some(x, [step.kernel for step in steps])
+        x = blur_some(x, [narrowed(step.kernel, wide) for step in steps])
         # The last pass goes to the neighbourhood of the target, the first to that of its input.
         x = resize(x, scaled(target if number == last else x.shape[-2:], factor), mode)
         x = add_noise(x, steps, rngs)
@@ -320,9 +323,24 @@ def degrade(
             x = jpeg(x, [step.quality for step in steps])
     x = jpeg_some(x, [None if recipe.jpeg_last else recipe.passes[-1].quality for recipe in recipes])
     x = resize(x, target, sizes.final_mode)
-    x = blur_some(x, [recipe.sinc for recipe in recipes])
+    x = blur_some(x, [recipe.sinc for recipe in recipes])  # at the target's own size
     x = jpeg_some(x, [recipe.passes[-1].quality if recipe.jpeg_last else None for recipe in recipes])
     return quantise(x)
+
+
+def narrowed(kernel: Tensor | None, factor: float) -> Tensor | None:
+    """A kernel (21, 21) made narrower by a factor below 1, its sum 1; as it is for others.
+
+    What is sharp at a quarter of the size after a blur of 4 px has lost all of its detail at full size: as an input that
+    is only cleaned, not enlarged, it would teach a network to take what is smooth for blurred.
+    """
+    if kernel is None or factor >= 1:
+        return kernel
+    side = max(1, 2 * round((KERNEL * factor - 1) / 2) + 1)
+    small = F.interpolate(
+        kernel[None, None], (side, side), mode="bilinear", antialias=True, align_corners=False
+    )
+    return framed(small[0, 0])
 
 
 def scaled(size: Sequence[int], factor: float) -> tuple[int, int]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .judges import DistillConfig
     from .progress import Report
 
-FORMAT = 1
+FORMAT = 2
 GROUP = 32  # pairs that are made together and share scale and sizes
 DROPPED = 255  # in kind.npy: a teacher's output was not finite
 IMAGES = ("hq", "lq_up", "teacher", "picture")

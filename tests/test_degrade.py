@@ -19,6 +19,7 @@ from strsr_cli.degrade import (
     degrade,
     draw_recipe,
     draw_sizes,
+    narrowed,
     resize,
     seeded,
     sharpen,
@@ -332,3 +333,22 @@ def test_a_config_can_change_a_pass(image: torch.Tensor) -> None:
     sizes = draw_sizes(generator(), config, "severe")
     lq = degrade(image, [draw_recipe(generator(), config)], sizes, [generator()])
     assert (lq - resize(image, (30, 40), sizes.resizes[1][1])).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.4, 0.5, 0.75])
+def test_narrowed_kernels_are_narrower_by_the_factor(factor: float) -> None:
+    def width(kernel: torch.Tensor) -> float:
+        place = torch.arange(len(kernel)) - len(kernel) // 2
+        return float((kernel.sum(0) * place**2).sum().sqrt())
+
+    place = torch.arange(21) - 10
+    line = torch.exp(-(place**2) / 2 / 3.0**2)
+    wide = line[:, None] * line / line.sum() ** 2
+    narrow = narrowed(wide, factor)
+    assert narrow is not None
+    assert narrow.shape == (21, 21)
+    assert float(narrow.sum()) == pytest.approx(1, abs=1e-5)
+    assert width(narrow) == pytest.approx(factor * width(wide), rel=0.15, abs=0.3)
+    assert torch.allclose(narrow, narrow.flip(0, 1), atol=1e-6)
+    assert narrowed(wide, 1.0) is wide
+    assert narrowed(None, factor) is None
