@@ -1,13 +1,14 @@
-"""Draw what lite cannot do: small text and a small face, mildly and severely degraded.
+"""Draw what lite makes of a few subjects, degraded: bicubic x4, lite, the original.
 
-    python scripts/weak_spots.py OUT.png
+    python scripts/weak_spots.py OUT.png                                 # what it cannot do: small text, a small face
+    python scripts/weak_spots.py OUT.png --settings clean mild --subjects fur foliage fabric brick
 
-Rows: scikit-image's page and astronaut, each in both degradations of scripts/evaluate.py; columns: bicubic x4, lite, the original.
+Subjects are parts of scikit-image's pictures; each is a row for each setting of scripts/evaluate.py.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -21,32 +22,54 @@ from strsr_cli.degrade import degrade, draw_recipe, draw_sizes
 from strsr_models import load_pipeline
 
 SIDE = 160  # px of the original that is drawn
+# Picture, the side it is reduced to first (0: as it is), top and left of the part.
+SUBJECTS = {
+    "text": ("page", 0, 16, 16),
+    "face": ("astronaut", 256, 0, 32),
+    "fur": ("chelsea", 0, 60, 90),
+    "foliage": ("grass", 256, 40, 40),
+    "fabric": ("astronaut", 0, 330, 60),
+    "brick": ("brick", 256, 20, 20),
+}
 
 
-def pictures() -> list[Tensor]:
-    """Originals (1, 3, h, w) in [0, 1] with text of 10 px and a face of 50 px."""
-    page = np.repeat(data.page()[:, :, None], 3, axis=2)[16:176, 16:176]
-    face = np.asarray(Image.fromarray(data.astronaut()).resize((256, 256), Image.Resampling.LANCZOS))
-    return [
-        torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (page, face[:SIDE, 32 : 32 + SIDE])
-    ]
+def subject(name: str) -> Tensor:
+    """A part (1, 3, h, w) in [0, 1] of a picture."""
+    picture, reduced, top, left = SUBJECTS[name]
+    pixels = getattr(data, picture)()
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if reduced:
+        pixels = np.asarray(Image.fromarray(pixels).resize((reduced, reduced), Image.Resampling.LANCZOS))
+    part = pixels[top : top + SIDE, left : left + SIDE].copy()
+    return torch.from_numpy(part).permute(2, 0, 1)[None] / 255
 
 
-def main(out: Path) -> None:
+def main() -> None:
     """Write the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--subjects", nargs="+", choices=list(SUBJECTS), default=["text", "face"])
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=["mild", "severe"])
+    parser.add_argument("--columns", type=int, default=1, help="of rows beside each other")
+    args = parser.parse_args()
     pipeline = load_pipeline("lite")
     rows = []
-    for number, hq in enumerate(pictures()):
-        for setting in ("mild", "severe"):
-            config, rng = SETTINGS[setting], torch.Generator().manual_seed(number)
+    for number, name in enumerate(args.subjects):
+        for setting in args.settings:
+            hq, config, rng = subject(name), SETTINGS[setting], torch.Generator().manual_seed(number)
             lq = degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
             rows.append(torch.cat([bicubic(lq), pipeline.upscale(lq, 4), hq], dim=3))
-    sheet = torch.cat(rows, dim=2)[0].permute(1, 2, 0)
+    height = -(-len(rows) // args.columns)
+    blocks = [torch.cat(rows[n * height : (n + 1) * height], dim=2) for n in range(args.columns)]
+    sheet = torch.cat(blocks, dim=3)[0].permute(1, 2, 0)
     pixels = (255 * sheet.clamp(0, 1)).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).resize((2 * pixels.shape[1], 2 * pixels.shape[0]), Image.Resampling.NEAREST).save(
-        out
-    )
+    magnified = 1 if args.columns > 1 else 2
+    size = (magnified * pixels.shape[1], magnified * pixels.shape[0])
+    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(args.out, optimize=True, quality=92)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

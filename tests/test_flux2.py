@@ -65,7 +65,7 @@ def straight_line(models: Path, lq: Tensor, tokens: Tensor) -> Tensor:
 @torch.no_grad()
 def test_a_picture_by_what_is_seen_in_it(models: Path) -> None:
     lq = (torch.rand(1, 3, 12, 16) * 255).round() / 255
-    tokens = project(models / "StrSR-flux" / "projector.pth", look_at(models, lq, PROMPT))
+    tokens = project(models / "StrSR-flux" / "projector.pth", look_at(models, lq, PROMPT, (84, 56)))
     expected = straight_line(models, lq, tokens)
     pipeline = load_pipeline("flux2", models)
     torch.testing.assert_close(pipeline.encode_condition(lq), tokens, atol=1e-5, rtol=0)

@@ -49,7 +49,7 @@ def straight_line(models: Path, lq: Tensor, captions: Tensor) -> Tensor:
 @torch.no_grad()
 def test_a_picture_by_what_is_seen_in_it(models: Path) -> None:
     lq = (torch.rand(1, 3, 12, 16) * 255).round() / 255
-    captions = project(models / "StrSR-zimage" / "projector.pth", look_at(models, lq, PROMPT))
+    captions = project(models / "StrSR-zimage" / "projector.pth", look_at(models, lq, PROMPT, (84, 56)))
     expected = straight_line(models, lq, captions)
     pipeline = load_pipeline("zimage", models)
     torch.testing.assert_close(pipeline.encode_condition(lq), captions, atol=1e-5, rtol=0)

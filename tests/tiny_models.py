@@ -233,8 +233,11 @@ def merged_by_hand(dit: nn.Module, path: Path) -> None:
             parameters[f"{module}.weight"].data += lora[key.replace("_A", "_B")] @ lora[key]
 
 
-def look_at(models: Path, lq: Tensor, prompt: str) -> Tensor:
-    """Last hidden states of Qwen3-VL at all tokens but the image's: the reference for tests."""
+def look_at(models: Path, lq: Tensor, prompt: str, seen_size: tuple[int, int]) -> Tensor:
+    """Last hidden states of Qwen3-VL at all tokens but the image's: the reference for tests.
+
+    seen_size: (width, height) px that the authors' tool makes of the picture first.
+    """
     from PIL import Image
     from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
@@ -242,6 +245,7 @@ def look_at(models: Path, lq: Tensor, prompt: str) -> Tensor:
     processor = AutoProcessor.from_pretrained(folder)
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder).eval()
     picture = Image.fromarray((lq[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    picture = picture.resize(seen_size, Image.Resampling.BICUBIC)
     text = (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
         f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
