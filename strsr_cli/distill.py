@@ -167,7 +167,8 @@ def make_teachers_pairs(
     data: list[Path], count: int, config_file: Path | None, settings: list[str], report: Report
 ) -> Path:
     """Make, or go on making, the pairs of a configuration; returns their folder."""
-    config = read_distill_config("lite", config_file, settings)
+    unjudged = ["perceptual_weight=0", "coach=none", "fdl_weight=0"]  # whose files need not be there
+    config = read_distill_config("lite", config_file, [*settings, *unjudged])
     if not isinstance(config.pairs, str) or not config.pairs or not config.teacher:
         raise UsageError("--make-pairs: needs the settings pairs, one folder, and teacher")
     if count < 1:

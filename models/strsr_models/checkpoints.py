@@ -198,6 +198,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds; each means an unusable file
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if reason.startswith("Weights only load failed"):  # torch goes on to advise what is not safe
+            reason = "it is no torch file, or holds more than tensors"
         raise WeightsError(
             f"{path}: cannot be read as tensors, get it again if it is damaged ({reason})"
         ) from error
