@@ -65,9 +65,8 @@ def distill(
     pipeline, criterion, turn = build(config, accelerator.device)
     parameters = pipeline.trainable_parameters()
     main = accelerator.is_main_process
-    cache_gb = (
-        0.0 if config.pairs else config.cache_gb
-    )  # of photos that only the sheet's samples are cut from
+    # With pairs, photos are only there for the sheet's few samples.
+    cache_gb = 0.0 if config.pairs else config.cache_gb
     crops = Crops(
         load_photos(data, smallest(config), cache_gb, main),
         config.crop_size,

@@ -58,9 +58,8 @@ class DistillConfig(LoopConfig):
     student: str = "lite"  # lite, zimage, flux2, or a folder of lite's weights or run to go on from
     models_dir: str = ""  # where the published checkpoints of zimage and flux2 are; empty: the default
     rank: int = 256  # of LoRA
-    teacher: str | TeacherConfig = (
-        ""  # file of a x4 restorer to learn from, or a table of files by kind; empty: none
-    )
+    # File of an x4 restorer to learn from, or a table of files by kind of degradation; empty: none.
+    teacher: str | TeacherConfig = ""
     teacher_weight: float = 1.0  # of L1 towards its output
     photo_share: float = 0.0  # of the photo in that output, as it is learnt: less sharp, nearer to the truth
     perceptual_target: str = "photo"  # or teacher, both: what the perceptual distance is measured to
@@ -106,6 +105,10 @@ class DistillConfig(LoopConfig):
                 raise ValueError(
                     f"{name} {getattr(self, name)!r}: unknown; {nearest(getattr(self, name), known)}"
                 )
+        if len(names(self.coach_network)) != 1 and not (names(self.coach_network) and self.coach_on_features):
+            raise ValueError(
+                f"coach_network {list(names(self.coach_network))}: a list is of feature networks alone: {', '.join(FEATURES)}"
+            )
         if self.coach == "conv" and self.coach_on_features:
             check_files(self, "coach_network", "coach_weights", 'or set coach="none"')
         if not self.teacher and "teacher" in (self.perceptual_target, self.coach_real):

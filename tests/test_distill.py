@@ -314,6 +314,8 @@ def test_export_refuses_an_adapter_that_no_base_takes(
         ("crop_size=80", "3 x 3 is smaller than the kernel"),
         ("fdl_strides=[1, 2]", "with a stride for each map"),
         ("gan_wieght=1", "did you mean 'gan_weight'"),
+        ('coach_network=["convnext_xxlarge", "squeezenet"]', "of feature networks alone"),
+        ("coach_network=[]", "of feature networks alone"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
