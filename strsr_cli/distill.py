@@ -25,7 +25,7 @@ from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.pretrained import PretrainedOptions
 
-from .data import Batch, Crops, load_photos
+from .data import Batch, Crops, Photos, load_photos
 from .engine import (
     batches_from,
     check_crop_size,
@@ -172,11 +172,12 @@ def make_teachers_pairs(
         raise UsageError("--make-pairs: needs the settings pairs, one folder, and teacher")
     if count < 1:
         raise UsageError(f"--make-pairs {count}: must be at least 1")
-    if are_made(config, load_photos(data, config.pair_size, 0, tell=False), count):
+    photos = load_photos(data, config.pair_size, cache_gb=0)
+    if are_made(config, photos, count):
         report(f"{config.pairs}: made already")
         return Path(config.pairs)
     device = resolve_device(config.device)
-    photos = load_photos(data, config.pair_size, config.cache_gb)
+    photos = Photos(photos.files, photos.smallest, config.cache_gb)  # decoded, now that they are needed
     return make_pairs(config, photos, count, device, resolve_precision(config.precision, device), report)
 
 

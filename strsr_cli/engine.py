@@ -47,9 +47,8 @@ class LoopConfig:
 
     steps: int = 200_000
     minutes: float = 0.0  # of training, after which a run ends, its learning rate fallen; 0: `steps` says
-    minutes_before: float = (
-        0.0  # of that, in a run whose folder is gone and whose weights this one starts from
-    )
+    # Of those minutes, in a run whose folder is gone and whose weights this one starts from.
+    minutes_before: float = 0.0
     batch_size: int = 16  # crops per step, over all processes
     accumulate: int = 1  # parts that a process's share of a batch is computed in, one after the other
     gradient_checkpointing: bool = False
@@ -107,20 +106,9 @@ class LoopConfig:
             if name.endswith("_weight") and value < 0:
                 raise ValueError(f"{name} {value}: must not be negative")
         check_shares(self, "graphics_share")
-        if (
-            min(
-                self.workers,
-                self.warmup_steps,
-                self.cache_gb,
-                self.weight_decay,
-                self.minutes,
-                self.minutes_before,
-            )
-            < 0
-        ):
-            raise ValueError(
-                "workers, warmup_steps, cache_gb, weight_decay, minutes and minutes_before must not be negative"
-            )
+        amounts = ("workers", "warmup_steps", "cache_gb", "weight_decay", "minutes", "minutes_before")
+        if min(getattr(self, name) for name in amounts) < 0:
+            raise ValueError(f"{', '.join(amounts[:-1])} and {amounts[-1]} must not be negative")
 
 
 def names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -289,7 +277,12 @@ class Distance:
         self.networks: list[Lpips | FeatureNetwork] = []
         for number, name in enumerate(names(config.perceptual_network)):
             weights = Path(files[number]) if number < len(files) and files[number] else None
-            network = Lpips("vgg", weights) if name == "lpips" else FeatureNetwork(name, need(name, weights))
+            network: Lpips | FeatureNetwork
+            if name == "lpips":
+                network = Lpips("vgg", weights)
+            else:
+                assert weights is not None  # LoopConfig has made sure
+                network = FeatureNetwork(name, weights)
             network.to(device).to(memory_format=torch.channels_last)
             self.networks.append(network)
 
@@ -300,13 +293,6 @@ class Distance:
             for network in self.networks
         ]
         return torch.stack(distances).mean()
-
-
-def need(name: str, weights: Path | None) -> Path:
-    """The file of a network that has none of its own. Raises UsageError where it is not named."""
-    if weights is None:
-        raise UsageError(f"perceptual_weights: names no file for {name}")
-    return weights
 
 
 def make_distance(config: LoopConfig, device: torch.device) -> Distance | None:

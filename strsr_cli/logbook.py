@@ -81,9 +81,8 @@ class Logbook:
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._guards = (self.guard, self.coach_guard)
         self.step = load_checkpoint(run, accelerator, models, average, self._guards)  # done so far
-        self._began = time.monotonic() - 60 * (
-            run.minutes() or config.minutes_before
-        )  # as if the run had never been stopped
+        # As if the run had never been stopped.
+        self._began = time.monotonic() - 60 * (run.minutes() or config.minutes_before)
         self._progress = Progress(
             accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
         )

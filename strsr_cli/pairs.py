@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +32,7 @@ from .degrade import KINDS, seeded
 from .engine import names
 from .journal import whole_file
 from .runs import writing
+from .store import free_space
 from .teachers import Teachers, teacher_files, teacher_hashes
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _bytes(name: str, side: int) -> int:
 
 
 def _check_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if size > free:
         raise StrsrError(f"{folder}: needs {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB free")
 

@@ -8,7 +8,6 @@ forty architectures by their tensors' names.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from strsr_models.devices import autocast
 from strsr_models.errors import UsageError, WeightsError
 
 from .degrade import KINDS
+from .journal import sha256_of
 
 SCALE = 4  # of every teacher
 
@@ -54,9 +54,7 @@ def teacher_hashes(teacher: str | TeacherConfig) -> dict[str, list[str]]:
     """SHA-256 of the files for each kind, in hex. Raises WeightsError for one that cannot be read."""
     files = teacher_files(teacher)
     try:
-        hashes = {
-            path: hashlib.sha256(path.read_bytes()).hexdigest() for paths in files.values() for path in paths
-        }
+        hashes = {path: sha256_of(path) for path in {path for paths in files.values() for path in paths}}
     except OSError as error:
         raise WeightsError(f"teacher {error.filename}: cannot be read: {error.strerror}") from error
     return {kind: [hashes[path] for path in paths] for kind, paths in files.items()}

@@ -67,6 +67,7 @@ class PyramidConfig:
     pixel_channels: int = 8  # at full size, before the smoothing convolution
 
     downscale: ClassVar[int] = EIGHTH
+    level_cell: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         for name in ("latent_channels", "encoder_channels", "decoder_channels", "pixel_channels"):

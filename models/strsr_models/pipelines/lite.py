@@ -85,7 +85,7 @@ class LitePipeline(OneStepPipeline):
 
     def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
         """The target on the enlarged image's own level, where the decoder keeps to that."""
-        cell = getattr(self.config.autoencoder, "level_cell", 0)
+        cell = self.config.autoencoder.level_cell
         return target - level(target - lq_up, cell) if cell else target
 
     @property
