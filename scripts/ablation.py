@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from evaluate import Method, evaluate, restorer
 
-from strsr_cli.data import load_photos
-from strsr_cli.distill import distill
-from strsr_models.devices import resolve_precision
+from strsr_cli.training.data.photos import load_photos
+from strsr_cli.training.distill import distill
+from strsr_models.compute.devices import resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 
 VARIANTS = {

@@ -19,8 +19,8 @@ import torch
 from full_size import CONDITION_TOKENS, FAMILIES, build, build_qwen
 from torch import nn
 
-from strsr_models.devices import DTYPES, resolve_device
-from strsr_models.half_precision import companion_dtype, make_float16_safe
+from strsr_models.compute.devices import DTYPES, resolve_device
+from strsr_models.compute.half_precision import companion_dtype, make_float16_safe
 from strsr_models.pipelines.pretrained import PretrainedPipeline
 
 GIB = 2**30

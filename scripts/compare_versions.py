@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from strsr_cli.made_photos import write_photos
+from strsr_cli.bench.photos import write_photos
 
 
 def seconds(checkout: Path, source: Path, target: Path, arguments: list[str]) -> float:

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from strsr_models import half_precision
+from strsr_models.compute import half_precision
 
 GIB = 2**30
 # Bytes of a weight of a linear layer: int8 with a scale per row, int4 with scale and zero point per 128.

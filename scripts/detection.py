@@ -16,18 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import uniform_filter
 from skimage import data
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from scipy.ndimage import uniform_filter
-
-from strsr_cli.found import find_images
-from strsr_cli.images import read_image
+from strsr_cli.images.find import find_images
+from strsr_cli.images.read import read_image
 from strsr_models.spectrum import LatticeReport, inspect_lattice, main_period, verdict
+
+mpl.use("Agg")
+
 
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "coins", "moon", "rocket", "brick", "grass", "gravel")
 PERIODS = (4, 8, 16)

@@ -28,15 +28,15 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from strsr_cli.data import Photos, load_photos
-from strsr_cli.degrade import DegradeConfig, degrade, draw_recipe, draw_sizes
-from strsr_cli.teachers import load_teacher
+from strsr_cli.training.data.degrade import DegradeConfig, degrade, draw_recipe, draw_sizes
+from strsr_cli.training.data.photos import Photos, load_photos
+from strsr_cli.training.data.teachers import load_teacher
 from strsr_models import load_pipeline
-from strsr_models.devices import autocast, resolve_device, resolve_precision
+from strsr_models.compute.devices import autocast, resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
-from strsr_models.enlargement import enlarge
 from strsr_models.losses.perceptual import feature_distance
 from strsr_models.spectrum import inspect_lattice, lattice_excess, verdict
+from strsr_models.tiling.enlargement import enlarge
 
 Method = Callable[[Tensor], Tensor]  # lq -> hq, both (1, 3, h, w) in [0, 1]
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from strsr_models import load_pipeline
-from strsr_models.load import save_pipeline
 from strsr_models.pipelines.lite import LitePipeline
 
 
@@ -37,7 +36,7 @@ def main() -> None:
     with torch.no_grad():
         bias += offset
     args.out.mkdir(parents=True)
-    save_pipeline(pipeline, args.out, {"planted": str(args.strength)})
+    pipeline.save(args.out, {"planted": str(args.strength)})
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 
 def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:

@@ -28,11 +28,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from strsr_cli.distill import distill, make_teachers_pairs
-from strsr_cli.export import export
-from strsr_cli.logbook import Stopped
-from strsr_cli.runs import weights_folder
-from strsr_models.load import WEIGHTS_NAME
+from strsr_cli.system.signals import Stopped
+from strsr_cli.training.distill import distill, make_teachers_pairs
+from strsr_cli.training.export import export
+from strsr_models.checkpoints.locations import WEIGHTS_NAME, weights_folder
 
 CONFIGS = Path(__file__).parent.parent / "examples" / "training"
 STAGES = ("teachers", "coach")

@@ -18,7 +18,7 @@ from PIL import Image
 from skimage import data
 from torch import Tensor
 
-from strsr_cli.degrade import degrade, draw_recipe, draw_sizes
+from strsr_cli.training.data.degrade import degrade, draw_recipe, draw_sizes
 from strsr_models import load_pipeline
 
 SIDE = 160  # px of the original that is drawn

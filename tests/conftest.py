@@ -16,12 +16,11 @@ from typer.testing import CliRunner, Result
 
 from strsr_cli.app import app
 from strsr_models.encoders.lite import SemanticConfig
-from strsr_models.load import save_lite
 from strsr_models.networks.autoencoder import PyramidConfig
 from strsr_models.networks.dit import DiTConfig
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
-from .tiny_models import cached_models_folder
+from .helpers.tiny_models import cached_models_folder
 
 settings.register_profile("strsr", deadline=None)  # shared machines are slow at times
 settings.load_profile("strsr")
@@ -74,7 +73,7 @@ def tiny_weights(tiny: LitePipeline, tmp_path: Path) -> Path:
     """The tiny pipeline's weights as a folder for --weights."""
     folder = tmp_path / "tiny-weights"
     folder.mkdir()
-    save_lite(tiny, folder, {})
+    tiny.save(folder, {})
     return folder
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .load import MODELS, load_pipeline
     from .pipelines.base import OneStepPipeline
 
+
 _HOME = {
     "DeviceError": "errors",
     "ImageError": "errors",

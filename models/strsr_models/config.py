@@ -95,3 +95,8 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
         raise UsageError(f"{where}: expected a list{count}, got {value!r}")
     each = [args[0]] * len(value) if repeated else list(args)
     return tuple(_convert(hint, item, where) for hint, item in zip(each, value, strict=True))
+
+
+def as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One or several names, as a setting has them, as several."""
+    return (value,) if isinstance(value, str) else value

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import default_models_dir, fill_strictly, read_tensors
-from .config import from_dict, to_dict
-from .devices import resolve_device
+from .checkpoints.adapter import SAVED
+from .checkpoints.files import fill_strictly, read_tensors
+from .checkpoints.locations import CONFIG_NAME, EMBEDDED, WEIGHTS_NAME, default_models_dir
+from .compute.devices import resolve_device
+from .config import from_dict
 from .errors import StrsrError, UsageError, WeightsError, nearest
-from .pipelines.adapter import SAVED
 from .pipelines.base import OneStepPipeline
 from .pipelines.conditioner import Conditioner
 from .pipelines.lite import LiteConfig, LitePipeline
-from .pipelines.pretrained import PretrainedOptions, PretrainedPipeline
-
-EMBEDDED = Path(__file__).parent / "weights"
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+from .pipelines.options import PretrainedOptions
+from .pipelines.pretrained import PretrainedPipeline
 
 
 def load_pipeline(
@@ -34,7 +33,7 @@ def load_pipeline(
 
     model: one of MODELS. weights: for lite, a folder with config.json and model.safetensors to use in
     place of the embedded ones; for zimage and flux2, the models folder with the published checkpoints
-    (None: STRSR_MODELS_DIR or the user's cache), or a folder that `save_adapter` wrote, to use in
+    (None: STRSR_MODELS_DIR or the user's cache), or a folder that training wrote, to use in
     place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: of zimage, flux2.
     Raises UsageError for an unknown model or options that it does not have, WeightsError for weights
     that are missing or do not fit, DeviceError for a device that is not there.
@@ -129,27 +128,6 @@ MODELS: dict[str, Callable[[Path | None, torch.device, PretrainedOptions | None]
     "zimage": load_zimage,
     "flux2": load_flux2,
 }
-
-
-def save_pipeline(pipeline: OneStepPipeline, folder: Path, metadata: dict[str, str]) -> None:
-    """Write what `load_pipeline(..., weights=folder)` takes into an existing folder, as its family does."""
-    if isinstance(pipeline, LitePipeline):
-        save_lite(pipeline, folder, metadata)
-    elif isinstance(pipeline, PretrainedPipeline):
-        pipeline.save_adapter(folder, metadata)
-    else:
-        raise UsageError(f"{type(pipeline).__name__}: no way to save this family")
-
-
-def save_lite(pipeline: LitePipeline, folder: Path, metadata: dict[str, str]) -> None:
-    """Write config.json and model.safetensors (float16) into an existing folder."""
-    from safetensors.torch import save
-
-    config = {"family": "lite", **to_dict(pipeline.config)}
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in pipeline.state_dict().items()}
-    # Not save_file: its files can be read by their owner alone.
-    (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
 
 
 def read_config(path: Path) -> LiteConfig:

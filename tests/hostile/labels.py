@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-from ..image_files import ADOBE_RGB, DISPLAY_P3, XMP, gray_profile, ink_profile, matrix_profile
+from ..helpers.image_files import ADOBE_RGB, DISPLAY_P3, XMP, gray_profile, ink_profile, matrix_profile
 from .cases import (
     HEIGHT,
     WIDTH,

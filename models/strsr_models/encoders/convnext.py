@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import read_tensors
+from ..checkpoints.files import read_tensors
 from ..errors import UsageError, WeightsError, nearest
 from .frozen import FrozenNetwork, fill
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import read_tensors
+from ..checkpoints.files import read_tensors
 from ..errors import UsageError, nearest
 from ..networks.resnet50v2 import ResNet50V2Stages
 from .frozen import FrozenNetwork, fill

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..checkpoints import mismatches, shorten
+from ..checkpoints.files import mismatches, shorten
 from ..errors import WeightsError
 
 if TYPE_CHECKING:

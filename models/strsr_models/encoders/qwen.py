@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoints import read_component, read_model, require_chat
-from ..offload import execution_device
+from ..checkpoints.files import read_component, read_model, require_chat
+from ..compute.offload import execution_device
 
 # What the released projectors were trained with, to the letter: a part of the checkpoint.
 PROMPT = (

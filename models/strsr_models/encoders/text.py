@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import read_component, read_model, require_chat
+from ..checkpoints.files import read_component, read_model, require_chat
+from ..compute.offload import execution_device
 from ..errors import WeightsError
-from ..offload import execution_device
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
+
 # Detail is some hundredths of the image's range. Fixed outside of the last layer, the factor lets
 # that layer's weights be of the size that the optimiser's steps are made for.
 DETAIL_SCALE = 0.1

@@ -23,6 +23,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
+
 SLOPE = 0.2  # of LeakyReLU
 
 Trunk = Callable[[Tensor], tuple[list[Tensor], Tensor | None]]  # image in [0, 1] -> maps, embedding

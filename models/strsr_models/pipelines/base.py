@@ -15,17 +15,18 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .. import tiles
-from ..devices import DTYPES, SAFER, autocast
-from ..enlargement import See, within
+from ..compute.devices import DTYPES, SAFER, autocast
 from ..errors import UsageError, WeightsError
-from ..memory import Room, within_memory
-from ..sizes import output_size
-from ..walk import Walk
+from ..tiling import tiles
+from ..tiling.enlargement import ReadRectangle, rectangles_of
+from ..tiling.memory import MemoryBudget, release
+from ..tiling.sizes import output_size
+from ..tiling.walk import TiledPicture
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,25 @@ class OneStepPipeline(nn.Module, ABC):
         """What an optimiser of this pipeline steps on."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def training_condition(self, lq_up: Tensor, picture: Tensor) -> Tensor:
+        """What `encode_condition` sees while training: (b, 3, h, w) of crops lq_up and of the pictures around them.
+
+        Here the picture, as when whole pictures are restored.
+        """
+        return picture
+
+    def coach_trunk(self, maps: int) -> nn.Module:
+        """A frozen copy of the pipeline's own networks, to judge it by. Raises UsageError in families without one."""
+        raise UsageError("coach=dit: a copy of the student as its own judge is made for lite only")
+
+    def silence_semantics(self) -> None:
+        """Do without semantic tokens for good, an ablation. Raises UsageError in families that cannot."""
+        raise UsageError("semantic_tokens=false: is an ablation of lite only")
+
+    @abstractmethod
+    def save(self, folder: Path, metadata: dict[str, str]) -> None:
+        """Write what `load_pipeline(..., weights=folder)` takes into an existing folder."""
+
     @abstractmethod
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Whether large parts compute their activations again in the backward pass: less memory, more time."""
@@ -155,39 +175,37 @@ class OneStepPipeline(nn.Module, ABC):
         """
         check_image(lq)
         precision = precision or self.native_precision
-        walk = self.walk(within(lq), (lq.shape[-2], lq.shape[-1]), scale, tile, overlap)
+        tiled = self.tiled(rectangles_of(lq), (lq.shape[-2], lq.shape[-1]), scale, tile, overlap)
         if cond is None:
-            cond = self.look(lq, precision)
-        room = Room(self.tiles_at_once)
-        hq = lq.new_empty((*lq.shape[:-2], walk.height, walk.width))
+            cond = self.condition(lq, precision)
+        budget = MemoryBudget(self.tiles_at_once)
+        hq = lq.new_empty((*lq.shape[:-2], tiled.height, tiled.width))
         redone = 0
-        for start in range(0, len(walk.tiles), room.batch):
-            numbers = range(start, min(start + room.batch, len(walk.tiles)))
-            views = [walk.view(number) for number in numbers]
-            restored = self.restore_tiles(views, [cond] * len(views), precision, steps, room)
+        for start in range(0, len(tiled.tiles), budget.batch):
+            numbers = range(start, min(start + budget.batch, len(tiled.tiles)))
+            views = [tiled.view(number) for number in numbers]
+            restored = self.restore_tiles(views, [cond] * len(views), precision, steps, budget)
             for number, (pixels, used) in zip(numbers, restored, strict=True):
                 redone += used != precision
-                for top, left, final in walk.add(number, pixels):
-                    n, m = final.shape[-2:]
-                    hq[..., top : top + n, left : left + m] = final
+                tiles.paste(hq, tiled.add(number, pixels))
                 if on_tile is not None:
-                    on_tile(number + 1, len(walk.tiles))
+                    on_tile(number + 1, len(tiled.tiles))
         if redone:
             log.warning(
-                "%d of %d tiles were not finite in %s: computed again", redone, len(walk.tiles), precision
+                "%d of %d tiles were not finite in %s: computed again", redone, len(tiled.tiles), precision
             )
         return hq
 
-    def walk(
+    def tiled(
         self,
-        see: See,
+        see: ReadRectangle,
         size: tuple[int, int],
         scale: float,
         tile: int | None = None,
         overlap: int | None = None,
         *,
         one_shape: bool = False,
-    ) -> Walk:
+    ) -> TiledPicture:
         """The tiles of a picture of `size` = (h, w) px, whose rectangles `see` gives; see `upscale`.
 
         one_shape: tiles of all pictures have the same, square shape, so that they can share batches and what
@@ -202,11 +220,11 @@ class OneStepPipeline(nn.Module, ABC):
         else:
             canvas = height, width
             shape, overlap = self.tile_shape(height, width, tile, overlap)
-        return Walk(see, size, target, canvas, shape, overlap, self.device)
+        return TiledPicture(see, size, target, canvas, shape, overlap, self.device)
 
-    def look(self, lq: Tensor, precision: str) -> Tensor:
+    def condition(self, lq: Tensor, precision: str) -> Tensor:
         """`encode_condition` of (b, 3, h, w), wherever that is, in `precision` or a safer one."""
-        return self._finite(self.encode_condition, precision, lq.to(self.device))[0]
+        return self.until_finite(self.encode_condition, precision, lq.to(self.device))[0]
 
     @property
     def tiles_at_once(self) -> int:
@@ -214,19 +232,44 @@ class OneStepPipeline(nn.Module, ABC):
         return 1
 
     def restore_tiles(
-        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int, room: Room
+        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int, budget: MemoryBudget
     ) -> list[tuple[Tensor, str]]:
         """Each tile restored, and the precision that made it finite.
 
         views: tiles (b, 3, H, W) of one shape, wherever they are, of the same or of different pictures. conds:
-        of each, all of one shape. room: how many are computed at once; made smaller where memory does not suffice.
-        On a CPU tiles are computed one by one: it costs no time there, and keeps float32 the same to the last bit.
+        of each, all of one shape. budget: how many are computed at once; where memory does not suffice, fewer
+        are, and then smaller ones, without losing what is done. On a CPU tiles are computed one by one: it costs
+        no time there, and keeps float32 the same to the last bit.
         """
+        restored: list[tuple[Tensor, str]] = []
+        while len(restored) < len(views):
+            first = len(restored)
+            if budget.too_large(views[first]):
+                restored.append(self.restore_cut(views[first], conds[first], precision, steps, budget))
+                continue
+            batch = slice(first, first + budget.batch)
+            with budget.shrinking(views[batch], self.multiple_of):
+                restored += self.restore_together(views[batch], conds[batch], precision, steps)
+            if len(restored) == first:
+                release()
+        return restored
 
-        def restore(some_views: list[Tensor], some_conds: list[Tensor]) -> list[tuple[Tensor, str]]:
-            return self.restore_together(some_views, some_conds, precision, steps)
-
-        return within_memory(restore, views, conds, room, self.multiple_of, self.overlap)
+    def restore_cut(
+        self, view: Tensor, cond: Tensor, precision: str, steps: int, budget: MemoryBudget
+    ) -> tuple[Tensor, str]:
+        """One tile (b, 3, H, W), put together from smaller ones that the budget allows; as `restore_tiles`."""
+        assert budget.tile is not None
+        height, width = view.shape[-2:]
+        overlap = min(self.overlap, budget.tile // 2)
+        shape = min(budget.tile, height), min(budget.tile, width)
+        whole, used = torch.empty_like(view), precision
+        blender = tiles.Blender(height, width, shape, overlap)
+        for number, tile in enumerate(tiles.plan(height, width, shape, overlap)):
+            part = view[(..., *tile.slices)]
+            ((restored, word),) = self.restore_tiles([part], [cond], precision, steps, budget)
+            used = word if word != precision else used
+            tiles.paste(whole, blender.add(number, restored))
+        return whole, used
 
     def restore_together(
         self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int
@@ -241,7 +284,7 @@ class OneStepPipeline(nn.Module, ABC):
             if bool(torch.isfinite(together).all()):
                 return [(restored, precision) for restored in torch.split(together, sizes)]
         return [
-            self._finite(step, precision, self.placed(view), cond.to(self.device))
+            self.until_finite(step, precision, self.placed(view), cond.to(self.device))
             for view, cond in zip(views, conds, strict=True)
         ]
 
@@ -268,7 +311,9 @@ class OneStepPipeline(nn.Module, ABC):
             raise UsageError(f"--overlap {overlap}: must be between 0 and half of the tile, {side // 2} px")
         return side, overlap
 
-    def _finite(self, step: Callable[..., Tensor], precision: str, *inputs: Tensor) -> tuple[Tensor, str]:
+    def until_finite(
+        self, step: Callable[..., Tensor], precision: str, *inputs: Tensor
+    ) -> tuple[Tensor, str]:
         """step(*inputs) in `precision` or the first safer one whose result is finite, and which."""
         while True:
             with self.computing(precision):

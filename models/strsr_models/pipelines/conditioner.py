@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import fill_strictly, read_tensors
+from ..checkpoints.files import fill_strictly, read_tensors
+from ..compute.offload import execution_device
 from ..encoders.qwen import VisionLanguageEncoder, load_vision_language
 from ..encoders.text import TextEncoder, load_text_encoder
 from ..errors import WeightsError
 from ..networks.projector import Projector
-from ..offload import execution_device
 
 if TYPE_CHECKING:
-    from .pretrained import PretrainedOptions, PretrainedPipeline
+    from .options import PretrainedOptions
+    from .pretrained import PretrainedPipeline
+
 
 VISION_LANGUAGE_FOLDER = "Qwen3-VL-4B-Instruct"
 NEUTRAL_PROMPT = "A photo."  # of conditioning "none": says nothing about the picture
@@ -51,19 +53,19 @@ class Conditioner(nn.Module):
         self.projector = projector
         self.most_tokens = most_tokens
 
-    def look(self, image: Tensor) -> Tensor:
+    def condition(self, image: Tensor) -> Tensor:
         """The condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU."""
         image = image.to(execution_device(self.encoder))
-        return self._finite(lambda: self.encoder(image))
+        return self.until_finite(lambda: self.encoder(image))
 
     def read(self, prompt: str) -> Tensor:
         """The condition (1, m, d) of a prompt, in text conditioning: float32, on the CPU."""
         encoder = self.encoder
         assert isinstance(encoder, TextEncoder)
-        return self._finite(lambda: encoder.encode(prompt))
+        return self.until_finite(lambda: encoder.encode(prompt))
 
     @torch.inference_mode()
-    def _finite(self, encode: Callable[[], Tensor]) -> Tensor:
+    def until_finite(self, encode: Callable[[], Tensor]) -> Tensor:
         """Tokens that are not finite in half precision are made again in float32."""
         cond = project(encode(), self.projector, self.most_tokens)
         dtype = next(self.encoder.parameters()).dtype

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..compute.half_precision import input_dtype
 from ..encoders.text import MOST_TOKENS, TextConvention
-from ..half_precision import input_dtype
 from .pretrained import PretrainedPipeline
 
 

@@ -6,10 +6,17 @@ that is added to the bicubic enlargement, so that low frequencies cannot drift.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import safetensors.torch
+import torch
 from torch import Tensor, nn
 
+from ..checkpoints.locations import CONFIG_NAME, WEIGHTS_NAME
+from ..config import to_dict
+from ..encoders.dit_trunk import DiTTrunk
 from ..encoders.lite import SemanticConfig, SemanticEncoder
 from ..errors import UsageError
 from ..networks.autoencoder import (
@@ -105,6 +112,20 @@ class LitePipeline(OneStepPipeline):
             nn.init.zeros_(parameter)
         self.projector.requires_grad_(False)
         self.semantic_encoder.requires_grad_(False)
+
+    def coach_trunk(self, maps: int) -> nn.Module:
+        """Structural encoder and DiT, tapped behind at most `maps` of its blocks."""
+        maps = min(maps, self.config.dit.depth)
+        return DiTTrunk(self.structural_encoder, self.dit, maps, 1000 * self.sigma)
+
+    def save(self, folder: Path, metadata: dict[str, str]) -> None:
+        """Write config.json and model.safetensors (float16) into an existing folder."""
+        config = {"family": "lite", **to_dict(self.config)}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in self.state_dict().items()}
+        # Not save_file: its files can be read by their owner alone.
+        data = safetensors.torch.save(tensors, metadata={"format": "pt", **metadata})
+        (folder / WEIGHTS_NAME).write_bytes(data)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Of the DiT's blocks."""

@@ -10,80 +10,39 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .. import offload
-from ..checkpoints import (
-    default_models_dir,
-    read_model,
-    read_shapes,
-    read_skeleton,
-    read_tensors,
-    require_pieces,
+from ..checkpoints.adapter import PUBLISHED, SAVED, adapter_files, check_family
+from ..checkpoints.files import read_model, read_shapes, read_skeleton, read_tensors, require_pieces
+from ..checkpoints.locations import default_models_dir
+from ..checkpoints.lora import (
+    add_lora,
+    check_lora,
+    load_lora,
+    lora_rank,
+    lora_state_dict,
+    merge_lora,
+    published_names,
 )
-from ..devices import DTYPES, autocast, multiplies_bf16
+from ..compute import offload
+from ..compute.devices import autocast, parameter_dtype
+from ..compute.half_precision import companion_dtype, make_float16_safe
+from ..compute.quantize import BYTES, quantize, require_torchao
 from ..encoders.text import TextConvention
 from ..errors import UsageError
-from ..half_precision import companion_dtype, make_float16_safe
-from ..lora import add_lora, check_lora, load_lora, lora_rank, lora_state_dict, merge_lora, published_names
-from ..published import LARGEST_LORA_SCALE
-from ..quantize import BYTES, QUANTIZATIONS, quantize, require_torchao
-from .adapter import PUBLISHED, SAVED, adapter_files, check_family
 from .base import OneStepPipeline
-from .conditioner import (
-    VISION_LANGUAGE_FOLDER,
-    Conditioner,
-    fill_projector,
-    load_encoder,
-    project,
-)
+from .conditioner import VISION_LANGUAGE_FOLDER, Conditioner, fill_projector, load_encoder, project
+from .options import PretrainedOptions
 
 log = logging.getLogger(__name__)
 
-CONDITIONINGS = ("vlm", "text", "none", "given")
 
 TILES_PER_TURN = 16  # of networks that take turns on a GPU: each way there and back costs seconds
-
-
-@dataclass(frozen=True)
-class PretrainedOptions:
-    """What a family on a published base is loaded with."""
-
-    # vlm: from the picture; text: from `prompt`; none: from a neutral prompt; given: no encoder is loaded
-    conditioning: str = "vlm"
-    prompt: str = ""  # of text conditioning
-    # Which one-step tensors are merged: "published" (StrSR's, in the models folder), "none" (the base
-    # model as it is, to train from), or a folder that `save_adapter` wrote.
-    adapter: str = "published"
-    lora_scale: float = 1.0  # 0: the base model, 1: as trained
-    # Of the parameters: auto, bf16, fp16 or fp32. auto, on CUDA: bf16 where the GPU multiplies it, else
-    # fp16, which is made safe; elsewhere fp32.
-    precision: str = "auto"
-    offload: str = "none"  # what waits in main memory: see offload.py
-    quantize: str = "none"  # the transformer's weights: none, int8 or int4
-
-    def __post_init__(self) -> None:
-        if self.conditioning not in CONDITIONINGS:
-            raise UsageError(f"conditioning {self.conditioning!r}: use {', '.join(CONDITIONINGS)}")
-        if self.prompt and self.conditioning != "text":
-            raise UsageError(f"a prompt needs conditioning 'text', not {self.conditioning!r}")
-        if not 0 <= self.lora_scale <= LARGEST_LORA_SCALE:
-            raise UsageError(f"lora_scale {self.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
-        if self.precision not in ("auto", *DTYPES):
-            raise UsageError(f"precision {self.precision!r}: use auto, {', '.join(DTYPES)}")
-        if self.offload not in offload.MODES:
-            raise UsageError(f"offload {self.offload!r}: use {', '.join(offload.MODES)}")
-        if self.quantize not in QUANTIZATIONS:
-            raise UsageError(f"quantize {self.quantize!r}: use {', '.join(QUANTIZATIONS)}")
-        if self.quantize != "none" and self.offload == "sequential":
-            raise UsageError(
-                "quantised weights cannot move layer by layer: choose --quantize or --offload sequential"
-            )
 
 
 class PretrainedPipeline(OneStepPipeline):
@@ -249,10 +208,15 @@ class PretrainedPipeline(OneStepPipeline):
                 for network, dtype in networks:
                     network.to(dtype)
 
+    def training_condition(self, lq_up: Tensor, picture: Tensor) -> Tensor:
+        """The crop itself in its original size, a quarter: what the vision-language model sees, as published."""
+        size = [side // 4 for side in lq_up.shape[-2:]]
+        return F.interpolate(lq_up, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
     def prepare_training(self, rank: int = 256, start: Path | None = None) -> None:
         """Freeze everything but the projector and a new LoRA of `rank` (both float32) on the transformer.
 
-        start: a folder of `save_adapter` or a published one to go on from; its rank is then used.
+        start: a folder of `save` or a published one to go on from; its rank is then used.
         Activations are recomputed in the backward pass (gradient checkpointing): at 1024 px they would
         not fit. Raises UsageError on a pipeline that has an adapter merged, WeightsError for `start`.
         """
@@ -280,7 +244,7 @@ class PretrainedPipeline(OneStepPipeline):
             )
             switch()  # type: ignore[operator]
 
-    def save_adapter(self, folder: Path, metadata: dict[str, str]) -> None:
+    def save(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write what training has made into an existing folder, to be loaded by `adapter=folder`.
 
         lora.safetensors and projector.safetensors under the published names, in the precision trained
@@ -419,12 +383,3 @@ class PretrainedPipeline(OneStepPipeline):
         merge_lora(self.dit, lora, self.lora_targets, lora_path, scale)
         fill_projector(self.projector, projector_path)
         self.adapter = str(folder)
-
-
-def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Of the transformer: "auto" is bfloat16 on GPUs that multiply it, float16 on older ones, else float32."""
-    if precision != "auto":
-        return DTYPES[precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if multiplies_bf16(device) else torch.float16

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compute.half_precision import input_dtype
 from ..encoders.text import TextConvention
 from ..errors import WeightsError
-from ..half_precision import input_dtype
 from .pretrained import PretrainedPipeline
 
 

@@ -1,0 +1,49 @@
+"""Where weights lie: embedded, in a run, in the models folder, in the user's cache. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .adapter import adapter_files
+from .published import adapter_folder
+
+EMBEDDED = Path(__file__).parent.parent / "weights"  # a folder for each model that comes with the package
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"  # in a folder of lite's weights
+
+
+def default_models_dir() -> Path:
+    """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache."""
+    named = os.environ.get("STRSR_MODELS_DIR")
+    return Path(named).expanduser() if named else cache_dir() / "models"
+
+
+def cache_dir() -> Path:
+    """strsr's folder in the user's cache, where the platform has it."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        cache = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        cache = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return cache / "strsr"
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where the weights are that a person means by a folder: in a run's model/, else in itself."""
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def weights_file(model: str, weights: Path | None = None, models_dir: Path | None = None) -> Path:
+    """The file that tells one training from another: lite's weights, the adapter of zimage and flux2.
+
+    weights: a folder in place of the model's own. models_dir: where the published adapters are (None: the
+    default). Raises UsageError for an unknown model, WeightsError for a folder without an adapter.
+    """
+    if model == "lite":
+        return (weights or EMBEDDED / model) / WEIGHTS_NAME
+    if weights is None:
+        weights = (models_dir or default_models_dir()) / adapter_folder(model)
+    return adapter_files(weights)[0]

@@ -1,0 +1,1 @@
+"""Where networks compute, in which precision, and what waits meanwhile."""

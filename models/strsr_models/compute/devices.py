@@ -1,0 +1,97 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from ..errors import DeviceError, UsageError
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+# What to try next when a result is not finite: DiTs overflow float16 (largest value 65504).
+SAFER = {"fp16": "bf16", "bf16": "fp32"}
+
+
+def resolve_device(name: str, local: int | None = None) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError.
+
+    local: the process's number among those of one machine, by which `auto` spreads them over its GPUs.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda" if local is None else f"cuda:{local % torch.cuda.device_count()}")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(f"--device {name}: {count} CUDA devices here; use --device auto or cpu")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("--device mps: no Apple GPU here; use --device auto or cpu")
+    elif device.type != "cpu":
+        raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def resolve_devices(names: str, local: int | None = None) -> list[torch.device]:
+    """`cuda:0,cuda:1` -> the devices to share the work, of one kind; each as `resolve_device` says.
+
+    The CPU may be named several times: then it is shared by as many workers.
+    """
+    devices = [resolve_device(name, local) for name in names.split(",")]
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(f"--device {names}: devices of different kinds would not give the same pictures")
+    gpus = [str(device) for device in devices if device.type != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"--device {names}: the same GPU twice")
+    return devices
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        found = capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether this is a GPU that multiplies bfloat16 in hardware (NVIDIA's from Ampere on)."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto`, `fp16`, `bf16` or `fp32` -> one of the last three that `device` can run well."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and cpu_has_fast_bf16() else "fp32"
+    if name not in DTYPES:
+        raise UsageError(f"--precision {name}: use auto, fp16, bf16 or fp32")
+    return name
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
+    """Multiply in `precision`; parameters, norms and residual sums stay in float32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of the transformer: "auto" is bfloat16 on GPUs that multiply it, float16 on older ones, else float32."""
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float16

@@ -1,0 +1,49 @@
+"""What a family on a published base is loaded with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checkpoints.published import LARGEST_LORA_SCALE
+from ..compute import offload
+from ..compute.devices import DTYPES
+from ..compute.quantize import QUANTIZATIONS
+from ..errors import UsageError
+
+CONDITIONINGS = ("vlm", "text", "none", "given")
+
+
+@dataclass(frozen=True)
+class PretrainedOptions:
+    """What a family on a published base is loaded with."""
+
+    # vlm: from the picture; text: from `prompt`; none: from a neutral prompt; given: no encoder is loaded
+    conditioning: str = "vlm"
+    prompt: str = ""  # of text conditioning
+    # Which one-step tensors are merged: "published" (StrSR's, in the models folder), "none" (the base
+    # model as it is, to train from), or a folder that training wrote.
+    adapter: str = "published"
+    lora_scale: float = 1.0  # 0: the base model, 1: as trained
+    # Of the parameters: auto, bf16, fp16 or fp32. auto, on CUDA: bf16 where the GPU multiplies it, else
+    # fp16, which is made safe; elsewhere fp32.
+    precision: str = "auto"
+    offload: str = "none"  # what waits in main memory: see offload.py
+    quantize: str = "none"  # the transformer's weights: none, int8 or int4
+
+    def __post_init__(self) -> None:
+        if self.conditioning not in CONDITIONINGS:
+            raise UsageError(f"conditioning {self.conditioning!r}: use {', '.join(CONDITIONINGS)}")
+        if self.prompt and self.conditioning != "text":
+            raise UsageError(f"a prompt needs conditioning 'text', not {self.conditioning!r}")
+        if not 0 <= self.lora_scale <= LARGEST_LORA_SCALE:
+            raise UsageError(f"lora_scale {self.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
+        if self.precision not in ("auto", *DTYPES):
+            raise UsageError(f"precision {self.precision!r}: use auto, {', '.join(DTYPES)}")
+        if self.offload not in offload.MODES:
+            raise UsageError(f"offload {self.offload!r}: use {', '.join(offload.MODES)}")
+        if self.quantize not in QUANTIZATIONS:
+            raise UsageError(f"quantize {self.quantize!r}: use {', '.join(QUANTIZATIONS)}")
+        if self.quantize != "none" and self.offload == "sequential":
+            raise UsageError(
+                "quantised weights cannot move layer by layer: choose --quantize or --offload sequential"
+            )

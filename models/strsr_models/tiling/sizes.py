@@ -1,0 +1,21 @@
+"""How large things become: arithmetic that planning needs before any network is loaded."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import UsageError
+
+SMALLEST_SCALE, LARGEST_SCALE = 1, 16
+
+
+def check_scale(scale: float) -> None:
+    """Raise UsageError unless scale is a number from 1 to 16."""
+    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:  # false for NaN as well
+        raise UsageError(f"scale {scale:g}: must be between {SMALLEST_SCALE} and {LARGEST_SCALE}")
+
+
+def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """(round(height * scale), round(width * scale)), halves up."""
+    check_scale(scale)
+    return math.floor(height * scale + 0.5), math.floor(width * scale + 0.5)

@@ -1,0 +1,1 @@
+"""Which pictures, and what became of each; knows no network."""

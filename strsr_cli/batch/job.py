@@ -1,0 +1,109 @@
+"""One image to make, and a list of them split among processes that know nothing of each other but their number."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from strsr_models.errors import ImageError, UsageError
+
+STREAM = "-"  # in place of a path: standard input or output
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to make. source or target is None for a stream.
+
+    frame: the number, from 1, of a frame or page, where a file's are made one by one; count: how many that
+    file has. pipe: a named one that is read in place of standard input.
+    """
+
+    source: Path | None
+    target: Path | None
+    kind: str  # of the output, a key of OUTPUT_FORMATS
+    frame: int | None = None
+    count: int = 1
+    pipe: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The source as messages call it."""
+        if self.source is None:
+            return STREAM if self.pipe is None else str(self.pipe)
+        return str(self.source) if self.frame is None else f"{self.source} (frame {self.frame})"
+
+    def read_stream(self) -> bytes:
+        """All of a stream, which can be read only once. Raises ImageError."""
+        try:
+            return sys.stdin.buffer.read() if self.pipe is None else self.pipe.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
+
+    @property
+    def target_name(self) -> str:
+        """The target as messages call it."""
+        return STREAM if self.target is None else str(self.target)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the output is there; outputs appear whole, so a file that exists is done."""
+        return self.target is not None and self.target.exists()
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count`, from 1. local: this process's number on its machine, from 0, if known."""
+
+    number: int = 1
+    count: int = 1
+    local: int | None = None
+    source: str = ""  # what said so
+
+    def of(self, items: list[T]) -> list[T]:
+        """Every count-th item: the same ones in every process that has the same list."""
+        return items[self.number - 1 :: self.count]
+
+
+def parse_shard(text: str) -> Shard:
+    """`2/4` -> the second of four."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match:
+        number, count = int(match[1]), int(match[2])
+        if 1 <= number <= count:
+            return Shard(number, count, source="--shard")
+    raise UsageError(f"--shard {text}: use K/N, the part and how many there are, such as 2/4")
+
+
+def resolve_shard(given: str | None, environment: Mapping[str, str]) -> Shard:
+    """What --shard says; else what torchrun, accelerate launch or srun have put into the environment.
+
+    The GPU goes by the environment even where the part is given. In an sbatch script itself, outside
+    of srun, Slurm's variables speak of the job and not of processes: they are not followed.
+    """
+    found = Shard()
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        found = _numbered(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif environment.get("SLURM_STEP_ID", "").isdecimal():
+        tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+        found = _numbered(environment, "SLURM_PROCID", tasks, "SLURM_LOCALID")
+    if given is None:
+        return found
+    shard = parse_shard(given)
+    return Shard(shard.number, shard.count, found.local, shard.source)
+
+
+def _numbered(environment: Mapping[str, str], rank: str, size: str, local: str) -> Shard:
+    numbers = [environment.get(name, "") for name in (rank, size, local)]
+    if not all(number.isdecimal() for number in numbers[:2]):
+        return Shard()
+    number, count = int(numbers[0]) + 1, int(numbers[1])
+    if count < 2 or number > count:
+        return Shard()
+    return Shard(number, count, int(numbers[2]) if numbers[2].isdecimal() else None, f"{rank} and {size}")

@@ -1,0 +1,167 @@
+"""Several processes on one output folder: each image is one process's own while it is being made.
+
+A claim is a file that only one can make (O_CREAT | O_EXCL, which holds on NFS too). It names its
+process, so that a dead one's claim can be told: on the same machine by the process, elsewhere by a
+heartbeat that has stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..system.processes import lives, machine_id, started
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".strsr-locks"  # in the output folder
+TAKEOVER = "takeover"  # in it: locked by the process that looks whether another one is dead
+HEARTBEAT = 60.0  # s between two
+STALE = 600.0  # s without one
+
+
+class OutputLocks:
+    """The claims of this process in one output folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / FOLDER
+        self._held: set[Path] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def take(self, name: str) -> bool:
+        """Claim an output by its name in the folder; False when another living process has it.
+
+        Where no claim can be made, as in a folder that cannot be written to, nobody else has one either.
+        """
+        path = self._path(name)
+        if self._closed.is_set():
+            return False
+        try:
+            if not self._make(path, name) and not self._take_over(path, name):
+                return False
+        except OSError as error:
+            log.debug("%s: no lock: %s", name, error)
+            return True
+        with self._lock:
+            self._held.add(path)
+            if self._heart is None:
+                self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+                self._heart.start()
+        return True
+
+    def release(self, name: str) -> None:
+        """Give a claim back."""
+        path = self._path(name)
+        with self._lock:
+            mine = path in self._held
+            self._held.discard(path)
+        if mine:
+            _drop(path)
+
+    def close(self) -> None:
+        """Give everything back; the folder goes with the last process."""
+        self._closed.set()
+        with self._lock:
+            held, self._held = self._held, set()
+        for path in held:
+            _drop(path)
+        with contextlib.suppress(OSError):
+            left = [path for path in self.folder.iterdir() if path.name != TAKEOVER]
+            if any(map(self._is_stale, left)):  # of a process that was killed when its image was done
+                with FileLock(self.folder / TAKEOVER):
+                    for path in filter(self._is_stale, left):
+                        _drop(path)
+            if {path.name for path in self.folder.iterdir()} <= {TAKEOVER}:
+                _drop(self.folder / TAKEOVER)
+                self.folder.rmdir()
+
+    def _path(self, name: str) -> Path:
+        """One length for all names, and no folders."""
+        return self.folder / hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+
+    def _make(self, path: Path, name: str) -> bool:
+        pid = os.getpid()
+        owner = {"place": machine_id(), "pid": pid, "started": started(pid), "output_name": name}
+        for last in (False, False, True):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                break
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # another process has just ended, and taken the folder with it
+                if last:
+                    raise
+        text = json.dumps(owner).encode()
+        try:
+            if os.write(handle, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:  # of a full disk; an empty claim would look like another process's, just begun
+            _drop(path)
+            raise
+        finally:
+            os.close(handle)
+        return True
+
+    def _take_over(self, path: Path, name: str) -> bool:
+        """Claim what a dead process has left; only one process at a time may look whether it is dead."""
+        if not self._is_stale(path):
+            return False
+        with FileLock(self.folder / TAKEOVER):
+            if self._is_stale(path):
+                _drop(path)
+            return self._make(path, name)
+
+    def _is_stale(self, path: Path) -> bool:
+        try:
+            beaten = path.stat().st_mtime
+            owner = json.loads(path.read_bytes())
+            where, pid, since = str(owner["place"]), int(owner["pid"]), float(owner["started"])
+        except FileNotFoundError:
+            return True  # given back meanwhile
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ):  # its process ended, or is, between two lines of _make
+            return self._now() - beaten > STALE
+        if where == machine_id():
+            return not lives(pid, since)
+        return self._now() - beaten > STALE
+
+    def _now(self) -> float:
+        """The time by the clock of the disk, which may be another machine's."""
+        probe = self.folder / f"clock-{machine_id()}-{os.getpid()}-{threading.get_ident()}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        except OSError:
+            return time.time()
+        finally:
+            _drop(probe)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT):
+            with self._lock:
+                held = list(self._held)
+            for path in held:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+
+
+def _drop(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,251 @@
+"""What a person or a program is told while a batch runs.
+
+Three voices for the same events: rich bars on a terminal, plain lines elsewhere, JSON on request.
+All but JSON goes to stderr; stdout belongs to results.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..images.find import describe_passed_over
+from ..system.console import visible
+
+EXISTS = "exists (--overwrite makes it again)"
+
+
+class Reporter(logging.Handler):
+    """Counts and events of one batch. Also a logging handler: warnings of any module join the rest.
+
+    Every image found ends in one of the counts: done, skipped, failed, left (to other processes), or it was
+    not reached. Any thread may tell of any image.
+    """
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        super().__init__(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+        self.quiet, self.verbose = quiet, verbose
+        self.counts = {"found": 0, "done": 0, "skipped": 0, "failed": 0, "left": 0}
+        self.passed_over: Counter[str] = Counter()  # files that are no inputs, by kind
+        self.on_failed: Callable[[str, str], None] | None = None  # called with the name and the reason
+        self.one_at_a_time = threading.RLock()
+        self.megapixels = 0.0
+        self.began = time.monotonic()
+        self._levels: dict[str, int] = {}
+        for name in ("strsr_cli", "strsr_models"):
+            logger = logging.getLogger(name)
+            self._levels[name] = logger.level
+            logger.setLevel(self.level)
+            logger.addHandler(self)
+
+    # --- events, in the order in which they come ---
+
+    def planned(self, source: str, target: str, **sizes: Any) -> None:
+        """One image found, and what is to become of it."""
+        self.count("found")
+        self.say("planned", input=source, output=target, **sizes)
+
+    def elsewhere(self, count: int) -> None:
+        """So many images found are other shards', which is not told one by one."""
+        self.count("found", count)
+        self.count("left", count)
+
+    def skipped(self, source: str, target: str, reason: str = EXISTS) -> None:
+        """The output is there already, or is not to be made for another reason."""
+        self.count("skipped")
+        self.say("skipped", input=source, output=target, reason=reason)
+
+    def left(self, source: str, target: str, reason: str) -> None:
+        """Another process makes this image."""
+        self.count("left")
+        self.say("left", input=source, output=target, reason=reason)
+
+    def note(self, text: str) -> None:
+        """Something that a person should know, and that is no warning."""
+        self.say("message", level="info", text=text)
+
+    def start(self, pending: int) -> None:
+        """The work begins: `pending` images are left to do."""
+
+    def looked(self, done: int, total: int) -> None:
+        """The condition of `done` of `total` images is known, in models that have two phases."""
+
+    def tile(self, done: int, total: int) -> None:
+        """`done` of `total` tiles of the current image."""
+
+    def done(self, source: str, target: str, width: int, height: int, seconds: float, **found: Any) -> None:
+        """One image written, width x height px. found: verdict and score_db, where a grid was looked for."""
+        self.count("done")
+        with self.one_at_a_time:
+            self.megapixels += width * height / 1e6
+        sizes = {"width": width, "height": height, "seconds": round(seconds, 3)}
+        self.say("done", input=source, output=target, **sizes, **found)
+
+    def failed(self, source: str, reason: str) -> None:
+        """One image could not be done; the batch goes on."""
+        self.count("failed")
+        self.say("failed", input=source, reason=reason)
+        if self.on_failed is not None:
+            self.on_failed(source, reason)
+
+    def forecast(self, **numbers: Any) -> None:
+        """The last event of a dry run: how many are to_make and skipped, will_fail; bytes and seconds."""
+        self.say("forecast", **numbers, passed_over=dict(self.passed_over))
+
+    def summary(self) -> None:
+        """The last event."""
+        counts = dict(self.counts)
+        counts["unreached"] = 2 * counts["found"] - sum(counts.values())
+        seconds = round(time.monotonic() - self.began, 3)
+        more = {"passed_over": dict(self.passed_over), "megapixels": round(self.megapixels, 3)}
+        self.say("summary", **counts, **more, seconds=seconds)
+
+    def close(self) -> None:
+        """Give the terminal and the loggers back."""
+        for name, level in self._levels.items():
+            logging.getLogger(name).removeHandler(self)
+            logging.getLogger(name).setLevel(level)
+        super().close()
+
+    # --- voices ---
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to one of the counts."""
+        with self.one_at_a_time:
+            self.counts[what] += number
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Utter one event."""
+        text = as_text(event, fields, self.verbose)
+        if text and (not self.quiet or event == "failed"):
+            self.write_line(text)
+
+    def write_line(self, text: str) -> None:
+        """One line to stderr."""
+        with self.one_at_a_time:
+            print(visible(text), file=sys.stderr, flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A message logged by any module of ours."""
+        self.write_line(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
+    """An event as a line for people; empty for those that only programs and --verbose need."""
+    if event == "planned":
+        return describe_plan(fields) if verbose else ""
+    if event in ("skipped", "left"):
+        return f"{event} {fields['output']}: {fields['reason']}"
+    if event == "message":
+        return str(fields["text"])
+    if event == "done":
+        size = f"{fields['width']}x{fields['height']}"
+        score = f", grid {fields['score_db']:.1f} dB: {fields['verdict']}" if fields.get("verdict") else ""
+        return f"done {fields['output']} {size} in {fields['seconds']:.1f} s{score}"
+    if event == "failed":
+        return f"failed {fields['reason']}"
+    return "" if event == "forecast" else describe_summary(fields)
+
+
+def describe_summary(fields: dict[str, Any]) -> str:
+    """The last line: counts, speed, and what was passed over."""
+    counts = f"{fields['done']} done, {fields['skipped']} skipped, {fields['failed']} failed"
+    for name, words in (("left", "left to other processes"), ("unreached", "not reached")):
+        counts += f", {fields[name]} {words}" if fields[name] else ""
+    rate = f", {fields['megapixels'] / fields['seconds']:.2f} MP/s" if fields["megapixels"] else ""
+    passed = describe_passed_over(Counter(fields["passed_over"]))
+    return f"{counts} in {fields['seconds']:.1f} s{rate}" + (f"; {passed}" if passed else "")
+
+
+def describe_plan(fields: dict[str, Any]) -> str:
+    """One line of a plan: source, target and sizes, or why it will fail."""
+    line = f"{fields['input']} -> {fields['output']}"
+    if "error" in fields:
+        return f"{line}  will fail: {fields['error']}"
+    if "to_width" in fields:
+        line += f"  {fields['width']}x{fields['height']} -> {fields['to_width']}x{fields['to_height']}"
+    return line + (f"  skipped: {fields['reason']}" if fields.get("skip") else "")
+
+
+class JsonReporter(Reporter):
+    """One JSON object per event on stdout, nothing else there."""
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Utter one event."""
+        with self.one_at_a_time:
+            print(json.dumps({"event": event, **fields}), flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A message logged by any module of ours."""
+        self.say("message", level=record.levelname.lower(), text=record.getMessage())
+
+
+class RichReporter(Reporter):
+    """Bars for files and tiles on a terminal, failures above them."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__(verbose=verbose)
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.looks = self.progress.add_task("looked at", total=None, rate="", visible=False)
+        self.files = self.progress.add_task("files", total=None, rate="", visible=False)
+        self.tiles = self.progress.add_task("tiles", total=None, rate="", visible=False)
+
+    def start(self, pending: int) -> None:
+        """Show the bars."""
+        self.progress.update(self.files, total=pending, visible=True)
+        self.progress.start()
+
+    def looked(self, done: int, total: int) -> None:
+        """Move the first phase's bar, which goes when all is looked at."""
+        self.progress.update(self.looks, completed=done, total=total, visible=done < total)
+
+    def tile(self, done: int, total: int) -> None:
+        """Move the lower bar."""
+        self.progress.update(self.tiles, completed=done, total=total, visible=True)
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Utter one event: a move of the upper bar, and a line where a person needs one."""
+        if event in ("done", "failed", "left"):
+            seconds = time.monotonic() - self.began
+            rate = f"{self.megapixels / seconds:.2f} MP/s" if self.megapixels else ""
+            self.progress.update(self.files, advance=1, rate=rate)
+        if event == "summary":
+            self.progress.stop()
+        if event != "done" or self.verbose:
+            super().say(event, **fields)
+
+    def write_line(self, text: str) -> None:
+        """One line above the bars."""
+        style = "red" if text.startswith("failed") else "yellow" if text.startswith("warning") else None
+        self.console.print(visible(text), style=style, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self.progress.stop()
+        super().close()
+
+
+def make_reporter(json_events: bool, quiet: bool, verbose: bool) -> Reporter:
+    """The voice that suits the options and the terminal."""
+    if json_events:
+        return JsonReporter(quiet, verbose)
+    if sys.stderr.isatty() and not quiet:
+        return RichReporter(verbose)
+    return Reporter(quiet, verbose)

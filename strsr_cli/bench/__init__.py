@@ -1,0 +1,1 @@
+"""strsr bench: measures upscale, and it alone."""

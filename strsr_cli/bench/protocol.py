@@ -1,0 +1,316 @@
+"""`strsr bench`: a fixed protocol around the very batch that `strsr upscale` runs.
+
+load          weights to the device
+warm-up       a few pictures end to end
+runs          end to end (A) and the network alone on the same tiles (B), in turns: AB BA AB ...
+then          a cold start in fresh processes, tiles by batch, stages one by one, roofline
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strsr_models.compute.devices import resolve_devices
+from strsr_models.errors import UsageError
+from strsr_models.load import check_model
+from strsr_models.tiling.memory import MemoryBudget
+
+from .. import __version__
+from ..batch.job import Job
+from ..batch.plan import make_plan
+from ..batch.state import BatchState
+from ..system.machine import examine_cpu, examine_gpus, or_none, versions
+from ..upscale.options import UpscaleOptions, resolve_options
+from ..upscale.restoration import overview
+from ..upscale.stages import Stages, load_stages
+from ..upscale.workers import threads_for_workers
+from .cold_start import seconds_to_help, seconds_to_output
+from .photos import write_photos
+from .roofline import roofline, timed
+from .stages import BenchReporter, Peak, from_files, network_alone, seen, stage_seconds
+
+WARM_UP, STAGED = 8, 8  # pictures
+COLD_SIDE = 64  # px of the picture of a cold start
+ACCELERATED_BATCHES = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured, where, on what. batches: None for those that suit the device; skip: parts left out."""
+
+    model: str
+    weights: Path | None
+    models_dir: Path | None
+    device: str
+    precision: str
+    scale: float
+    runs: int
+    images: int
+    size: int
+    folder: Path | None
+    batches: tuple[int, ...] | None
+    skip: frozenset[str] = field(default_factory=frozenset)
+
+
+def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any]:
+    """All figures, for programs. tell: told what is being done. Raises StrsrError. Leaves no files behind."""
+    check_model(options.model)
+    devices = resolve_devices(options.device)
+    reporter = BenchReporter()
+    try:
+        with tempfile.TemporaryDirectory(prefix="strsr-bench-") as scratch:
+            tell(f"{options.model} on {', '.join(map(str, devices))}; all of it takes some minutes on a CPU")
+            jobs = make_jobs(options, Path(scratch))
+            big = resolve_options(options.model, jobs, models_dir=options.models_dir, **token_cache(options))
+            asked = UpscaleOptions(
+                options.scale,
+                options.model,
+                options.weights,
+                tile=None,
+                overlap=None,
+                device=options.device,
+                precision=options.precision,
+                quality=95,
+                big=big,
+            )
+            tell("loading weights")
+            with threads_for_workers() as threads:
+                began = time.perf_counter()
+                loaded = load_stages(jobs, asked, reporter, BatchState(), threads)
+                seconds = time.perf_counter() - (reporter.looked_at or began)
+                reporter.check()
+                assert loaded is not None  # where all have failed, so has the first
+                bench = Bench(options, *loaded, reporter, Path(scratch), tell)
+                whole = bench.of_the_whole()
+            return {**about(options, bench), "load_seconds": seconds, **whole, **bench.of_parts()}
+    finally:
+        reporter.close()
+
+
+def token_cache(options: BenchOptions) -> dict[str, Any]:
+    """Made pictures do not belong into the user's cache."""
+    return {} if options.model == "lite" else {"token_cache": False}
+
+
+def make_jobs(options: BenchOptions, scratch: Path) -> list[Job]:
+    """Pictures to make, the user's or made ones, with outputs in the scratch folder."""
+    source = options.folder
+    if source is None:
+        source = scratch / "in"
+        source.mkdir()
+        write_photos(source, options.images, options.size)
+    elif not source.is_dir():
+        raise UsageError(f"--folder {source}: no such folder")
+    plan = make_plan(str(source), str(scratch / "out"), "png")
+    return plan.jobs[: options.images]
+
+
+def about(options: BenchOptions, bench: Bench) -> dict[str, Any]:
+    """What was measured, and on what."""
+    device = bench.stages.device
+    cpu = examine_cpu()
+    gpus = [
+        gpu
+        for gpu in or_none(examine_gpus) or []
+        if gpu["device"] in (str(device), f"{device.type}:{device.index or 0}")
+    ]
+    return {
+        "strsr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": versions(),
+        "cpu": cpu,
+        "gpu": gpus[0] if gpus else None,
+        "model": options.model,
+        "weights": str(options.weights) if options.weights else None,
+        "device": str(device),
+        "accelerator": device.type != "cpu",
+        "precision": bench.stages.precision,
+        "threads": torch.get_num_threads(),
+        "protocol": {
+            "runs": options.runs,
+            "warm_up_images": min(WARM_UP, len(bench.jobs)),
+            "images": len(bench.jobs),
+            "size": None if options.folder else options.size,
+            "folder": str(options.folder) if options.folder else None,
+            "scale": options.scale,
+            "skipped": sorted(options.skip),
+        },
+    }
+
+
+@dataclass
+class Bench:
+    """A batch that is loaded, its jobs, and the measurements of it."""
+
+    options: BenchOptions
+    stages: Stages
+    jobs: list[Job]
+    reporter: BenchReporter
+    scratch: Path
+    tell: Callable[[str], None]
+
+    def of_the_whole(self) -> dict[str, Any]:
+        """What the command does, by its own threads; what is left out is None."""
+        return {**self.end_to_end(), "start_up": self.part("start-up", self.start_up)}
+
+    def of_parts(self) -> dict[str, Any]:
+        """What this thread does, with all threads of PyTorch; what is left out is None."""
+        return {
+            "batches": self.part("batches", self.by_batch),
+            "stages": self.part("stages", lambda: stage_seconds(self.stages, self.jobs[:STAGED])),
+            "roofline": self.part("roofline", self.roofline),
+        }
+
+    def part(self, name: str, measure: Callable[[], Any]) -> Any:
+        """One of PARTS, unless it is left out."""
+        if name in self.options.skip:
+            return None
+        self.tell(name)
+        return measure()
+
+    # --- end to end, and the network alone ---
+
+    def end_to_end(self) -> dict[str, Any]:
+        """Both, in turns."""
+        self.tell("warm-up")
+        from_files(self.stages, self.jobs[:WARM_UP], self.reporter)
+        files: list[float] = []
+        network: list[float] = []
+        megapixels, peak = 0.0, Peak(self.stages.device)
+        for run in range(self.options.runs):
+            self.tell(f"end to end and network alone, run {run + 1} of {self.options.runs}")
+            if run % 2:
+                network.append(network_alone(self.stages, self.jobs))
+            before = self.reporter.megapixels
+            with peak if run == 0 else nullcontext():
+                files.append(from_files(self.stages, self.jobs, self.reporter))
+            megapixels = self.reporter.megapixels - before
+            if not run % 2:
+                network.append(network_alone(self.stages, self.jobs))
+        ratios = [alone / whole for alone, whole in zip(network, files, strict=True)]
+        return {
+            "output_megapixels": megapixels,
+            "input_bytes": sum(job.source.stat().st_size for job in self.jobs if job.source),
+            "output_bytes": sum(job.target.stat().st_size for job in self.jobs if job.target),
+            "end_to_end": rates(files, megapixels),
+            "network_only": rates(network, megapixels),
+            "efficiency": {"ratios": ratios, "median": statistics.median(ratios)},
+            "memory": {
+                "resident_bytes": peak.resident,
+                "resident_before_bytes": peak.before,
+                "device_bytes": peak.on_device,
+            },
+        }
+
+    # --- the parts that can be left out ---
+
+    def start_up(self) -> dict[str, Any]:
+        """Fresh processes: until help is there, until one small picture is there, and the latter's own work."""
+        (photo,) = write_photos(self.scratch, 1, COLD_SIDE)
+        output = self.scratch / "cold.png"
+        given = {
+            "--scale": self.options.scale,
+            "--model": self.options.model,
+            "--weights": self.options.weights and self.options.weights.resolve(),
+            "--models-dir": self.options.models_dir and self.options.models_dir.resolve(),
+            "--device": self.options.device,
+            "--precision": self.options.precision,
+        }
+        flags = [str(part) for flag in given.items() if flag[1] is not None for part in flag]
+        flags += [] if self.stages.conditions is None else ["--no-token-cache"]
+        alone = None
+        if self.stages.conditions is None:
+            one = [Job(photo, output, "png")]
+            alone = statistics.median(
+                [from_files(self.stages, one, self.reporter) for _ in range(self.options.runs + 1)][1:]
+            )
+        first = seconds_to_output([str(photo), str(output), *flags], output, self.options.runs)
+        return {
+            "help_seconds": seconds_to_help(self.options.runs),
+            "first_output_seconds": first,
+            "first_output_own_seconds": alone,
+            "before_it_seconds": None if alone is None else first - alone,
+            "side": COLD_SIDE,
+        }
+
+    def by_batch(self) -> list[dict[str, Any]]:
+        """Tiles of the first picture, so many at once: ms for each. Ends where memory does."""
+        views, conds, _ = self.some_tiles()
+        pipeline, steps = self.stages.pipelines[0], self.stages.options.steps
+        height, width = views[0].shape[-2:]
+        rows = []
+        for count in self.batch_sizes:
+            budget = MemoryBudget(count)
+            shown, known = repeated(views, count), repeated(conds, count)
+
+            def restore(
+                shown: list[Tensor] = shown, known: list[Tensor] = known, budget: MemoryBudget = budget
+            ) -> None:
+                pipeline.restore_tiles(shown, known, self.stages.precision, steps, budget)
+
+            with torch.inference_mode():
+                seconds = [timed(restore, pipeline.device) for _ in range(self.options.runs + 1)][1:]
+            if budget.batch < count or budget.tile is not None:
+                break
+            each = statistics.median(seconds) / count
+            rate = height * width / 1e6 / each
+            rows.append(
+                {
+                    "batch": count,
+                    "seconds": seconds,
+                    "ms_per_tile": 1000 * each,
+                    "megapixels_per_second": rate,
+                }
+            )
+        return rows
+
+    def roofline(self) -> dict[str, Any]:
+        """Of one tile on a CPU, of the largest batch elsewhere."""
+        views, conds, picture = self.some_tiles()
+        count = 1 if self.stages.device.type == "cpu" else min(max(self.batch_sizes), 8)
+        lq = None if self.stages.conditions else overview(picture)
+        pipeline, precision = self.stages.pipelines[0], self.stages.precision
+        return roofline(
+            pipeline, repeated(views, count), repeated(conds, count), lq, precision, self.options.runs
+        )
+
+    def some_tiles(self) -> tuple[list[Tensor], list[Tensor], Any]:
+        """Views and conditions of the first picture's tiles, and the picture."""
+        job = self.jobs[0]
+        picture = self.stages.inputs.read(job)
+        restoration = self.stages.begin(job, picture)
+        views = [seen(self.stages, restoration, number) for number in range(restoration.tiles)]
+        return views, [restoration.cond] * len(views), picture
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those asked for, or those that suit the device."""
+        cpu = self.stages.device.type == "cpu"
+        return self.options.batches or ((1,) if cpu else ACCELERATED_BATCHES)
+
+
+def repeated(values: list[Tensor], count: int) -> list[Tensor]:
+    """As many as `count`, over and over."""
+    return [values[number % len(values)] for number in range(count)]
+
+
+def rates(seconds: list[float], megapixels: float) -> dict[str, Any]:
+    """Of all runs, and their medians per output megapixel."""
+    middle = statistics.median(seconds)
+    return {
+        "seconds": seconds,
+        "megapixels_per_second": megapixels / middle,
+        "seconds_per_megapixel": middle / megapixels,
+    }

@@ -1,0 +1,362 @@
+"""Every option of every command, once: its type, its name and its help. Imports nothing heavy.
+
+A command's signature names them and gives their defaults. The order in a signature is the order of the panels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from strsr_models.errors import UsageError
+
+MODEL, TILES, WHERE, OUTPUT, TALK = "Model", "Tiles", "Where and how precisely", "Output", "Messages"
+INPUT, RUNS = "Input", "Runs on one folder"
+BIG = "Only for zimage and flux2"
+
+SIDE = 256  # px of the pictures that bench makes
+PARTS = ("start-up", "batches", "stages", "roofline")  # of bench
+
+
+def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
+    """A typer option in a panel of the help page."""
+    return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
+# --- of several commands ---------------------------------------------------------------------------
+
+Scale = Annotated[float, option("--scale", "-s", help="How many times larger, 1 to 16.")]
+Json = Annotated[bool, option("--json", help="One JSON object on standard output.")]
+ModelsDir = Annotated[
+    Path | None,
+    option(metavar="DIR", help="The models folder; default: STRSR_MODELS_DIR, else the user's cache."),
+]
+
+# --- upscale ---------------------------------------------------------------------------------------
+
+Source = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="An image, a folder (with all below it), or - for standard input."),
+]
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="OUTPUT", help="A folder; an image file, when INPUT is one image; or - for standard output."
+    ),
+]
+Model = Annotated[str, option(help="Which model restores: lite, zimage or flux2.", panel=MODEL)]
+Weights = Annotated[
+    Path | None,
+    option(
+        help="Folder of weights, or of a run, to use in place of the model's own (zimage, flux2: of an adapter).",
+        panel=MODEL,
+    ),
+]
+Steps = Annotated[
+    int,
+    option(
+        metavar="N",
+        min=1,
+        max=100,
+        help="Euler steps of the network; more than 1 is for weights trained by stage flow.",
+        panel=MODEL,
+    ),
+]
+Format = Annotated[
+    Literal["keep", "png", "jpg", "webp", "tif", "bmp", "avif"],
+    option(help="keep: the input's format (GIF, HEIC, JPEG XL: png); png on standard output.", panel=OUTPUT),
+]
+Quality = Annotated[
+    int, option(min=1, max=100, help="Of JPEG, AVIF (both always 4:4:4) and WebP.", panel=OUTPUT)
+]
+PngCompression = Annotated[
+    int, option(metavar="0..5", min=0, max=5, help="0: none, fastest; 5: smallest, slow.", panel=OUTPUT)
+]
+Strip = Annotated[
+    bool, option("--strip", help="Drop EXIF, XMP and resolution; keep the colour profile.", panel=OUTPUT)
+]
+Provenance = Annotated[
+    bool,
+    option(
+        "--provenance",
+        help="Say in the output's EXIF (Software) what made it: version, model, hash of its weights, scale.",
+        panel=OUTPUT,
+    ),
+]
+InPlaceSuffix = Annotated[
+    str | None,
+    option(
+        metavar="TEXT",
+        help="Write beside the inputs, with this at the end of names (_x4: photo_x4.jpg); no OUTPUT is needed.",
+        panel=OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool, option("--overwrite", help="Make outputs that exist again, not skip them.", panel=OUTPUT)
+]
+UpscaleDryRun = Annotated[
+    bool,
+    option("--dry-run", help="Only say what would be made, how large and how long.", panel=OUTPUT),
+]
+NoSpaceCheck = Annotated[
+    bool,
+    option("--no-space-check", help="Begin even if the disk looks too small for all.", panel=OUTPUT),
+]
+CheckGrid = Annotated[
+    bool,
+    option("--check-grid", help="Look for a printed grid in each output, and warn.", panel=OUTPUT),
+]
+GridLimit = Annotated[
+    float | None,
+    option(
+        metavar="DB",
+        help="Warn above this score, with --check-grid; default: as `strsr fft-inspect` judges.",
+        panel=OUTPUT,
+    ),
+]
+UpscaleMaxPixels = Annotated[
+    int, option(metavar="N", min=1, help="Refuse larger inputs unread.", panel=INPUT)
+]
+Frames = Annotated[
+    Literal["first", "all"],
+    option(
+        help="Of animations and TIFFs of several pages; all: each becomes an output, clip_0001.png and so on.",
+        panel=INPUT,
+    ),
+]
+FilesFrom = Annotated[
+    str | None,
+    option(
+        metavar="FILE|-",
+        help="Only the images of this list, one a line, relative to the folder INPUT.",
+        panel=INPUT,
+    ),
+]
+Files0From = Annotated[
+    str | None,
+    option(metavar="FILE|-", help="The same, each ended by NUL: for find -print0.", panel=INPUT),
+]
+RetryFailed = Annotated[
+    bool, option("--retry-failed", help="Only the images that failed the last time.", panel=RUNS)
+]
+NoJournal = Annotated[
+    bool,
+    option("--no-journal", help="Keep no record of what was made; skip all outputs that exist.", panel=RUNS),
+]
+ShardText = Annotated[
+    str | None,
+    option(
+        metavar="K/N",
+        help="Only part K of N; default: as torchrun, accelerate launch or srun say, else all.",
+        panel=RUNS,
+    ),
+]
+Tile = Annotated[str, option(metavar="auto|N", help="Largest tile side in output pixels.", panel=TILES)]
+Overlap = Annotated[
+    int | None,
+    option(metavar="N", help="Overlap of tiles in output pixels; default: the model's.", panel=TILES),
+]
+Device = Annotated[
+    str,
+    option(
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where to compute; several share the work: cuda:0,cuda:1.",
+        panel=WHERE,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp16", "bf16", "fp32"],
+    option(
+        help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 (older GPUs: fp16) on CUDA, else fp32.",
+        panel=WHERE,
+    ),
+]
+Batch = Annotated[
+    str,
+    option(
+        metavar="auto|N",
+        help="Tiles computed at once, of one or several images; auto: what fits a GPU's memory, one on a CPU.",
+        panel=WHERE,
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    option(
+        metavar="N",
+        min=1,
+        help="Images read, and written, at a time beside the network; default: half of the cores.",
+        panel=WHERE,
+    ),
+]
+Compile = Annotated[
+    bool,
+    option(
+        "--compile",
+        help="Compile the network first: takes minutes the first time, pays for long batches.",
+        panel=WHERE,
+    ),
+]
+JsonEvents = Annotated[
+    bool, option("--json", help="One JSON object per event on standard output.", panel=TALK)
+]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Only failures.", panel=TALK)]
+Verbose = Annotated[bool, option("--verbose", "-v", help="Every step.", panel=TALK)]
+BigModelsDir = Annotated[
+    Path | None,
+    option(
+        metavar="DIR",
+        help="Folder of the published checkpoints; default: STRSR_MODELS_DIR, else in the user's cache.",
+        panel=BIG,
+    ),
+]
+Conditioning = Annotated[
+    Literal["vlm", "text", "none"] | None,
+    option(
+        help="What tells the model what it sees: a vision-language model, a prompt, or nothing (default: vlm).",
+        panel=BIG,
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    option(metavar="TEXT", help="What is in the images, in words; implies --conditioning text.", panel=BIG),
+]
+PromptFrom = Annotated[
+    Path | None,
+    option(
+        metavar="FOLDER",
+        help="Folder with a prompt for each image, photo.txt for photo.jpg; an image without one gets that of --prompt, or fails.",
+        panel=BIG,
+    ),
+]
+LoraScale = Annotated[
+    float | None,
+    option(
+        metavar="0..1.5",
+        help="Fidelity against generation: 0 is the base model, 1 as trained (the default).",
+        panel=BIG,
+    ),
+]
+Offload = Annotated[
+    Literal["auto", "none", "model", "sequential"] | None,
+    option(
+        help="What waits in main memory: networks in turn, or each layer; auto: by free GPU memory (the default).",
+        panel=BIG,
+    ),
+]
+Quantize = Annotated[
+    Literal["none", "int8", "int4"] | None,
+    option(help="Round the transformer's weights; needs torchao (default: none).", panel=BIG),
+]
+NoTokenCache = Annotated[
+    bool,
+    option("--no-token-cache", help="Neither use nor keep what was understood of images.", panel=BIG),
+]
+
+# --- train, distill, export ------------------------------------------------------------------------
+
+Data = Annotated[list[Path], option(help="Folder of good photos; may be given several times.")]
+RunFolder = Annotated[Path | None, option(help="Folder of the run; the same command resumes what is there.")]
+ConfigFile = Annotated[Path | None, option(help="TOML file with settings.")]
+Settings = Annotated[
+    list[str] | None,
+    option(metavar="KEY=VALUE", help="One setting; may be repeated; --dry-run lists them all."),
+]
+Preview = Annotated[
+    Path | None,
+    option(metavar="SHEET.png", help="Only draw what the network would see: rows of hq | lq."),
+]
+DryRun = Annotated[
+    bool, option("--dry-run", help="Print resolved settings, sizes and memory; write nothing.")
+]
+Student = Annotated[
+    str, option(metavar="RUN|lite|zimage|flux2", help="What is taught: a run's weights, or a model.")
+]
+MakePairs = Annotated[
+    int | None,
+    option(metavar="N", help="Only make N pairs with teachers' outputs, in the folder of setting pairs."),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")]
+ExportFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for its weights.")]
+
+# --- fft-inspect -----------------------------------------------------------------------------------
+
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, or folders with all below.")]
+Against = Annotated[
+    Path | None,
+    option(
+        metavar="PATH",
+        help="Reference or input to compare with: one image, or a folder of images of the same names.",
+    ),
+]
+Lattice = Annotated[str, option(metavar="N,N,...", help="Periods to look for, in pixels.")]
+SheetPath = Annotated[
+    Path | None,
+    option(metavar="FILE.png|FOLDER", help="Draw a sheet; of several images one each, and a summary."),
+]
+JsonPerImage = Annotated[bool, option("--json", help="One JSON object per image on standard output.")]
+FailAbove = Annotated[
+    float | None, option(metavar="DB", help="Exit with 1 when a score is higher than this.")
+]
+Channel = Annotated[Literal["luma", "r", "g", "b"], option(help="What of the colours is looked at.")]
+Crop = Annotated[
+    str | None, option(metavar="X,Y,W,H", help="Look at this part of each image only, in pixels.")
+]
+InspectMaxPixels = Annotated[int, option(metavar="N", min=1, help="Refuse larger images unread.")]
+
+# --- bench -----------------------------------------------------------------------------------------
+
+BenchModel = Annotated[str, option(help="Which model: lite, zimage or flux2.")]
+BenchWeights = Annotated[Path | None, option(help="Folder of weights in place of the model's own.")]
+BenchDevice = Annotated[str, option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+BenchPrecision = Annotated[Literal["auto", "fp16", "bf16", "fp32"], option(help="As of `strsr upscale`.")]
+Repeats = Annotated[int, option(metavar="N", min=1, max=100, help="Runs of each measurement.")]
+Images = Annotated[int, option(metavar="N", min=1, max=100_000, help="How many pictures.")]
+Size = Annotated[
+    int | None,
+    option(metavar="PX", min=16, max=4096, help=f"Side of the pictures that are made (default: {SIDE})."),
+]
+OwnPictures = Annotated[
+    Path | None,
+    option(metavar="DIR", help="Own pictures, the first --images of them, in place of made ones."),
+]
+Batches = Annotated[
+    str,
+    option(
+        metavar="auto|N,N,...",
+        help="Tiles at once, to time one after the other; auto: 1 on CPUs, where tiles of a batch come in turn, else 1 to 32.",
+    ),
+]
+Skip = Annotated[str, option(metavar="PART,...", help=f"Leave out some of {', '.join(PARTS)}.")]
+JsonFigures = Annotated[
+    bool, option("--json", help="One JSON object with all raw figures on standard output.")
+]
+
+# --- models ----------------------------------------------------------------------------------------
+
+PublishedName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="zimage, flux2 (all that they need), or one name of `strsr models list`."
+    ),
+]
+Revision = Annotated[str | None, option(metavar="COMMIT|TAG", help="Of the repository; default: its newest.")]
+TextEncoder = Annotated[
+    bool,
+    option("--text-encoder", help="The base model's text encoder too (8 GB), for conditioning by text."),
+]
+
+
+def models_root(models_dir: Path | None) -> Path:
+    """The folder that --models-dir means."""
+    from strsr_models.checkpoints.locations import default_models_dir
+
+    return models_dir.expanduser() if models_dir is not None else default_models_dir()
+
+
+def need_out(out: Path | None) -> Path:
+    """--out of a run, which only previews and dry runs do without. Raises UsageError."""
+    if out is None:
+        raise UsageError("--out is missing: the folder of the run")
+    return out

@@ -1,0 +1,237 @@
+"""`strsr upscale`: the order in which a batch is planned, looked at and done."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+
+import typer
+
+from strsr_models.errors import UsageError
+
+from ..images.formats import MAX_PIXELS, PNG_COMPRESSION, QUALITY
+from .options import (
+    Batch,
+    BigModelsDir,
+    CheckGrid,
+    Compile,
+    Conditioning,
+    Device,
+    Files0From,
+    FilesFrom,
+    Format,
+    Frames,
+    GridLimit,
+    InPlaceSuffix,
+    Jobs,
+    JsonEvents,
+    LoraScale,
+    Model,
+    NoJournal,
+    NoSpaceCheck,
+    NoTokenCache,
+    Offload,
+    Overlap,
+    Overwrite,
+    PngCompression,
+    Precision,
+    Prompt,
+    PromptFrom,
+    Provenance,
+    Quality,
+    Quantize,
+    Quiet,
+    RetryFailed,
+    Scale,
+    ShardText,
+    Source,
+    Steps,
+    Strip,
+    Target,
+    Tile,
+    UpscaleDryRun,
+    UpscaleMaxPixels,
+    Verbose,
+    Weights,
+)
+
+
+def upscale(
+    source: Source,
+    target: Target = None,
+    scale: Scale = 4,
+    model: Model = "lite",
+    weights: Weights = None,
+    steps: Steps = 1,
+    format: Format = "keep",
+    quality: Quality = QUALITY,
+    png_compression: PngCompression = PNG_COMPRESSION,
+    strip: Strip = False,
+    provenance: Provenance = False,
+    in_place_suffix: InPlaceSuffix = None,
+    overwrite: Overwrite = False,
+    dry_run: UpscaleDryRun = False,
+    no_space_check: NoSpaceCheck = False,
+    check_grid: CheckGrid = False,
+    grid_limit: GridLimit = None,
+    max_pixels: UpscaleMaxPixels = MAX_PIXELS,
+    frames: Frames = "first",
+    files_from: FilesFrom = None,
+    files0_from: Files0From = None,
+    retry_failed: RetryFailed = False,
+    no_journal: NoJournal = False,
+    shard: ShardText = None,
+    tile: Tile = "auto",
+    overlap: Overlap = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch: Batch = "auto",
+    jobs: Jobs = None,
+    compile: Compile = False,
+    models_dir: BigModelsDir = None,
+    conditioning: Conditioning = None,
+    prompt: Prompt = None,
+    prompt_from: PromptFrom = None,
+    lora_scale: LoraScale = None,
+    offload: Offload = None,
+    quantize: Quantize = None,
+    no_token_cache: NoTokenCache = False,
+    json: JsonEvents = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Enlarge and restore an image, a folder of images, or a stream.
+
+    What was made before with the same settings is skipped; one bad file does not stop the rest.
+    ^C ends after the images under way, twice at once.
+
+    Exit code: 0 all done, 1 some failed or the disk is too small, 2 wrong usage or nothing to do,
+    3 weights or device not available, 130 interrupted, 141 reader of a pipe gone, 143 terminated.
+    """
+    from strsr_models.tiling.sizes import check_scale
+
+    from ..batch.job import resolve_shard
+    from ..batch.journal import require_journal
+    from ..batch.plan import listed_names, make_plan
+    from ..batch.report import make_reporter
+    from ..batch.state import BatchState
+    from ..images.read import is_whole_image
+    from ..system.atomic import drop_unfinished
+    from ..system.console import visible
+    from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
+    from ..upscale.options import UpscaleOptions, resolve_options, settings_hash
+    from ..upscale.preflight import check_space, preflight, tell_forecast, weights_hash
+
+    check_scale(scale)
+    check_output(target, json, dry_run)
+    tile_size = auto_or_number("--tile", tile, 64, "output pixels")
+    batch_size = auto_or_number("--batch", batch, 1, "tiles")
+    if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
+        raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
+    part = resolve_shard(shard, os.environ)
+    names = listed_names(files_from, files0_from)
+    whole_plan = make_plan(source, target, format, names, in_place_suffix, frames == "all")
+    plan = whole_plan.shard(part)
+    if retry_failed:
+        require_journal(plan.root, no_journal)
+    options = UpscaleOptions(
+        scale=scale,
+        model=model,
+        weights=weights,
+        tile=tile_size,
+        overlap=overlap,
+        device=device,
+        precision=precision,
+        quality=quality,
+        steps=steps,
+        check_grid=check_grid,
+        grid_limit=grid_limit,
+        max_pixels=max_pixels,
+        strip=strip,
+        provenance=provenance,
+        jobs=jobs,
+        batch=batch_size,
+        compile=compile,
+        png_compression=png_compression,
+        local=part.local,
+        big=resolve_options(
+            model,
+            plan.jobs,
+            models_dir=models_dir,
+            conditioning=conditioning,
+            prompt=prompt,
+            prompt_from=prompt_from,
+            lora_scale=lora_scale,
+            offload=offload,
+            quantize=quantize,
+            token_cache=False if no_token_cache else None,
+        ),
+    )
+    reporter = make_reporter(json, quiet, verbose)
+    stop = Stop(quiet)
+    state = BatchState(
+        plan.root,
+        settings=lambda job: settings_hash(options, job),
+        weights=weights_hash(options) if plan.root else "",
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        remember=not no_journal,
+        silent=dry_run,
+        is_whole=is_whole_image,
+        reporter=reporter,
+        stop=stop,
+    )
+    reporter.on_failed = state.failed
+    reporter.passed_over = plan.passed_over
+    try:
+        with stop.watching():
+            if part.count > 1:
+                reporter.note(f"part {part.number} of {part.count} (by {part.source})")
+                reporter.elsewhere(whole_plan.count - plan.count)
+            show = (lambda line: typer.echo(visible(line))) if dry_run and not (json or verbose) else None
+            ahead = preflight(plan, options, state, reporter, dry_run, show)
+            if dry_run:
+                text = tell_forecast(ahead, options, reporter)
+                if not json:
+                    typer.echo(visible(text))
+                return
+            state.sweep(plan.jobs)
+            if ahead.pending:
+                if not no_space_check:
+                    check_space(ahead.sizes)
+                from ..upscale.stages import upscale_batch
+
+                upscale_batch(ahead.pending, options, reporter, state)
+            reporter.summary()
+        if stop.requested:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        if reporter.counts["failed"]:
+            raise typer.Exit(EXIT_SOME_FAILED)
+    except EndedBySignal:
+        drop_unfinished()
+        raise
+    finally:
+        state.close()
+        reporter.close()
+
+
+def check_output(target: str | None, json: bool, dry_run: bool) -> None:
+    """Raise UsageError for a standard output that cannot take an image."""
+    if target != "-":
+        return
+    if json:
+        raise UsageError("--json and OUTPUT - both want standard output; drop one of them")
+    if sys.stdout.name == os.devnull:
+        raise UsageError("OUTPUT -: standard output is closed; redirect it: > image.png")
+    if sys.stdout.isatty() and not dry_run:
+        raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
+
+
+def auto_or_number(option: str, text: str, least: int, unit: str) -> int | None:
+    """`auto` -> None, a number of at least `least` -> itself. Raises UsageError that names the option."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{option} {text}: use auto or a number of {unit}, at least {least}")
+    return int(text)

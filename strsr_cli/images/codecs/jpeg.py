@@ -1,0 +1,94 @@
+"""JPEG: scans counted before a file is decoded; strips encoded one by one and joined at restart markers."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import numpy as np
+
+from ..rows import RowLayout, restrip
+from .pillow_writer import pillow_metadata, saved_by_pillow
+
+MOST_SCANS = 100  # progressive files have about ten
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])")  # not those that stand within pixels
+JPEG_STRIP = 2**23  # bytes of pixels that libjpeg is given at a time
+RESTART_ROWS = 64  # eight rows of JPEG's blocks, after which its restart markers count from 0 again
+RST7, EOI = b"\xff\xd7", b"\xff\xd9"
+APPLICATION = range(0xE0, 0xF0)  # segments that do not concern the pixels
+START_OF_FRAME, START_OF_SCAN, END_OF_IMAGE = 0xC0, 0xDA, 0xD9
+
+
+def check_scans(data: bytes) -> None:
+    """Raise ValueError for a JPEG file of more than MOST_SCANS scans."""
+    at, scans = 2, 0
+    while (found := MARKER.search(data, at)) and found[1][0] != END_OF_IMAGE:
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        scans += found[1][0] == START_OF_SCAN
+        if scans > MOST_SCANS:
+            raise ValueError(f"damaged: more than {MOST_SCANS} scans")
+
+
+def write_jpeg(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray], quality: int) -> None:
+    """Strips encoded one by one, and joined at restart markers: the coefficients are those of the whole.
+
+    By OpenCV, which lets other threads work meanwhile; Pillow, whose bytes are the same, writes metadata.
+    """
+    rows = RESTART_ROWS * max(1, JPEG_STRIP // (RESTART_ROWS * layout.row_bytes))
+    joined = layout.height > rows
+    file.write(_jpeg_head(layout))
+    for n, strip in enumerate(restrip(bands, layout, min(rows, layout.height))):
+        tables, scan = _jpeg_parts(_jpeg(strip, quality, joined), layout.height)
+        file.write(tables if n == 0 else RST7)
+        file.write(scan)
+    file.write(EOI)
+
+
+def _jpeg(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
+    """(h, w, 1 or 3) with full chroma and the standard's Huffman tables; a restart marker per row of blocks."""
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    if restarts:
+        options += [cv2.IMWRITE_JPEG_RST_INTERVAL, -(-strip.shape[1] // 8)]
+    pixels = strip if strip.shape[2] == 1 else cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
+    try:
+        made, data = cv2.imencode(".jpg", pixels, options)
+    except cv2.error as error:
+        raise ValueError(f"OpenCV: {error.err}") from error
+    if not made:
+        raise ValueError("OpenCV gives no reason")
+    return bytes(data)
+
+
+def _jpeg_head(layout: RowLayout) -> bytes:
+    """A JPEG file up to its tables: JFIF, EXIF, XMP and profile."""
+    data = saved_by_pillow(
+        np.zeros((8, 8, layout.channels), np.uint8), "JPEG", **pillow_metadata(layout, "JPEG")
+    )
+    at = 2
+    while data[at + 1] in APPLICATION:
+        at = _next_segment(data, at)
+    return data[:at]
+
+
+def _jpeg_parts(data: bytes, height: int) -> tuple[bytes, memoryview]:
+    """From the tables up to the entropy-coded data, made to say that there are `height` rows; and that data."""
+    at, start, size = 2, 2, 0
+    while data[at + 1] != START_OF_SCAN:
+        if data[at + 1] in APPLICATION:
+            start = _next_segment(data, at)
+        elif data[at + 1] == START_OF_FRAME:
+            size = at + 5
+        at = _next_segment(data, at)
+    at = _next_segment(data, at)
+    tables = bytearray(data[start:at])
+    struct.pack_into(">H", tables, size - start, height)
+    return bytes(tables), memoryview(data)[at : -len(EOI)]
+
+
+def _next_segment(data: bytes, at: int) -> int:
+    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")

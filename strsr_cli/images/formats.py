@@ -1,0 +1,123 @@
+"""What file formats are called, how their files begin, and what they can hold. Opens no files."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from strsr_models.errors import ImageError
+
+QUALITY, PNG_COMPRESSION = 95, 1  # of outputs, unless --quality and --png-compression say otherwise
+MAX_PIXELS = 2**28  # of an input, unless --max-pixels says otherwise: 268 million, 0.8 GB as 8-bit RGB
+
+# Suffixes of formats that are read and written -> keys of OUTPUT_FORMATS.
+FORMAT_BY_SUFFIX = {
+    ".png": "png",
+    ".jpg": "jpg",
+    ".jpeg": "jpg",
+    ".jfif": "jpg",
+    ".webp": "webp",
+    ".tif": "tif",
+    ".tiff": "tif",
+    ".bmp": "bmp",
+    ".avif": "avif",
+}
+# Of formats that are only read; `--format keep` makes PNG of them, which loses nothing.
+READ_ONLY_SUFFIXES = (".gif", ".apng", ".heic", ".heif", ".hif", ".jxl")
+# Pillow's names of what it reads by itself, and of what packages add to it that are not ours to require.
+PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC or JPEG XL"
+PLUGINS = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}
+HEAD = 64  # bytes of a file's beginning that `sniff` looks at
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """What a file format can hold. side, area: largest in px, or None."""
+
+    pillow: str
+    suffix: str
+    alpha: bool
+    deep: bool  # 16 bits
+    floats: bool = False
+    side: int | None = None
+    area: int | None = None
+
+
+OUTPUT_FORMATS = {
+    "png": OutputFormat("PNG", ".png", alpha=True, deep=True),
+    # JPEG itself ends at 65,535; libjpeg, which nearly everything writes and reads it by, ends here.
+    "jpg": OutputFormat("JPEG", ".jpg", alpha=False, deep=False, side=65_500),
+    "webp": OutputFormat("WEBP", ".webp", alpha=True, deep=False, side=16_383),
+    "tif": OutputFormat("TIFF", ".tif", alpha=True, deep=True, floats=True),
+    "bmp": OutputFormat("BMP", ".bmp", alpha=False, deep=False, area=(2**32 - 2**16) // 3),
+    # AV1 itself ends at 65,536; what libavif reads ends here, and so do most programs.
+    "avif": OutputFormat("AVIF", ".avif", alpha=True, deep=False, side=32_768, area=2**28),
+}
+
+
+def sniff(head: bytes) -> str | None:
+    """One of PILLOW_FORMATS or PLUGINS, by the first HEAD bytes of a file; None for anything else."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return "JXL"
+    # Two letters are too little: text may begin so.
+    if head.startswith(b"BM") and head[14:18] in [
+        bytes((n, 0, 0, 0)) for n in (12, 40, 52, 56, 64, 108, 124)
+    ]:
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        brands = {head[at : at + 4] for at in range(8, min(head[3], len(head)), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
+            return "HEIF"
+    return None
+
+
+def load_reader(kind: str, name: str) -> None:
+    """Make Pillow read a format that `sniff` names; ImageError names the package that is missing."""
+    if kind not in PLUGINS:
+        return
+    module, package = PLUGINS[kind]
+    try:
+        plugin = importlib.import_module(module)
+    except ImportError as error:
+        title = {"HEIF": "a HEIC", "JXL": "a JPEG XL"}[kind]
+        raise ImageError(f"{name}: {title} image; to read it: pip install {package}") from error
+    if kind == "HEIF":
+        plugin.register_heif_opener()
+
+
+def check_fits(kind: str, height: int, width: int) -> None:
+    """Raise ImageError unless the format `kind`, a key of OUTPUT_FORMATS, can hold so many px."""
+    form = OUTPUT_FORMATS[kind]
+    limit = None
+    if form.side is not None and max(height, width) > form.side:
+        limit = f"{form.side:,} px a side"
+    elif form.area is not None and height * width > form.area:
+        limit = f"{form.area:,} px in all"
+    if limit is not None:
+        raise ImageError(
+            f"an output of {width}x{height} px is more than {form.pillow} can hold ({limit}); "
+            "use --format png or tif, or a smaller --scale"
+        )
+
+
+def check_pixels(height: int, width: int, limit: int, name: str) -> None:
+    """Raise ImageError when an input has more than `limit` px, or none."""
+    if height < 1 or width < 1:
+        raise ImageError(f"{name}: cannot be decoded: its header says {width}x{height} px")
+    if height * width > limit:
+        raise ImageError(
+            f"{name}: {width}x{height} px is more than --max-pixels {limit}; raise it if you trust the file"
+        )

@@ -1,0 +1,76 @@
+"""Pixels in memory: the Picture, its bit depths, its transparency, its orientation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .metadata import (
+    Metadata,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Decoded pixels, upright.
+
+    color: (h, w, 3), or (h, w, 1) for gray pictures; uint8, uint16, or float32 near [0, 1]. alpha:
+    (h, w, 1) of the same type, or None. icc: the colour profile's bytes, or None. format: Pillow's
+    name, such as "PNG".
+    """
+
+    color: np.ndarray
+    alpha: np.ndarray | None
+    icc: bytes | None
+    format: str
+    metadata: Metadata = field(default_factory=Metadata)
+
+    def rgb8(self) -> np.ndarray:
+        """(h, w, 3) uint8, without alpha."""
+        color = to_8bit(self.color)
+        return np.broadcast_to(color, (*color.shape[:2], 3))
+
+
+def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(h, w[, c]) with 1 to 4 channels -> colour (h, w, 1 or 3) and alpha (h, w, 1) or None."""
+    if pixels.ndim == 2:
+        return pixels[..., None], None
+    if pixels.shape[2] in (2, 4):
+        return pixels[..., :-1], pixels[..., -1:]
+    return pixels, None
+
+
+def to_8bit(pixels: np.ndarray) -> np.ndarray:
+    """uint16 or float to uint8, rounded; uint8 as it is."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return np.asarray((pixels.astype(np.uint32) * 255 + 32_767) // 65_535, np.uint8)
+    return np.asarray(np.rint(pixels.clip(0, 1) * 255), np.uint8)
+
+
+def to_16bit(pixels: np.ndarray) -> np.ndarray:
+    """Floats near [0, 1] to uint16, rounded; integers as they are."""
+    if pixels.dtype != np.float32:
+        return pixels
+    return np.rint(pixels.clip(0, 1) * np.float64(65_535)).astype(np.uint16)
+
+
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels, upright. orientation: EXIF's, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def swap_red_blue(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, 3 or 4) between OpenCV's order and ours, in place: a copy may be gigabytes."""
+    for top in range(0, len(pixels), 64):
+        rows = pixels[top : top + 64]
+        rows[..., [0, 2]] = rows[..., [2, 0]]
+    return pixels

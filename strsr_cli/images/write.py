@@ -1,0 +1,155 @@
+"""Pixels -> files, row by row: what a format cannot hold is brought to what it can, strip by strip."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+
+from strsr_models.errors import ImageError
+
+from .codecs.jpeg import write_jpeg
+from .codecs.pillow_writer import write_bmp, write_whole
+from .codecs.png_writer import write_png
+from .codecs.tiff_writer import write_tiff
+from .formats import OUTPUT_FORMATS, PNG_COMPRESSION, QUALITY, OutputFormat, check_fits
+from .picture import Picture, to_8bit, to_16bit
+from .rows import RowLayout
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How outputs are encoded.
+
+    quality: 1 to 100, of JPEG and AVIF (both always 4:4:4) and WebP. png_compression: 0, none; 1, fast;
+    2 to 5, smaller and slower by far (docs/encoding.md).
+    """
+
+    quality: int = QUALITY
+    png_compression: int = PNG_COMPRESSION
+
+
+def write_image(
+    file: BinaryIO, kind: str, layout: RowLayout, bands: Iterable[np.ndarray], settings: EncodeSettings
+) -> None:
+    """Write a picture of format `kind`, a key of OUTPUT_FORMATS, into an empty file that can be read too, and seek.
+
+    bands: (n, width, channels) of any heights from the top, whose rows are the sheet's in all; taken one
+    at a time, as they are needed, and cut anew: the file's bytes do not depend on how they were cut.
+    What the format cannot hold is brought to what it can: floats to 16 bits, 16 bits to 8, transparency
+    onto white. WebP and AVIF gather the whole picture; the others hold some 50 MB at most. Threads may
+    write at the same time.
+    Raises ImageError when the picture is too large for the format or cannot be encoded, OSError when the
+    file cannot be written, and whatever the bands raise; what is in the file is then no picture.
+    """
+    form = OUTPUT_FORMATS[kind]
+    check_fits(kind, layout.height, layout.width)
+    if kind == "bmp" and layout.metadata.software is not None:
+        _warn_of_bmp()
+    made = _held(form, layout)
+    bands = _brought(_checked(_marked(bands), layout), made)
+    try:
+        if kind == "png":
+            write_png(file, made, bands, settings.png_compression)
+        elif kind == "tif":
+            write_tiff(file, made, bands)
+        elif kind == "jpg":
+            write_jpeg(file, made, bands, settings.quality)
+        elif kind == "bmp":
+            write_bmp(file, made, bands)
+        else:
+            write_whole(file, made, bands, form.pillow, settings.quality)
+    except _BandsError as error:
+        raise error.reason from error.reason.__cause__
+    except (OSError, ValueError, RuntimeError, SystemError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file; encoders' own have no number
+        raise ImageError(f"cannot be encoded as {form.pillow}: {error}") from error
+
+
+def encode_image(picture: Picture, kind: str, settings: EncodeSettings) -> bytes:
+    """`write_image` of a whole picture in memory."""
+    height, width, channels = picture.color.shape
+    channels += picture.alpha is not None
+    layout = RowLayout(height, width, channels, picture.color.dtype, picture.icc, picture.metadata)
+    buffer = BytesIO()
+    write_image(buffer, kind, layout, _bands(picture, layout.strip_rows), settings)
+    return buffer.getvalue()
+
+
+def _bands(picture: Picture, rows: int) -> Iterator[np.ndarray]:
+    for top in range(0, len(picture.color), rows):
+        color = picture.color[top : top + rows]
+        if picture.alpha is None:
+            yield color
+        else:
+            yield np.concatenate([color, picture.alpha[top : top + rows]], axis=2)
+
+
+class _BandsError(Exception):
+    """An error of the bands' own, which is not the encoder's."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _marked(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from bands
+    except Exception as error:
+        raise _BandsError(error) from error
+
+
+def _checked(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
+    """The bands, of the shape and type that the sheet says; ValueError for others."""
+    for band in bands:
+        if band.shape[1:] != (layout.width, layout.channels) or band.dtype != layout.dtype:
+            size = (layout.height, layout.width, layout.channels)
+            raise ValueError(f"a band of {band.dtype} {band.shape} in a picture of {layout.dtype} {size}")
+        yield band
+
+
+def _held(form: OutputFormat, layout: RowLayout) -> RowLayout:
+    """The sheet that the format can hold of this one."""
+    channels = layout.channels if form.alpha else layout.channels - (layout.channels in (2, 4))
+    dtype = layout.dtype
+    if not form.deep:
+        dtype = np.dtype(np.uint8)
+    elif not form.floats and dtype == np.float32:
+        dtype = np.dtype(np.uint16)
+    return replace(layout, channels=channels, dtype=dtype)
+
+
+def _brought(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
+    """Bands as the sheet has them, a few rows at a time where they have to be changed."""
+    for band in bands:
+        if band.shape[2:] == (layout.channels,) and band.dtype == layout.dtype:
+            yield band
+            continue
+        for top in range(0, len(band), layout.strip_rows):
+            pixels = band[top : top + layout.strip_rows]
+            if pixels.shape[2] == layout.channels + 1:
+                pixels = _onto_white(pixels[..., :-1], pixels[..., -1:])
+            if pixels.dtype != layout.dtype:
+                pixels = to_8bit(pixels) if layout.dtype == np.uint8 else to_16bit(pixels)
+            yield pixels
+
+
+def _onto_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    top = 1 if color.dtype == np.float32 else np.iinfo(color.dtype).max
+    opaque = alpha.astype(np.float32) / top
+    mixed = color * opaque + top * (1 - opaque)
+    return mixed if top == 1 else np.rint(mixed).astype(color.dtype)
+
+
+@functools.cache
+def _warn_of_bmp() -> None:
+    log.warning("BMP has no place for --provenance: its files do not say what made them")

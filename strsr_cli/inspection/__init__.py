@@ -1,0 +1,1 @@
+"""strsr fft-inspect: spectra of images, measured, told and drawn."""

@@ -1,0 +1,298 @@
+"""What `strsr fft-inspect` measures of one image: its lattice, its spectrum, and how it differs from a reference.
+
+Letters: h w pixels, s side of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from strsr_models.errors import ImageError
+from strsr_models.losses.fdl import FrequencyDistributionLoss
+from strsr_models.spectrum import (
+    ROUNDING,
+    LatticeReport,
+    Peak,
+    inspect_lattice,
+    luma,
+    power_spectrum,
+    radial_profile,
+    verdict,
+)
+from strsr_models.spectrum.sample import finite
+from strsr_models.spectrum.survey import LEAST_PERIODS
+
+SIDE = 256  # px: of the blocks that the drawn spectrum is averaged over, at most
+BLOCKS = 16  # in a row and in a column, at most: enough to draw from, however large the image
+SLOPE_RANGE = (0.02, 0.2)  # cycles per pixel in which the fall of the spectrum is fitted
+NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power, 6 dB an octave
+FDL_SIDE, FDL_PROJECTIONS = 256, 32  # px of the crop that is compared, and directions
+HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
+JPEG_PERIOD = 8  # px
+SHARED = 3.0  # dB: what blocks of 8 px may show at the periods 4 and 2 more than at their own
+SEAMS_ONLY = "none: seams only"  # jumps at the borders of cells, with nothing in the spectrum
+CHANNELS = ("luma", "r", "g", "b")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An image beside its reference."""
+
+    name: str
+    resized_from: tuple[int, int] | None  # (w, h) of the reference, where it had another size
+    excess: tuple[float, ...]  # dB per period, of the reference
+    profile_db: np.ndarray  # radial profile of the reference, at the image's frequencies
+    fdl: float  # of the pixels themselves: no feature network
+    high_energy: float  # power above HIGH, image over reference; nan where the reference has none
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of one image."""
+
+    name: str
+    width: int
+    height: int
+    crop: tuple[int, int, int, int] | None
+    channel: str
+    report: LatticeReport  # its region counts from the whole image's corner
+    verdict: str
+    frequency: np.ndarray  # cycles per pixel, of profile_db
+    profile_db: np.ndarray
+    slope: float  # of the power, as a power of the frequency; nan where it cannot be fitted
+    spectrum: np.ndarray  # (s, s) dB, centred: mean log-power of blocks
+    against: Comparison | None = None
+
+    @property
+    def score(self) -> float:
+        """The largest excess of all periods in dB."""
+        return max(finite(self.report.excess))
+
+    @property
+    def strongest(self) -> Peak | None:
+        """The peak that stands out most."""
+        return max(self.report.peaks, key=lambda peak: peak.excess, default=None)
+
+    @property
+    def note(self) -> str:
+        """What else a lattice may come from."""
+        return lattice_note(self.report)
+
+
+def lattice_note(report: LatticeReport) -> str:
+    """ "JPEG blocks?" where a lattice of JPEG's period and phase stands out, and none that it could be a part of."""
+    if JPEG_PERIOD not in report.periods:
+        return ""
+    at = report.periods.index(JPEG_PERIOD)
+    own = replace(
+        report, periods=(JPEG_PERIOD,), excess=(report.excess[at],), coherence=(report.coherence[at],)
+    )
+    others = [
+        excess - (0 if JPEG_PERIOD % period else SHARED)
+        for period, excess in zip(report.periods, report.excess, strict=True)
+        if period != JPEG_PERIOD and math.isfinite(excess)
+    ]
+    alone = report.excess[at] >= max(others, default=-math.inf)
+    return "JPEG blocks?" if report.origin_aligned[at] and alone and verdict(own) != "clean" else ""
+
+
+@torch.inference_mode()
+def inspect(
+    name: str,
+    image: Tensor,
+    periods: Sequence[int],
+    channel: str = "luma",
+    crop: tuple[int, int, int, int] | None = None,
+) -> Inspection:
+    """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
+    part = cropped(name, image, crop)
+    one = one_channel(part, channel)
+    report = inspect_lattice(one, tuple(periods))
+    if not finite(report.excess):
+        least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
+        if min(part.shape[-2:]) >= least:  # powers overflow
+            raise ImageError(f"{name}: pixels of up to {float(part.abs().max()):.3g} are too large to judge")
+        raise ImageError(
+            f"{name}: {size} is too small to judge; at least {least} px a side for these periods"
+        )
+    if crop is not None and report.region is not None:
+        x, y, w, h = report.region
+        report = replace(report, region=(x + crop[0], y + crop[1], w, h))
+    frequency, profile = radial_profile(one)
+    return Inspection(
+        name,
+        image.shape[-1],
+        image.shape[-2],
+        crop,
+        channel,
+        report,
+        verdict(report),
+        frequency.numpy(),
+        profile[0].numpy(),
+        fitted_slope(frequency.numpy(), profile[0].numpy()),
+        log_spectrum(one, periods),
+    )
+
+
+@torch.inference_mode()
+def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> Inspection:
+    """The inspection of an image with a reference beside it, which is resized to the image's size."""
+    size, own = image.shape[-2:], reference.shape[-2:]
+    rounding = max(0.01, 1 / min(*size, *own))
+    if abs(math.log(own[0] * size[1] / (own[1] * size[0]))) > rounding:
+        raise ImageError(
+            f"{found.name}: {size[1]}x{size[0]} px has another shape than {name}, {own[1]}x{own[0]} px"
+        )
+    same = own == size
+    reference = reference if same else resized(reference, *size)
+    image, reference = (cropped(found.name, each, found.crop) for each in (image, reference))
+    one, other = (one_channel(each, found.channel) for each in (image, reference))
+    report = inspect_lattice(other, found.report.periods)
+    comparison = Comparison(
+        name,
+        None if same else (own[1], own[0]),
+        report.excess,
+        radial_profile(other)[1][0].numpy(),
+        pixel_fdl(one, other),
+        high_energy(one) / (high_energy(other) or math.nan),
+    )
+    return replace(found, against=comparison)
+
+
+def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) -> Tensor:
+    """The part of an image (1, c, h, w) that --crop x,y,w,h means."""
+    if crop is None:
+        return image
+    x, y, w, h = crop
+    if x + w > image.shape[-1] or y + h > image.shape[-2]:
+        raise ImageError(
+            f"{name}: --crop {x},{y},{w},{h} reaches beyond its {image.shape[-1]}x{image.shape[-2]} px"
+        )
+    return image[..., y : y + h, x : x + w]
+
+
+def one_channel(image: Tensor, channel: str) -> Tensor:
+    """(1, 1, h, w): the luma, or a channel where there are three."""
+    if channel == "luma" or image.shape[1] == 1:
+        return luma(image)[:, None]
+    at = CHANNELS.index(channel) - 1
+    return image[:, at : at + 1]
+
+
+def resized(image: Tensor, height: int, width: int) -> Tensor:
+    """Bicubic, as `strsr upscale` enlarges; with antialias where the image shrinks."""
+    shrinks = height < image.shape[-2]
+    return F.interpolate(
+        image, (height, width), mode="bicubic", align_corners=False, antialias=shrinks
+    ).clamp(0, 1)
+
+
+def fitted_slope(frequency: np.ndarray, profile_db: np.ndarray) -> float:
+    """The power of the frequency that the power falls with: about -2 in photos."""
+    inside = (frequency >= SLOPE_RANGE[0]) & (frequency <= SLOPE_RANGE[1])
+    if inside.sum() < 3:
+        return math.nan
+    return float(np.polyfit(np.log10(frequency[inside]), profile_db[inside], 1)[0] / 10)
+
+
+def natural_profile(frequency: np.ndarray, profile_db: np.ndarray) -> np.ndarray:
+    """What a photo's profile would be: it falls by NATURAL_SLOPE, and is as high in SLOPE_RANGE as this one."""
+    line = 10 * NATURAL_SLOPE * np.log10(frequency)
+    inside = (frequency >= SLOPE_RANGE[0]) & (frequency <= SLOPE_RANGE[1])
+    level = (profile_db - line)[inside]
+    curve: np.ndarray = line + (np.median(level) if inside.any() else math.nan)
+    return curve
+
+
+def block_side(shorter: int, periods: Sequence[int]) -> int:
+    """Side of the blocks of the drawn spectrum: periods divide it where they can, so that harmonics fall on bins."""
+    side = min(SIDE, shorter, max(shorter // 2, 64))
+    common = math.lcm(*periods)
+    return side // common * common or side
+
+
+def log_spectrum(one: Tensor, periods: Sequence[int]) -> np.ndarray:
+    """Centred mean log-power (s, s) in dB of a channel (1, 1, h, w), by blocks of s px spread over the image.
+
+    Logarithms are averaged and not powers, as in the score: a smooth sky counts beside a loud lawn.
+    """
+    height, width = one.shape[-2:]
+    side = block_side(min(height, width), periods)
+    rows, columns = (starts(length, side) for length in (height, width))
+    total = torch.zeros(side, side // 2 + 1)
+    for top in rows:
+        strip = [one[0, :, top : top + side, left : left + side] for left in columns]
+        power = power_spectrum(torch.stack(strip), side)  # (columns, s, s/2 + 1)
+        total += (10 * torch.log10(power + ROUNDING)).mean(0)
+    half = (total / len(rows)).numpy()
+    # A real image's spectrum is the same at f and -f: the other half is this one, turned.
+    index = -np.arange(side) % side
+    whole = np.concatenate([half, half[index][:, 1 : (side + 1) // 2][:, ::-1]], axis=1)
+    centred: np.ndarray = np.fft.fftshift(whole)
+    return centred
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where at most BLOCKS blocks begin, evenly spread, overlapping by half where there is no more room."""
+    count = min(BLOCKS, 1 + math.ceil(2 * (length - side) / side))
+    return [round(number * (length - side) / max(count - 1, 1)) for number in range(count)]
+
+
+def high_energy(one: Tensor) -> float:
+    """Mean power above HIGH cycles per pixel of a channel (1, 1, h, w), the corners of the spectrum included."""
+    power = power_spectrum(one)[0]
+    side = power.shape[0]
+    fy, fx = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
+    weight = 1 + ((fx > 0) & (fx < 0.5)).to(power)  # columns that stand for their mirror image too
+    high = torch.hypot(fy[:, None], fx) > HIGH
+    return float((power * weight * high).sum() / side**2)
+
+
+def pixel_fdl(one: Tensor, other: Tensor) -> float:
+    """FDL of the pixels of the middle, at most FDL_SIDE px a side; nan where the image is smaller than its kernel.
+
+    No feature network: the pyramid is one map, the channel itself, so the value tells less than the loss of training.
+    """
+    height, width = one.shape[-2:]
+    h, w = min(height, FDL_SIDE), min(width, FDL_SIDE)
+    if min(h, w) < 5:
+        return math.nan
+    top, left = (height - h) // 2, (width - w) // 2
+    loss = FrequencyDistributionLoss([1], projections=FDL_PROJECTIONS)
+    return float(loss(*([each[..., top : top + h, left : left + w].contiguous()] for each in (one, other))))
+
+
+def printable(name: str) -> str:
+    """A file's name as terminals and sheets may show it, on one line: what is no letter becomes a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def decibel(value: float) -> str:
+    """One decimal; a dash for what could not be measured."""
+    return f"{value:.1f}" if math.isfinite(value) else "-"
+
+
+def score_text(period: int, excess: float) -> str:
+    """A period and its score."""
+    return f"{period} px {excess:.1f} dB" if math.isfinite(excess) else f"{period} px: image too small"
+
+
+def period_text(peak: Peak) -> str:
+    """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5; of a cross-point the period."""
+    order = 1 if peak.axis == "xy" else round((abs(peak.fx) + abs(peak.fy)) * peak.period)
+    return f"{peak.period}" if order == 1 else f"{peak.period}/{order}"
+
+
+def peak_text(found: Inspection) -> str:
+    """The strongest peak, and how high it stands: `16/3 px, 12.1 dB on x`."""
+    peak = found.strongest
+    if peak is None:
+        return "-" if found.verdict == "clean" else SEAMS_ONLY
+    return f"{period_text(peak)} px, {peak.excess:.1f} dB on {peak.axis}"

@@ -1,0 +1,128 @@
+"""Inspections as text: plain lines, or a table and a small spectrum in colour on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from .measure import Inspection, decibel, peak_text, printable
+
+VERDICT_STYLES = {"clean": "green", "suspect": "yellow", "grid": "bold red"}
+SPECTRUM_COLUMNS = 64  # characters, and half as many lines of two cells each
+CELL = 3  # characters of a table's cell beside its text
+LEAST_NAME, LEAST_PEAK = 16, 20  # characters that these columns want
+# Dark violet to pale yellow, even in lightness: dots of a lattice are bright.
+RAMP = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
+
+
+def as_line(found: Inspection) -> str:
+    """One inspection on one line, for logs."""
+    scores = "  ".join(
+        f"{period} px {decibel(value):>5} dB"
+        for period, value in zip(found.report.periods, found.report.excess, strict=True)
+    )
+    line = f"{found.verdict:<7}  {scores}  peak {peak_text(found)}  {printable(found.name)}"
+    return line + (f"  ({found.note})" if found.note else "") + compared(found)
+
+
+def compared(found: Inspection) -> str:
+    """What the reference says, for the end of a line; empty without one."""
+    other = found.against
+    if other is None:
+        return ""
+    over = zip(found.report.periods, found.report.excess, other.excess, strict=True)
+    scores = ", ".join(f"{period} px {decibel(mine - its)} dB" for period, mine, its in over)
+    return (
+        f"  over {printable(other.name)}: {scores}; high-frequency energy x{other.high_energy:.3g}, "
+        f"FDL of pixels {other.fdl:.4g}"
+    )
+
+
+def table_fits(console: Console, periods: Sequence[int]) -> bool:
+    """Whether the table is readable in a terminal of that width; lines are in any."""
+    columns = sum(max(len(f"{period} px"), len("-10.0")) + CELL for period in periods)
+    return console.width > columns + LEAST_NAME + len("suspect") + LEAST_PEAK + 3 * CELL
+
+
+def print_table(console: Console, inspections: Sequence[Inspection], periods: Sequence[int]) -> None:
+    """The table of all images, and the spectrum of the one with the highest score where there is room."""
+    table = Table(title="lattice excess in dB", title_justify="left")
+    table.add_column("image", overflow="fold")
+    for period in periods:
+        table.add_column(f"{period} px", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("strongest peak")
+    notes = any(found.note for found in inspections)
+    if notes:
+        table.add_column("note")
+    for found in inspections:
+        scores = [decibel(value) for value in found.report.excess]
+        word = Text(found.verdict, VERDICT_STYLES.get(found.verdict, "dim"))
+        cells: list[str | Text] = [Text(printable(found.name)), *scores, word, peak_text(found)]
+        table.add_row(*cells, *([found.note] if notes else []))
+    console.print(table)
+    for found in inspections:
+        if found.against is not None:
+            console.print(Text(f"{printable(found.name)}{compared(found)}"), soft_wrap=True)
+    print_spectrum(console, inspections)
+
+
+def print_spectrum(console: Console, inspections: Sequence[Inspection]) -> None:
+    """The centred spectrum of the image with the highest score, where the terminal can show it."""
+    if console.width < SPECTRUM_COLUMNS or console.no_color or console.color_system is None:
+        return
+    if not console.encoding.lower().startswith("utf"):
+        return
+    worst = max(inspections, key=lambda found: found.score)
+    console.print(
+        Text(
+            f"spectrum of {printable(worst.name)}; frequency 0 in the middle, 1/2 cycle per pixel at the borders"
+        )
+    )
+    for line in half_blocks(worst.spectrum):
+        console.print(line)
+
+
+def half_blocks(spectrum: np.ndarray, columns: int = SPECTRUM_COLUMNS) -> list[Text]:
+    """Lines of half-block characters, two cells each; a cell shows the loudest of its bins.
+
+    spectrum: (s, s) dB, centred. What falls smoothly from the middle is taken away, so that dots show.
+    """
+    cells = shrunk(flattened(spectrum), columns)
+    low, high = np.percentile(cells, (30, 99.8))
+    level = np.clip((cells - low) / max(high - low, 1e-6), 0, 1)
+    place = level * (len(RAMP) - 1)
+    rgb = (
+        np.stack([np.interp(place, range(len(RAMP)), channel) for channel in RAMP.T], -1).round().astype(int)
+    )
+    lines = []
+    for upper, lower in zip(rgb[::2], rgb[1::2], strict=True):
+        line = Text()
+        for top, bottom in zip(upper, lower, strict=True):
+            color, bgcolor = (f"rgb({r},{g},{b})" for r, g, b in (top, bottom))
+            line.append("\N{UPPER HALF BLOCK}", Style(color=color, bgcolor=bgcolor))
+        lines.append(line)
+    return lines
+
+
+def flattened(spectrum: np.ndarray) -> np.ndarray:
+    """The spectrum less the median of each ring of equal frequency."""
+    side = len(spectrum)
+    away = np.arange(side) - side // 2
+    ring = np.hypot(away[:, None], away).round().astype(int)
+    medians = np.array([np.median(spectrum[ring == number]) for number in range(ring.max() + 1)])
+    flat: np.ndarray = spectrum - medians[ring]
+    return flat
+
+
+def shrunk(values: np.ndarray, columns: int) -> np.ndarray:
+    """(s, s) to (columns, columns) by the largest of each cell, or by repeating where s is less."""
+    edges = np.arange(columns) * len(values) // columns
+    if len(values) < columns:
+        return values[edges][:, edges]
+    return np.maximum.reduceat(np.maximum.reduceat(values, edges, axis=0), edges, axis=1)

@@ -1,0 +1,1 @@
+"""What must be there first: strsr doctor, strsr models."""

@@ -1,0 +1,197 @@
+"""What is asked of huggingface.co (or HF_ENDPOINT): listings of repositories, and files, resumed by bytes.
+
+Every failure of the network becomes one line. huggingface_hub is imported on the first question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strsr_models.checkpoints.published import Published
+from strsr_models.errors import StrsrError, WeightsError
+
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+SECONDS = 20.0  # to wait for an answer
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository that is wanted."""
+
+    name: str  # in the folder of the models folder
+    path: str  # in the repository
+    size: int  # bytes
+    sha256: str | None  # of large files
+    git_blob: str | None  # of small files
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is wanted of a repository at one commit."""
+
+    published: Published
+    revision: str  # a commit
+    licence: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def endpoint() -> str:
+    """Where to ask: HF_ENDPOINT names a mirror."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def refuse_offline() -> None:
+    """Raise WeightsError when the environment forbids the network."""
+    for name in OFFLINE_VARIABLES:
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise WeightsError(f"offline ({name} is set): nothing can be pulled; unset it to pull")
+
+
+def look_up(published: Published, revision: str | None, text_encoder: bool) -> Listing:
+    """Commit, licence and wanted files of a repository. Raises WeightsError."""
+    refuse_offline()
+    with one_line_errors(published.repository):
+        from huggingface_hub import HfApi
+
+        info = HfApi(endpoint=endpoint()).model_info(
+            published.repository, revision=revision, files_metadata=True, timeout=SECONDS
+        )
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    wanted = choose(published, list(siblings), text_encoder)
+    files = [_remote_file(name, siblings[path]) for name, path in sorted(wanted.items())]
+    card: Any = info.card_data
+    licence = (card and (card.get("license_name") or card.get("license"))) or published.licence
+    return Listing(published, str(info.sha), str(licence), tuple(files))
+
+
+def _remote_file(name: str, sibling: Any) -> RemoteFile:
+    if sibling.lfs is not None:
+        return RemoteFile(name, sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256, None)
+    return RemoteFile(name, sibling.rfilename, sibling.size or 0, None, sibling.blob_id)
+
+
+def choose(published: Published, paths: list[str], text_encoder: bool) -> dict[str, str]:
+    """{name in the folder: path in the repository} of the files needed. Raises WeightsError if one is not there.
+
+    StrSR's repository holds files of one name for both families; wherever they lie, the family's word
+    is in their path.
+    """
+    if published.word:
+        return {part: _of_family(published, part, paths) for part in published.parts}
+    patterns = published.files + (published.text_encoder if text_encoder else ())
+    wanted = {path: path for path in paths if any(_fits(path, pattern) for pattern in patterns)}
+    if published.one_of:
+        first = [name for name in published.one_of if name in paths][:1]
+        wanted.update({name: name for name in first})
+    lacking = [
+        part for part in published.parts if part != "." and not any(p.startswith(f"{part}/") for p in wanted)
+    ]
+    if lacking or not any(path.endswith((".safetensors", ".bin")) for path in wanted):
+        what = ", ".join(lacking) or "weights"
+        raise WeightsError(f"{published.repository}: lists no {what}; it is not laid out as it was published")
+    return wanted
+
+
+def _fits(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
+
+
+def _of_family(published: Published, part: str, paths: list[str]) -> str:
+    found = [
+        path
+        for path in paths
+        if path.endswith(part) and published.word in re.sub("[^a-z0-9]", "", path.lower())
+    ]
+    exact = [path for path in found if path.split("/")[-2:] == [published.folder, part]]
+    chosen = exact if len(exact) == 1 else found
+    if len(chosen) != 1:
+        listed = ", ".join(found or paths[:20]) or "nothing"
+        raise WeightsError(
+            f"{published.repository}: cannot tell which file is {published.folder}/{part} (listed: {listed}); "
+            f"put it there by hand"
+        )
+    return chosen[0]
+
+
+def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
+    """Bring one file to `target`, going on from where an interrupted call has stopped. Raises WeightsError, OSError.
+
+    huggingface_hub's own downloads begin a file anew in each process; files here have 10 GB. Its
+    transfer is used, and the part that is there stays in a file beside `target`.
+    """
+    from filelock import FileLock, Timeout
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    repository = listing.published.repository
+    url = hf_hub_url(repository, file.path, revision=listing.revision, endpoint=endpoint())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(file, target)
+    try:
+        with FileLock(f"{part}.lock", timeout=0), one_line_errors(repository):
+            with part.open("ab") as stream:
+                if stream.tell() > file.size:
+                    stream.truncate(0)
+                begun = stream.tell()
+                http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=file.size)
+            os.replace(part, target)
+    except Timeout as error:
+        raise WeightsError(f"{target}: another pull is fetching it; wait for that one") from error
+
+
+def part_of(file: RemoteFile, target: Path) -> Path:
+    """Where a file lies as long as it is not whole; another version of it has another name."""
+    return target.with_name(f"{target.name}.{(file.sha256 or file.git_blob or 'unknown')[:12]}.part")
+
+
+@contextlib.contextmanager
+def one_line_errors(repository: str) -> Iterator[None]:
+    """Turn what huggingface_hub and its HTTP library raise into a WeightsError of one line."""
+    from huggingface_hub import errors
+
+    where = f"{endpoint()}/{repository}"
+    try:
+        yield
+    except (StrsrError, MemoryError):
+        raise
+    except errors.GatedRepoError as error:
+        raise WeightsError(
+            f"{repository}: its licence must be accepted first: at {where}, then log in by `hf auth login` "
+            f"or set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise WeightsError(f"{repository}: has no such revision; see {where}/commits/main") from error
+    except (errors.RepositoryNotFoundError, errors.DisabledRepoError) as error:
+        raise WeightsError(
+            f"{repository}: not at {endpoint()} (any more), or not for everyone: look at {where}; "
+            f"files from elsewhere can be put into the models folder by hand"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no"
+        raise WeightsError(
+            f"{repository}: {endpoint()} answers with status {status}; try again later"
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise  # the disk's, not the network's
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{repository}: cannot be pulled from {endpoint()} ({reason}); what was fetched is kept, the same "
+            f"command goes on"
+        ) from error

@@ -1,0 +1,189 @@
+"""`strsr models`: list, pull, verify and find the published checkpoints of a models folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from strsr_models.checkpoints.published import FAMILIES, FOLDERS, Published, named, pull_command
+from strsr_models.errors import UsageError, WeightsError
+
+from ..system.atomic import free_space, sha256_of
+from ..system.console import print_table, size_text
+from . import hub, store
+
+Report = Callable[[str], None]
+SPARE = 100_000_000  # bytes that a pull leaves free on the disk
+
+
+def describe(root: Path) -> dict[str, Any]:
+    """What exists and what of it is in `root`, for programs."""
+    models = []
+    for name, published in FOLDERS.items():
+        state = store.state_of(root, published)
+        models.append(
+            {
+                "name": name,
+                "state": state.word,
+                "missing": list(state.missing) if state.word == "incomplete" else [],
+                "bytes": state.size,
+                "about_bytes": round(published.gigabytes * 1e9),
+                "licence": published.licence,
+                "repository": published.repository,
+                "revision": state.revision or None,
+                "path": str(root / name),
+            }
+        )
+    return {"models_dir": str(root), "models": models, "families": {k: list(v) for k, v in FAMILIES.items()}}
+
+
+def list_models(root: Path, as_json: bool, report: Report) -> None:
+    """Print the table of published checkpoints, or JSON."""
+    found = describe(root)
+    if as_json:
+        report(json.dumps(found))
+        return
+    report(f"models folder: {root}")
+    rows = []
+    for model in found["models"]:
+        absent = model["state"] == "absent"
+        size = f"about {size_text(model['about_bytes'])}" if absent else size_text(model["bytes"])
+        state = model["state"] + (f": no {', '.join(model['missing'][:3])}" if model["missing"] else "")
+        rows.append([model["name"], state, size, model["licence"], model["repository"]])
+    print_table(["name", "state", "size", "licence", "repository"], rows)
+    for family, folders in FAMILIES.items():
+        report(f"{family} = {' + '.join(folders)}")
+    report("lite comes with strsr")
+
+
+def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report: Report) -> None:
+    """Bring a folder, or all of a family, into `root`; the same call goes on after an interruption.
+
+    Everything is looked up, and the disk measured, before the first file is fetched. Files that are
+    there already are kept if the hub vouches for them. Raises UsageError, WeightsError.
+    """
+    wanted = named(name)
+    if revision is not None and len({entry.repository for entry in wanted}) > 1:
+        raise UsageError(f"--revision belongs to one repository; name one of {', '.join(FAMILIES[name])}")
+    hub.refuse_offline()
+    try:
+        listings = [look_up(root, entry, revision, text_encoder) for entry in wanted]
+        for listing in listings:
+            entry = listing.published
+            report(
+                f"{entry.folder}: {size_text(listing.size)} from {entry.repository} at {listing.revision[:12]}, "
+                f"licence: {listing.licence}"
+            )
+        check_space(root, listings)
+        for listing in listings:
+            pull_one(root, listing, report)
+    except OSError as error:
+        where = error.filename or root
+        raise WeightsError(f"{where}: cannot be written ({error.strerror or error})") from error
+
+
+def look_up(root: Path, published: Published, revision: str | None, text_encoder: bool) -> hub.Listing:
+    """What to fetch; a text encoder that was pulled once stays part of its folder."""
+    record = store.read_record(root / published.folder)
+    had = record is not None and any(file.startswith("text_encoder/") for file in record.files)
+    return hub.look_up(published, revision, text_encoder or had)
+
+
+def check_space(root: Path, listings: list[hub.Listing]) -> None:
+    """Raise WeightsError unless all that is still to be fetched fits on the disk."""
+    needed = 0
+    for listing in listings:
+        for file in listing.files:
+            places = [folder / file.name for folder in folders_of(root, listing.published)]
+            if file.size not in [store.size_of(place) for place in places]:
+                needed += file.size - (store.size_of(hub.part_of(file, places[0])) or 0)
+    free = free_space(root)
+    if needed and needed + SPARE > free:
+        raise WeightsError(
+            f"{root}: {size_text(needed)} to fetch, {size_text(free)} free on its disk; make room, or name "
+            f"another folder (--models-dir)"
+        )
+
+
+def folders_of(root: Path, published: Published) -> tuple[Path, Path]:
+    """Where a file of it may lie: gathered by a pull, or in its place."""
+    return store.staging(root, published), root / published.folder
+
+
+def pull_one(root: Path, listing: hub.Listing, report: Report) -> None:
+    """Fetch what is not there yet or damaged, then put all in its place."""
+    published = listing.published
+    gathered, folder = folders_of(root, published)
+    files, fetched = {}, 0
+    if any(place.is_dir() for place in (gathered, folder)):
+        report(f"{published.folder}: checking what is there")
+    for number, file in enumerate(listing.files, start=1):
+        found = [place / file.name for place in (gathered, folder) if vouched(file, place / file.name)]
+        if not found:
+            report(f"  {number}/{len(listing.files)} {file.name} {size_text(file.size)}")
+            found = [fetch(listing, file, gathered / file.name)]
+            fetched += 1
+        files[file.name] = store.FileRecord(file.size, file.sha256 or sha256_of(found[0]))
+    record = store.read_record(folder)
+    if fetched or gathered.is_dir() or record is None or not files.items() <= record.files.items():
+        gathered.mkdir(parents=True, exist_ok=True)
+        store.settle(root, published, store.Record(published.repository, listing.revision, files))
+    report(f"{published.folder}: whole, in {folder}" if fetched else f"{published.folder}: is there already")
+
+
+def fetch(listing: hub.Listing, file: hub.RemoteFile, target: Path) -> Path:
+    """Bring one file to `target` and check its hash. Raises WeightsError, OSError."""
+    hub.fetch(listing, file, target)
+    if not vouched(file, target):
+        target.unlink()
+        raise WeightsError(
+            f"{listing.published.repository}: {file.path} came damaged (its hash is not the one listed); pull again"
+        )
+    return target
+
+
+def vouched(file: hub.RemoteFile, path: Path) -> bool:
+    """Whether a file is there and is the one that the hub lists, by its hash where it gives one."""
+    if store.size_of(path) != file.size:
+        return False
+    if file.sha256:
+        return sha256_of(path) == file.sha256
+    return file.git_blob is None or store.git_blob_of(path) == file.git_blob
+
+
+def verify(name: str, root: Path, report: Report) -> None:
+    """Read every file again and compare it with the record of its pull. Raises WeightsError."""
+    problems = []
+    for published in named(name):
+        folder = root / published.folder
+        record = store.read_record(folder)
+        if record is None:
+            state = store.state_of(root, published)
+            why = "was not pulled by strsr: no record to compare with" if state.usable else state.word
+            problems.append(f"{published.folder}: {why}")
+            report(f"{published.folder}: {why}")
+            continue
+        wrong = [(file, what) for file, what in store.verify(folder, record) if what]
+        for file, what in wrong:
+            report(f"{folder / file}: {what}")
+        for file in store.strangers(folder, record):
+            report(f"{folder / file}: extra, not from the pull; left alone")
+        problems += [f"{published.folder}/{file} {what}" for file, what in wrong]
+        if not wrong:
+            report(f"{published.folder}: {len(record.files)} files as pulled ({record.revision[:12]})")
+    if problems:
+        raise WeightsError(f"{root}: {'; '.join(problems[:5])}; to repair: {pull_command(root, [name])}")
+
+
+def path(name: str, root: Path, report: Report) -> None:
+    """Print where a folder, or each of a family, is. Raises WeightsError if one is not whole."""
+    wanted = named(name)
+    lacking = [entry.folder for entry in wanted if not store.state_of(root, entry).usable]
+    if lacking:
+        raise WeightsError(
+            f"{root}: {', '.join(lacking)} not there or not whole; get it by: {pull_command(root, lacking)}"
+        )
+    for entry in wanted:
+        report(str(root / entry.folder))

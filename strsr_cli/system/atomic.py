@@ -1,0 +1,192 @@
+"""Files and folders that appear whole or not at all; what dead processes left; hashes and free space."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from strsr_models.errors import StrsrError
+
+from .processes import machine_id, started
+
+TEMPORARY_PREFIX = ".strsr-part-"
+DAY = 86_400  # s
+_LEFTOVER = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?P<place>[0-9a-f]{{8}})-(?P<pid>\d+)-\w+(\.\w+)?")
+
+
+_unfinished: set[str] = set()  # temporary files that this process is writing
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iterator[IO[bytes]]:
+    """A binary file to write and read, which takes the place of `path` on success and vanishes otherwise.
+
+    It lies in the same folder, so that the last step is one atomic rename; its data is on the disk
+    before the rename. before: called with the finished temporary file just before that. Raises OSError.
+    """
+    prefix = f"{TEMPORARY_PREFIX}{machine_id()}-{os.getpid()}-"
+    suffix = path.suffix if re.fullmatch(r"\.\w{1,8}", path.suffix) else ""
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+    _unfinished.add(name)
+    try:
+        os.close(handle)
+        with open(name, "w+b") as file:  # one that knows its name, which tifffile asks for
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+        if before is not None:
+            before(Path(name))
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    finally:
+        _unfinished.discard(name)
+
+
+@contextlib.contextmanager
+def passing_file() -> Iterator[IO[bytes]]:
+    """A binary file in the system's temporary folder, for what is to go through a pipe; gone at the end. Raises OSError."""
+    with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX) as file:
+        _unfinished.add(file.name)
+        try:
+            yield cast(IO[bytes], file)
+        finally:
+            _unfinished.discard(file.name)
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _read_umask()  # at the start: to read it is to change it for a moment, under other threads' feet
+
+
+def _umask() -> int:
+    return _UMASK
+
+
+def drop_unfinished() -> None:
+    """Remove the temporary files that threads of this process are writing; for its last moments."""
+    for name in list(_unfinished):
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+def sweep(folders: Iterable[Path]) -> int:
+    """Remove what dead processes have left unfinished in some folders; returns how many files.
+
+    A process of another machine counts as dead when its file has not grown for a day.
+    """
+    swept = 0
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                named = _LEFTOVER.fullmatch(entry.name)
+                if named and _is_left(entry, named["place"], int(named["pid"])):
+                    os.unlink(entry)
+                    swept += 1
+    return swept
+
+
+def _is_left(entry: os.DirEntry[str], where: str, pid: int) -> bool:
+    written = entry.stat(follow_symlinks=False).st_mtime
+    if where != machine_id():
+        return time.time() - written > DAY
+    began = started(pid)
+    return began is None or began > written + 2  # the number has been given to another process
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def free_space(path: Path) -> int:
+    """Bytes free on the disk that holds `path` or would. Raises OSError."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Inside, an OSError is a StrsrError that says that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error, advice) from error
+
+
+def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") -> None:
+    """A folder that takes the place of `target` once `write(folder)` has filled it and it is on the disk.
+
+    Raises StrsrError, and leaves `target` as it was, when the disk does not take it. Everything beside
+    it has a private name and is made here, so that nobody's folder is ever removed.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
+    except OSError as error:
+        raise cannot_write(target, error, advice) from error
+    fresh, old = private / "new", private / "old"
+    try:
+        fresh.mkdir()
+        write(fresh)
+        _sync_all(fresh)
+        if target.exists():
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        _sync(target.parent)
+    except Exception as error:  # torch and safetensors have an error of their own for a full disk
+        raise cannot_write(target, error, advice) from error
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
+    """What to tell a person whose disk did not take something."""
+    if isinstance(error, StrsrError):
+        return error
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return StrsrError(
+        f"{target}: cannot be written ({reason}){'; is the disk full?' if full else ';'} {advice}".rstrip(
+            " ;"
+        )
+    )
+
+
+def _sync_all(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,65 @@
+"""Text for terminals: what can be shown safely, errors, sizes, durations, tables."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Tell = Callable[[str], None]  # takes a line for people
+
+# Control characters, and those that break lines or turn the direction of text around.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """One line for a terminal: names of files must not move its cursor, colour it or fake a second line."""
+    return UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message as far as its first line; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def show_warnings() -> None:
+    """Send what modules log while they train, such as photos that are skipped, to stderr."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+
+def size_text(size: float) -> str:
+    """Bytes in the unit that suits them: 12.3 GB (decimal)."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout: drawn on a terminal wide enough, elsewhere a line per row, padded to columns."""
+    console = Console(highlight=False)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    # The first column is never folded, the others not to less than a word, and each has a frame.
+    least = widths[0] + sum(min(width, 8) for width in widths[1:]) + 3 * len(widths) + 1
+    if not console.is_terminal or console.width < least:
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            print("  ".join(cells).rstrip())
+        return
+    table = Table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")  # the first is for copying
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,125 @@
+"""What this machine is and has: processors, GPUs, memory, precisions, versions. Imports nothing heavy before it is asked."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Libraries that decide what is fast and what works; the rest are as the package asks for them.
+LIBRARIES = (
+    *("torch", "torchvision", "diffusers", "transformers", "numpy", "pillow", "opencv-python", "isal"),
+    *("tifffile", "torchao", "pillow-heif", "pillow-jxl-plugin"),
+)
+
+
+def or_none(question: Callable[[], Any]) -> Any:
+    """The answer, or None: a library or driver that is broken must not hide what else there is to say."""
+    try:
+        return question()
+    except Exception:  # noqa: BLE001  (drivers raise anything)
+        return None
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """How many PyTorch computes with on the CPU."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str | None]:
+    """Of the libraries in use, without loading them; None: not installed."""
+
+    def version(name: str) -> str:
+        return importlib.metadata.version(name)
+
+    return {name: or_none(partial(version, name)) for name in LIBRARIES}
+
+
+def examine_cpu() -> dict[str, Any]:
+    """Name, cores and threads, memory, working precisions, and whether bf16 is computed in hardware."""
+
+    def fast_bf16() -> bool:
+        from strsr_models.compute.devices import cpu_has_fast_bf16
+
+        return cpu_has_fast_bf16()
+
+    def memory(kind: str) -> int:
+        import psutil
+
+        return int(getattr(psutil.virtual_memory(), kind))
+
+    return {
+        "device": "cpu",
+        "name": processor(),
+        "cores": or_none(cores),
+        "cores_of_machine": os.cpu_count(),
+        "threads": or_none(threads),
+        "bf16_in_hardware": or_none(fast_bf16),
+        "total_bytes": or_none(lambda: memory("total")),
+        "free_bytes": or_none(lambda: memory("available")),
+        "precisions": working_precisions("cpu"),
+    }
+
+
+def examine_gpus() -> list[dict[str, Any]]:
+    """Name, memory and working precisions of every GPU."""
+    import torch
+
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = f"cuda:{index}"
+        free, total = or_none(partial(torch.cuda.mem_get_info, index)) or (None, None)
+        name = or_none(partial(torch.cuda.get_device_name, index))
+        gpus.append({"device": device, "name": name, "total_bytes": total, "free_bytes": free})
+    if torch.backends.mps.is_available():
+        total = or_none(torch.mps.recommended_max_memory)
+        used = or_none(torch.mps.driver_allocated_memory)
+        free = None if total is None or used is None else total - used
+        gpus.append({"device": "mps", "name": "Apple GPU", "total_bytes": total, "free_bytes": free})
+    for gpu in gpus:
+        gpu["precisions"] = working_precisions(gpu["device"])
+    return gpus
+
+
+def working_precisions(device: str) -> list[str]:
+    """Those of fp32, bf16 and fp16 that a device computes in, fast or slow."""
+    return [precision for precision in ("fp32", "bf16", "fp16") if computes(device, precision)]
+
+
+def computes(device: str, precision: str) -> bool:
+    """Whether a device multiplies matrices and convolves in a precision: it is tried."""
+
+    def attempt() -> bool:
+        import torch
+
+        from strsr_models.compute.devices import DTYPES
+
+        ones = torch.ones(16, 16, dtype=DTYPES[precision], device=device)
+        image, kernel = ones.view(1, 4, 8, 8), ones[:4, :12].reshape(4, 4, 3, 1)
+        convolved = torch.nn.functional.conv2d(image, kernel)
+        return float((ones @ ones)[0, 0]) == 16 and float(convolved[0, 0, 0, 0]) == 12
+
+    return bool(or_none(attempt))

@@ -1,0 +1,144 @@
+"""What ^C, kill and closed pipes do: a batch or a run ends between two steps, or at once but clean; and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOT_AVAILABLE = 1, 2, 3
+EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143
+OUR_THREADS = "strsr-"  # how the names of threads begin that read, restore and write
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """The process is to end at once. exit_code: 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class Stop:
+    """Whether the person at the keyboard wants a batch to end; the loop asks before each image.
+
+    The first ^C sets `requested`, once images are under way; before that, and the second time, it raises
+    EndedBySignal in the main thread, as SIGTERM does. The third is Python's own, and ends everything.
+    """
+
+    def __init__(self, quiet: bool = True) -> None:
+        self.requested = False
+        self.working = False  # whether there is something to finish
+        self._quiet = quiet
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take the signals, and give them back. Only the main thread can; elsewhere nothing changes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # A shell starts what runs in its background with ^C ignored, and that is respected.
+        wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.working and not self.requested:
+            self.requested = True
+            if not self._quiet:  # by os.write: a print may be what has been interrupted
+                os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
+            return
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise EndedBySignal(number)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without standard streams (`>&-`) empty ones.
+
+    Otherwise the next file that it opens would become its standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def quiet_pipes() -> None:
+    """Let nothing more be written to pipes that nobody reads, nor complained of at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def leave_at_once(code: int) -> None:
+    """End the process where threads of ours still compute, whose results nobody waits for; else do nothing.
+
+    Daemons too: torch aborts the process (SIGABRT) if they are inside it while Python ends.
+    """
+    if any(thread.name.startswith(OUR_THREADS) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+class StopSignals:
+    """Inside `with`, SIGTERM and SIGINT only ask for a stop, which comes after the step under way."""
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Catch them, where this is the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self._received:  # asked twice: at once, whatever is lost
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        self._received.append(number)
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process was asked to stop."""
+        return bool(self._received)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that a signal has stopped: 130 for SIGINT, 143 for SIGTERM; 0: none."""
+        return 128 + self._received[0] if self._received else 0
+
+    def __exit__(self, *_: object) -> None:
+        """As before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Stopped(Exception):
+    """A signal has ended a run, whose checkpoint is written."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code

@@ -1,0 +1,1 @@
+"""Loops that teach a pipeline."""

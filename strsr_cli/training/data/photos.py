@@ -1,0 +1,147 @@
+"""A folder of good photos: listed by headers, decoded as far as there is memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from strsr_models.errors import ImageError, StrsrError, UsageError
+
+from ...images.find import find_images
+from ...images.formats import PILLOW_FORMATS
+from ...images.read import read_image
+
+log = logging.getLogger(__name__)
+
+CACHE_GB = 4.0  # of decoded photos, shared by the workers
+NAMED = 10  # skipped files that are named before the rest are only counted
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """What is known of a photo without decoding it."""
+
+    path: Path
+    name: str  # below its folder, with `/`
+    pixels: int
+    bytes: int  # of the file
+
+
+class Photos:
+    """Photos on disk, listed by their headers, some of them decoded already.
+
+    files: all that can be trained on, folder by folder, sorted. The decoded ones are made here and
+    never change, so that processes forked later share their memory.
+    """
+
+    def __init__(self, files: list[PhotoFile], smallest: int, cache_gb: float) -> None:
+        self.files, self.smallest = files, smallest
+        self.decoded: dict[int, np.ndarray] = {}
+        chosen, room = [], cache_gb * 1e9
+        for index, file in enumerate(files):
+            if 3 * file.pixels <= room:
+                chosen.append(index)
+                room -= 3 * file.pixels
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for index, pixels in zip(chosen, pool.map(self._try, chosen), strict=True):
+                if pixels is not None:
+                    self.decoded[index] = pixels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pixels: a process that is not forked reads for itself rather than copy gigabytes."""
+        return {**self.__dict__, "decoded": {}}
+
+    def read(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """A photo as uint8 (h, w, 3), and the messages of those that it stands in for.
+
+        A file that cannot be read any more is replaced by the next that can, the same one whoever
+        asks. Raises StrsrError when there is none.
+        """
+        lost: list[str] = []
+        for offset in range(len(self)):
+            candidate = (index + offset) % len(self)
+            if candidate in self.decoded:
+                return self.decoded[candidate], tuple(lost)
+            try:
+                return self._decode(candidate), tuple(lost)
+            except ImageError as error:
+                lost.append(str(error))
+        raise StrsrError(f"none of the {len(self)} photos can be read any more: {lost[0]}")
+
+    def _decode(self, index: int) -> np.ndarray:
+        path = self.files[index].path
+        pixels = np.array(read_image(path).rgb8())  # a copy that may be written to, as torch wants
+        if min(pixels.shape[:2]) < self.smallest:
+            raise ImageError(f"{path}: has become smaller than {self.smallest} px")
+        return pixels
+
+    def _try(self, index: int) -> np.ndarray | None:
+        try:
+            return self._decode(index)
+        except ImageError:
+            return None  # `read` says so when the photo's turn comes
+
+
+def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB, tell: bool = True) -> Photos:
+    """All photos below the folders of at least `smallest` px on the short side.
+
+    Those whose header cannot be read and those too small are skipped, and logged if `tell`. cache_gb:
+    decoded here and kept, in order, as far as they fit into so many 10^9 bytes. Raises UsageError when
+    nothing is left.
+    """
+    files: list[PhotoFile] = []
+    skipped: list[str] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--data {folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
+        for path in find_images(folder):
+            try:
+                width, height = stored_size(path)
+                size = path.stat().st_size
+            except (ImageError, OSError) as error:
+                skipped.append(str(error))
+                continue
+            if min(height, width) < smallest:
+                skipped.append(f"{path}: {width}x{height} px is smaller than {smallest}")
+                continue
+            files.append(PhotoFile(path, path.relative_to(folder).as_posix(), width * height, size))
+    for reason in skipped[:NAMED] if tell else ():
+        log.warning("skipped: %s", reason)
+    if len(skipped) > NAMED and tell:
+        log.warning("skipped: %d more, %d in all", len(skipped) - NAMED, len(skipped))
+    if not files:
+        where = ", ".join(map(str, folders))
+        raise UsageError(f"--data {where}: no photo of at least {smallest} px on its short side")
+    return Photos(files, smallest, cache_gb)
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) in px from a file's header, not turned upright; ImageError says why there is none.
+
+    images.read_size asks for the EXIF orientation too, for which Pillow decodes all of a PNG: an
+    hour for a large data set.
+    """
+    try:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image, or empty") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: cannot be read: {error}") from error
+
+
+def data_hash(photos: Photos) -> str:
+    """SHA-256 over the sorted names and sizes in bytes of the photos, in hex: which data, wherever it lies."""
+    lines = sorted(f"{file.name}\t{file.bytes}\n" for file in photos.files)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,92 @@
+"""`strsr export`: a run's averaged weights as a folder that stands for itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from strsr_models.checkpoints.adapter import adapter_files
+from strsr_models.checkpoints.files import mismatches, read_tensors, shorten
+from strsr_models.checkpoints.lora import lora_rank
+from strsr_models.errors import UsageError, WeightsError, nearest
+from strsr_models.load import load_pipeline
+from strsr_models.pipelines.flux2 import Flux2Pipeline
+from strsr_models.pipelines.zimage import ZImagePipeline
+
+from ..system.atomic import whole_folder
+
+TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2Pipeline)}
+A, B = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def export(run: Path, out: Path) -> Path:
+    """Copy the weights of a run, once they have been tried, to `out`, which must be new or empty.
+
+    Their metadata says which configuration, photos and steps made them.
+    """
+    source = run / "model"
+    if not source.is_dir():
+        hint = "has no weights yet" if (run / "config.toml").exists() else "is not the folder of a run"
+        raise UsageError(f"{run}: {hint} (no {source})")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists and is not an empty folder; choose another")
+    family = _family(source)
+    if family == "lite":
+        load_pipeline("lite", source)
+    else:
+        check_adapter(source, family)
+    whole_folder(out, lambda folder: _copy_files(source, folder))
+    return out
+
+
+def check_adapter(folder: Path, family: str) -> None:
+    """Raise WeightsError for an adapter that no base of its family takes; the base itself is not loaded.
+
+    Each layer must have both its tensors, of one rank, finite, on a target of the family; and the two
+    layers of the projector must follow each other.
+    """
+    if family not in TARGETS:
+        raise WeightsError(
+            f"{folder / 'config.json'}: family {family!r} is unknown; {nearest(family, TARGETS)}"
+        )
+    lora_path, projector_path = adapter_files(folder)
+    lora, projector = read_tensors(lora_path), read_tensors(projector_path)
+    rank = lora_rank(lora, lora_path)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name in lora:
+        layer = name.removesuffix(A).removesuffix(B)
+        a, b = layer + A, layer + B
+        if name not in (a, b) or not any(target in layer for target in TARGETS[family]):
+            raise WeightsError(f"{lora_path}: {name} is no tensor of a LoRA of {family}")
+        wanted |= {a: (rank, *_shape(lora, a)[1:]), b: (*_shape(lora, b)[:1], rank)}
+    _refuse(lora_path, mismatches(lora, wanted))
+    width, hidden = _shape(projector, "2.weight")[:1], _shape(projector, "0.weight")
+    shapes = {"0.weight": hidden, "0.bias": hidden[:1], "2.weight": (*width, *hidden[:1]), "2.bias": width}
+    _refuse(projector_path, mismatches(projector, shapes))
+
+
+def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Of a tensor, if it is there and a matrix; else one that nothing has."""
+    shape = tuple(getattr(tensors.get(name), "shape", ()))
+    return shape if len(shape) == 2 else (0, 0)
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise WeightsError(f"{path}: damaged: {shorten(problems)}")
+
+
+def _family(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_text())["family"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{folder / 'config.json'}: cannot be read ({error}); train a step more"
+        ) from error
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,205 @@
+"""What keeps a run safe: averages, steps that are not finite, and checkpoints.
+
+The files of a checkpoint are Hugging Face accelerate's; beside them lie the average and the counts of
+skipped steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from strsr_models.errors import StrsrError
+from strsr_models.pipelines.base import OneStepPipeline
+
+from ...system.atomic import cannot_write
+from .folder import FRESH, MINUTES_NAME, Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+NON_FINITE_LIMIT = 10  # steps in a row
+LOWEST_SCALE = 1.0  # of a loss in fp16: below it, gradients overflow by themselves
+AVERAGE_NAME, COUNTS_NAME = "average.safetensors", "skipped.json"  # in a checkpoint
+
+
+class Average:
+    """Exponential moving average of a pipeline's trained parameters (EMA)."""
+
+    def __init__(self, pipeline: OneStepPipeline, decay: float) -> None:
+        self.decay = decay
+        self.pipeline = copy.deepcopy(pipeline).requires_grad_(False).eval() if decay else pipeline
+        ours, theirs = dict(self.pipeline.named_parameters()), dict(pipeline.named_parameters())
+        self._pairs = (
+            [(name, ours[name], theirs[name]) for name in pipeline.trainable_state()] if decay else []
+        )
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """average = decay * average + (1 - decay) * trained; faster at first, when little is known."""
+        if self._pairs:
+            decay = min(self.decay, step / (step + 10))
+            _, ours, theirs = zip(*self._pairs, strict=True)
+            torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Write the averages to a safetensors file."""
+        from safetensors.torch import save_file
+
+        save_file({name: ours.contiguous() for name, ours, _ in self._pairs}, path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Fill the averages from a file of `save`; an error when names or shapes are not the same."""
+        from safetensors.torch import load_file
+
+        saved = load_file(path)
+        if saved.keys() != {name for name, _, _ in self._pairs}:
+            raise StrsrError(f"{path.name} holds other parameters than this configuration trains")
+        for name, ours, _ in self._pairs:
+            ours.copy_(saved[name])
+
+
+class Guard:
+    """Skips optimiser steps whose gradients are not finite, and stops a run that has only such steps."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.skipped = 0  # in all, over stops and resumes
+        self.in_a_row = 0
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last step was taken, or left out as a matter of course (see `step`)."""
+        return self.in_a_row == 0
+
+    def step(
+        self, accelerator: Accelerator, optimizer: Any, parameters: list[nn.Parameter], clip: float, step: int
+    ) -> bool:
+        """Clip and step, unless the gradient is not finite; whether it stepped. All processes agree.
+
+        In fp16 the loss is scaled, and a gradient that overflows is how the scale is found: such steps
+        are counted as skipped, but stop a run only once the scale has fallen below 1.
+        """
+        norm = accelerator.clip_grad_norm_(parameters, clip)
+        finite = bool(torch.isfinite(torch.as_tensor(norm)))
+        scaler = accelerator.scaler
+        if finite or scaler is not None:  # a scaler skips by itself, and lowers its scale
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self.in_a_row = 0
+            return True
+        self.skipped += 1
+        if scaler is not None and scaler.get_scale() >= LOWEST_SCALE:
+            return False
+        self.in_a_row += 1
+        if self.in_a_row == NON_FINITE_LIMIT:
+            raise StrsrError(
+                f"step {step}: {self.in_a_row} steps in a row were not finite; {self.run.advice}; "
+                "go on with a lower learning_rate or precision=fp32"
+            )
+        return False
+
+
+def save_checkpoint(
+    run: Run,
+    accelerator: Accelerator,
+    step: int,
+    average: Average,
+    guards: Sequence[Guard],
+    minutes: float = 0.0,
+) -> None:
+    """What accelerate prepared, without its frozen parts, average and counts: a new checkpoint, whole."""
+    accelerator.wait_for_everyone()
+    shared = run.checkpoints / f"parts{FRESH}"
+    # Every process writes its part into one folder, which the main process then makes the newest.
+    if accelerator.is_main_process:
+        shutil.rmtree(shared, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(shared))
+        if accelerator.is_main_process:
+            average.save(shared / AVERAGE_NAME)
+            counts = [[guard.skipped, guard.in_a_row] for guard in guards]
+            (shared / COUNTS_NAME).write_text(json.dumps(counts))
+            (shared / MINUTES_NAME).write_text(json.dumps(round(minutes, 4)))
+    except Exception as error:  # torch and safetensors have an error of their own for a full disk
+        shutil.rmtree(shared, ignore_errors=True)
+        raise cannot_write(shared, error, run.advice) from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        run.keep(step, shared)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    run: Run,
+    accelerator: Accelerator,
+    models: Sequence[nn.Module],
+    average: Average,
+    guards: Sequence[Guard],
+) -> int:
+    """Fill everything from the newest checkpoint; returns the number of steps done, 0 in a new run.
+
+    models: all that accelerate prepared, in that order.
+    """
+    latest = run.latest()
+    if latest is None:
+        return 0
+    try:
+        _check_names([accelerator.unwrap_model(model) for model in models], latest)
+        accelerator.load_state(str(latest), strict=False)  # frozen parts are not in it
+        average.load(latest / AVERAGE_NAME)
+        if (latest / COUNTS_NAME).exists():  # checkpoints have not always had it
+            counts = json.loads((latest / COUNTS_NAME).read_text())
+            for guard, (skipped, in_a_row) in zip(guards, counts, strict=True):
+                guard.skipped, guard.in_a_row = int(skipped), int(in_a_row)
+    except Exception as error:  # accelerate, torch and safetensors raise many kinds; each means the same
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StrsrError(
+            f"{latest}: cannot be resumed ({reason}): it is damaged or of another configuration; "
+            "move it away to go on from an older one or to start over"
+        ) from error
+    return int(latest.name)
+
+
+def _check_names(models: Sequence[nn.Module], folder: Path) -> None:
+    """Loading without frozen parts is lenient: make sure that all that trains is in the checkpoint."""
+    from safetensors import safe_open
+
+    for number, model in enumerate(models):
+        wanted = {
+            name: list(parameter.shape)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        with safe_open(folder / f"model{f'_{number}' if number else ''}.safetensors", "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        odd = sorted(name for name in wanted if found.get(name) != wanted[name])
+        if odd:
+            raise StrsrError(f"it has no {odd[0]} of shape {wanted[odd[0]]}, nor {len(odd) - 1} more")
+
+
+def keep_trained_only(accelerator: Accelerator) -> None:
+    """Leave parameters that do not train out of checkpoints: a base of 6 B, a coach's trunk, features."""
+
+    def drop_frozen(models: list[nn.Module], weights: list[dict[str, Tensor]], _folder: str) -> None:
+        for model, state in zip(models, weights, strict=True):
+            parameters = dict(model.named_parameters())
+            trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+            # Buffers count where something trains beside them, as the vectors of spectral norms do.
+            organs = {name.split(".")[0] for name in trained}
+            for name in list(state):
+                if name in parameters.keys() - trained or name.split(".")[0] not in organs:
+                    del state[name]
+
+    accelerator.register_save_state_pre_hook(drop_frozen)

@@ -1,0 +1,201 @@
+"""A training run's folder, where a night's work is safe.
+
+config.toml        the configuration, every value resolved
+start.sha256       hash of the weights that the run started from, where it did not start from random ones
+lock               locked by the process that trains in the folder
+metrics.jsonl      one line per log interval; the same numbers for TensorBoard in tensorboard/
+checkpoints/N/     all that is needed to go on from step N; appears whole, the two newest are kept
+samples/           sheets of lq_up | restored | hq
+model/             the averaged weights, for `strsr upscale --weights` and `strsr export`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from strsr_models.errors import StrsrError, UsageError
+
+from ...system.atomic import (
+    _sync,
+    _sync_all,
+    cannot_write,
+    whole_file,
+    whole_folder,
+    writing,
+)
+from ..settings import to_toml
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two commands out of one folder
+    fcntl = None  # type: ignore[assignment]
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+KEPT_CHECKPOINTS = 2
+STEP_DIGITS = 7
+MINUTES_NAME = "minutes.json"  # in a checkpoint: how long the run has trained, over all its turns
+FRESH = ".new"  # suffix of a folder that is being written
+
+
+class Run:
+    """The files of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UsageError for a folder that holds anything else than a run, or that cannot be made."""
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        if folder.is_dir() and any(folder.iterdir()) and not self.checkpoints.is_dir():
+            raise UsageError(f"--out {folder}: is neither empty nor a run; choose another folder")
+        try:
+            (folder / "samples").mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {folder}: cannot be made: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def locked(self, main: bool) -> Iterator[None]:
+        """Keep other commands out of the folder; of the processes of one command, only the main one does.
+
+        Raises StrsrError when another one is in it. The system gives the lock back however the process
+        ends. It is the process's own (lockf, not flock): workers that outlive a kill -9 do not keep it.
+        """
+        if not main or fcntl is None:
+            yield
+            return
+        path = self.folder / "lock"
+        with writing(path, self.advice):
+            file = open(path, "w")  # noqa: SIM115
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:  # other errors: a file system that knows no locks
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise StrsrError(
+                        f"another process is training in {self.folder}; wait for it, or choose another --out"
+                    ) from error
+            yield
+
+    def started_from(self, weights: Path | None) -> str:
+        """SHA-256 of the file of weights that the run began with, also when that has changed since; or "".
+
+        To be called by the main process.
+        """
+        path = self.folder / "start.sha256"
+        if self.latest() is None:
+            path.unlink(missing_ok=True)
+            if weights is not None:
+                self.write(path, hashlib.sha256(weights.read_bytes()).hexdigest().encode())
+        return path.read_text() if path.exists() else ""
+
+    def write_config(self, config: Any) -> None:
+        """Save the resolved configuration."""
+        self.write(self.folder / "config.toml", to_toml(config).encode())
+
+    def write(self, path: Path, data: bytes) -> None:
+        """One file of the run, whole; StrsrError when the disk does not take it."""
+        with writing(path, self.advice), whole_file(path) as file:
+            file.write(data)
+
+    @property
+    def advice(self) -> str:
+        """What is left when something cannot be written."""
+        return f"the last checkpoint is {self.latest() or 'none'}"
+
+    def check_same(self, config: Any, may_change: set[str]) -> None:
+        """Raise UsageError when a run that has checkpoints was made with other settings than these."""
+        path = self.folder / "config.toml"
+        if self.latest() is None or not path.exists():
+            return
+        try:
+            before = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: cannot be read ({error}); the run cannot be resumed safely") from error
+        now = tomllib.loads(to_toml(config))
+        names = (before.keys() | now.keys()) - may_change
+        changed = sorted(name for name in names if before.get(name) != now.get(name))
+        if changed:
+            was = ", ".join(
+                f"{name} = {before.get(name)!r}" for name in changed if not isinstance(before.get(name), dict)
+            )
+            raise UsageError(
+                f"{self.folder}: was begun with other settings of {', '.join(changed)}"
+                f"{f' ({was})' if was else ''}; give the same ones or another --out"
+            )
+
+    def log(self, values: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl."""
+        path = self.folder / "metrics.jsonl"
+        with writing(path, self.advice), open(path, "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Forget logged lines after `step`, which a resumed run makes again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_bytes().splitlines()
+            self.write(path, b"".join(line + b"\n" for line in lines if _step_of(line) <= step))
+
+    def saved_steps(self) -> list[int]:
+        """The steps of all whole checkpoints, oldest first."""
+        found = (path for path in self.checkpoints.iterdir() if path.is_dir() and path.name.isdecimal())
+        return sorted(int(path.name) for path in found if len(path.name) >= STEP_DIGITS)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, or None in a new run."""
+        steps = self.saved_steps()
+        return self.checkpoint(steps[-1]) if steps else None
+
+    def minutes(self) -> float:
+        """How long the run had trained at its newest checkpoint; 0 in a new run, or one that does not say."""
+        latest = self.latest()
+        try:
+            return 0.0 if latest is None else float(json.loads((latest / MINUTES_NAME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return 0.0
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of `step` is or will be."""
+        return self.checkpoints / f"{step:0{STEP_DIGITS}d}"
+
+    def keep(self, step: int, folder: Path) -> None:
+        """Make `folder`, which holds all of a checkpoint, the newest; drop old ones once it is on the disk."""
+        target = self.checkpoint(step)
+        if target.exists():  # of a run that was resumed and stopped at once
+            shutil.rmtree(folder)
+            return
+        try:
+            _sync_all(folder)
+            folder.rename(target)
+            _sync(target.parent)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise cannot_write(target, error, self.advice) from error
+        for old in self.saved_steps()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(self.checkpoint(old), ignore_errors=True)
+
+    def export(self, write: Callable[[Path], None]) -> Path:
+        """Have `write(folder)` fill model/, which is replaced whole; returns the folder."""
+        target = self.folder / "model"
+        whole_folder(target, write, "the run's checkpoints are still there")
+        return target
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a logged line; a line that was cut short by a crash is never kept."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

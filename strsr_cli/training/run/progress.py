@@ -1,0 +1,180 @@
+"""What a person sees of a training run: a live line on a terminal, plain lines elsewhere, and its logs."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from strsr_models.errors import UsageError
+
+from ...system.atomic import cannot_write, writing
+from .folder import Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+
+Report = Callable[[str], None]
+
+
+class Progress:
+    """Means of every log interval to metrics.jsonl, TensorBoard, and the terminal; only in the main process.
+
+    On a terminal with rich installed the newest numbers stay on one live line; else each is a line.
+    """
+
+    def __init__(
+        self, main: bool, steps: int, run: Run, step: int, tensorboard: bool, report: Report
+    ) -> None:
+        """step: where the run is resumed; later lines of its logs are dropped, they will be made again."""
+        self.main, self.steps, self.run, self.report = main, steps, run, report
+        self._start, self._began = step, time.monotonic()
+        self.seconds_left: Callable[[], float] | None = None  # of a run that goes by the clock
+        self._live: Any = None
+        self._board: Any = None
+        self._events = run.folder / "tensorboard"
+        self._hook = threading.excepthook
+        if main:
+            run.trim_log(step)
+            if tensorboard:
+                with writing(self._events, run.advice):
+                    self._board = _summary_writer(self._events, step)
+
+    def __enter__(self) -> Self:
+        """Open the live line, where there is a terminal for it."""
+        if self.main and sys.stderr.isatty():
+            self._live = _live_line(self.steps)
+        if self._live is not None:
+            self._live.start()
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the terminal back, and the event file."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._board is not None:
+            try:
+                self._board.close()
+            except OSError as failure:
+                if error is None:  # else that is what there is to tell
+                    raise cannot_write(self._events, failure, self.run.advice) from failure
+        threading.excepthook = self._hook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's writer fails in a thread of its own; the next `log` tells why, in one line."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook(failure)
+
+    def say(self, text: str) -> None:
+        """One line for the person at the terminal."""
+        if not self.main:
+            return
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            self.report(text)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """The means of an interval that ended with `step`."""
+        if not self.main:
+            return
+        self.run.log({"step": step, **values})
+        if self._board is not None:
+            with writing(self._events, self.run.advice):
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()  # what a full disk does not take is told now
+        numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if name != "crops_per_s")
+        speed = f"{values.get('crops_per_s', 0):.1f} crops/s"
+        if self._live is not None:
+            task = self._live.task_ids[0]
+            self._live.update(task, completed=step, numbers=numbers, speed=speed)
+        else:
+            self.report(f"step {step}/{self.steps}  {numbers}  {speed}  {self._left(step)}")
+
+    def _left(self, step: int) -> str:
+        """Time to the end at the speed so far."""
+        done = max(step - self._start, 1)
+        left = (time.monotonic() - self._began) / done * (self.steps - step)
+        if self.seconds_left is not None:
+            left = min(left, max(0.0, self.seconds_left()))
+        seconds = round(left)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+
+
+def _live_line(steps: int) -> Any:
+    """A rich progress bar, or None where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        return None
+    live = Progress(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+    )
+    live.add_task("", total=steps, numbers="", speed="")
+    return live
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "tensorboard is not installed: pip install 'strsr[train]', or set tensorboard=false"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+class Meter:
+    """Means of what was measured since the last line of the log, and the speed."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self._sums: dict[str, Tensor] = {}  # (3,): sum and count of finite values, count of the others
+        self._began = time.monotonic()
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Remember scalars, without waiting for the device; one that is not finite is only counted."""
+        for name, value in values.items():
+            value = value.detach().float()
+            finite = value.isfinite()
+            row = torch.stack([torch.where(finite, value, 0.0), finite.float(), 1 - finite.float()])
+            self._sums[name] = self._sums[name] + row if name in self._sums else row
+
+    def take(self, crops: int) -> dict[str, float]:
+        """Means over processes and steps, and crops per second; starts anew.
+
+        A mean of nothing is NaN. `not_finite`: how many losses were left out of the means, if any.
+        """
+        means: dict[str, float] = {}
+        lost = 0.0
+        if self._sums:
+            rows = self.accelerator.reduce(torch.stack(list(self._sums.values())), "sum").tolist()
+            for name, (total, count, others) in zip(self._sums, rows, strict=True):
+                means[name] = round(total / count, 7) if count else math.nan
+                # What cannot be measured on crops so small is no failure.
+                lost += others if name.endswith("_loss") else 0.0
+        rate = crops / max(time.monotonic() - self._began, 1e-9)
+        self._sums, self._began = {}, time.monotonic()
+        return {**means, **({"not_finite": lost} if lost else {}), "crops_per_s": round(rate, 2)}

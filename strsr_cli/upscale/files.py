@@ -1,0 +1,138 @@
+"""A job's picture read; its rows written whole or not at all, and looked at for a grid; what the output says of its making."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from strsr_models.checkpoints.locations import weights_file
+from strsr_models.errors import ImageError, StrsrError, WeightsError
+from strsr_models.spectrum import main_period, verdict
+from strsr_models.spectrum.sample import finite, sampled_report
+
+from .. import __version__
+from ..batch.job import Job
+from ..batch.plan import fitting_size
+from ..images.color import fill_transparent, profile_problem, to_tensor
+from ..images.picture import Picture
+from ..images.read import decode_image, read_frame, read_image, read_size, without_remarks
+from ..images.rows import RowLayout
+from ..images.write import EncodeSettings, write_image
+from ..system.atomic import passing_file, sha256_of, whole_file
+from .options import BigModelOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Inputs:
+    """The pictures of a batch, each of which may be read twice; standard input itself only once."""
+
+    scale: float
+    max_pixels: int
+    stream: bytes | None = None
+    known: set[Job] = field(default_factory=set)
+
+    def read(self, job: Job) -> Picture:
+        """The job's input, from its file or from standard input; remarked upon the first time."""
+        again = job in self.known
+        self.known.add(job)
+        with without_remarks(again):
+            if job.source is not None and job.frame is not None:
+                picture = read_frame(job.source, job.frame, self.max_pixels)
+            elif job.source is not None:
+                picture = read_image(job.source, self.max_pixels)
+            else:
+                if self.stream is None:
+                    self.stream = job.read_stream()
+                name = "standard input" if job.pipe is None else job.name
+                picture = decode_image(self.stream, name, self.max_pixels)
+        if not again and (problem := profile_problem(picture)):
+            log.warning(
+                "%s: its colour profile cannot be used, its numbers are taken as sRGB's: %s",
+                job.name,
+                problem,
+            )
+        height, width = picture.color.shape[:2]
+        fitting_size(job, height, width, self.scale)  # before any network sees it
+        return fill_transparent(picture)
+
+    def pixels(self, job: Job) -> int:
+        """How many the job's input has, as far as can be told without reading it."""
+        try:
+            if job.source is None:
+                return 0
+            return math.prod(read_size(job.source, self.max_pixels, job.frame))
+        except (ImageError, MemoryError):  # it will fail for that
+            return 0
+
+
+def write_output(
+    job: Job,
+    layout: RowLayout,
+    rows: Iterator[np.ndarray],
+    settings: EncodeSettings,
+    before: Callable[[Path], None] | None = None,
+) -> None:
+    """Write rows into the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
+    try:
+        if job.target is None:
+            with passing_file() as whole:
+                file = cast(BinaryIO, whole)
+                write_image(file, job.kind, layout, rows, settings)
+                file.seek(0)
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(job.target, before) as output:
+            write_image(cast(BinaryIO, output), job.kind, layout, rows, settings)
+    except StrsrError as error:
+        raise ImageError(f"{job.name}: {error}") from error
+    except BrokenPipeError:  # not this image's fault: nobody reads any more
+        raise
+    except OSError as error:
+        raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
+
+
+def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:
+    """Scores of an output (h, w, 1 or 3) for its "done" event; a warning where it prints a grid.
+
+    See `strsr fft-inspect`.
+    """
+    report = sampled_report(
+        (color.shape[0], color.shape[1]), lambda rows, columns: to_tensor(color[rows, columns])
+    )
+    word, scores = verdict(report), finite(report.excess)
+    if not scores:
+        return {"verdict": None, "score_db": None}  # smaller than four periods
+    score = max(scores)
+    if word == "grid" if limit is None else score > limit:
+        period = main_period(report) if limit is None else None
+        at = report.excess.index(score) if period is None else report.periods.index(period)
+        log.warning(
+            "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
+            job.target_name,
+            report.periods[at],
+            report.excess[at],
+            job.target_name,
+        )
+    return {"verdict": word, "score_db": round(score, 3)}
+
+
+def provenance(model: str, weights: Path | None, big: BigModelOptions | None, scale: float) -> str:
+    """One line: version, model, hash of its weights, scale. Raises WeightsError for weights not there."""
+    path = weights_file(model, weights, big.models_dir if big else None)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    return f"strsr {__version__}; model {model}; weights sha256:{digest}; scale {scale:g}"

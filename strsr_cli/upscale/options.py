@@ -1,0 +1,158 @@
+"""What decides an output: the options of `strsr upscale`, those of zimage and flux2, and the hash of all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strsr_models.checkpoints.published import LARGEST_LORA_SCALE
+from strsr_models.errors import ImageError, UsageError
+
+from ..batch.job import Job
+from ..images.formats import MAX_PIXELS, PNG_COMPRESSION
+
+
+@dataclass(frozen=True)
+class UpscaleOptions:
+    """Everything that decides what an output looks like, and how fast it comes."""
+
+    scale: float
+    model: str
+    weights: Path | None
+    tile: int | None  # output px; None: chosen to fit each image
+    overlap: int | None  # output px; None: the model's
+    device: str
+    precision: str
+    quality: int
+    steps: int = 1  # of the network
+    big: BigModelOptions | None = None  # of zimage and flux2; None: lite
+    check_grid: bool = False  # look for a printed grid in what was made
+    grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
+    max_pixels: int = MAX_PIXELS  # of an input
+    strip: bool = False  # of all metadata but the colour profile
+    provenance: bool = False  # whether the output says what made it
+    jobs: int | None = None  # pictures decoded, and encoded, at a time; None: by the cores
+    batch: int | None = None  # tiles at once; None: what fits the memory
+    compile: bool = False  # the networks
+    png_compression: int = PNG_COMPRESSION
+    local: int | None = None  # this process's number among those of its machine, for `--device auto`
+
+
+LONGEST_PROMPT = 100_000  # bytes of a file; the models read 512 tokens
+
+
+@dataclass(frozen=True)
+class BigModelOptions:
+    """What a model on a published base is told; the defaults are the command's."""
+
+    models_dir: Path | None = None  # None: STRSR_MODELS_DIR or the user's cache
+    conditioning: str = "vlm"  # vlm, text or none
+    prompt: str | None = None  # of text conditioning, for images without one of their own
+    prompt_from: Path | None = None  # folder of <image's stem>.txt
+    lora_scale: float = 1.0
+    offload: str = "auto"
+    quantize: str = "none"
+    token_cache: bool = True
+
+    def prompt_of(self, job: Job) -> str:
+        """The prompt of one image in text conditioning. Raises ImageError where it has none."""
+        if self.prompt_from is None or job.source is None:
+            return self.prompt or ""
+        path = self.prompt_from / f"{job.source.stem}.txt"
+        if self.prompt is not None and not path.exists():
+            return self.prompt
+        try:
+            if path.stat().st_size > LONGEST_PROMPT:
+                raise ImageError(f"{job.name}: its prompt {path} is longer than {LONGEST_PROMPT // 1000} kB")
+            text = path.read_text(encoding="utf-8-sig").strip()  # some editors begin with a mark
+        except OSError as error:
+            raise ImageError(f"{job.name}: its prompt {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ImageError(f"{job.name}: its prompt {path} is not UTF-8 text") from error
+        if not text:
+            raise ImageError(f"{job.name}: its prompt {path} is empty")
+        return text
+
+
+def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOptions | None:
+    """The options of a model on a published base from what was `given` (None: not given); None for lite.
+
+    Raises UsageError for options that the model does not have, or that contradict each other.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if model == "lite":
+        if given:
+            flags = ", ".join(_flag(name) for name in given)
+            raise UsageError(f"{flags}: not for --model lite; zimage and flux2 have such options")
+        return None
+    prompts = [name for name in ("prompt", "prompt_from") if name in given]
+    conditioning = given.setdefault("conditioning", "text" if prompts else "vlm")
+    if prompts and conditioning != "text":
+        raise UsageError(f"{_flag(prompts[0])}: needs --conditioning text, not {conditioning}")
+    if conditioning == "text" and not prompts:
+        raise UsageError("--conditioning text: needs --prompt TEXT or --prompt-from FOLDER")
+    options = BigModelOptions(**given)
+    if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:  # false for NaN as well
+        raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
+    if options.prompt is not None and _is_broken(options.prompt):
+        raise UsageError("--prompt: is not UTF-8 text; use a UTF-8 terminal, or --prompt-from")
+    if options.prompt_from is not None and not options.prompt_from.is_dir():
+        raise UsageError(f"--prompt-from {options.prompt_from}: no such folder")
+    if options.prompt_from is not None and any(job.source is None for job in jobs):
+        raise UsageError("--prompt-from: standard input has no name to find a prompt by; use --prompt")
+    if options.quantize != "none" and options.offload == "sequential":
+        raise UsageError(
+            "--quantize: quantised weights cannot move layer by layer; drop --offload sequential"
+        )
+    return options
+
+
+def _is_broken(text: str) -> bool:
+    """Whether an argument has bytes that are no text; Python passes them on as lone surrogates."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _flag(name: str) -> str:
+    return "--no-token-cache" if name == "token_cache" else "--" + name.replace("_", "-")
+
+
+# Of lite, and of the big models: raised when the same settings and weights come to give other pixels.
+RECIPE, BIG_RECIPE = 1, 2
+
+
+def settings_hash(options: UpscaleOptions, job: Job) -> str:
+    """The hash of all that decides a job's output but for the input and the weights, in hexadecimal.
+
+    Not of where it is computed: a folder may be begun on one machine and ended on another. The text that is
+    hashed decides what a later run skips: names and values must stay as they are.
+    """
+    big = options.big
+    settings: dict[str, object] = {
+        "recipe": RECIPE if big is None else BIG_RECIPE,
+        "kind": job.kind,
+        "prompt": None,
+        "scale": options.scale,
+        "model": options.model,
+        "tile": "auto" if options.tile is None else str(options.tile),
+        "overlap": options.overlap,
+        "precision": options.precision,
+        "quality": options.quality,
+        "steps": options.steps,
+        "strip": options.strip,
+        "provenance": options.provenance,
+        "png_compression": options.png_compression,
+        "compile": options.compile,
+    }
+    if job.frame is not None:
+        settings["frame"] = job.frame
+    if big is not None:
+        settings["big"] = [big.conditioning, big.lora_scale, big.quantize]
+        if big.conditioning == "text":
+            # An image without a prompt will fail for that.
+            with contextlib.suppress(ImageError):
+                settings["prompt"] = big.prompt_of(job)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

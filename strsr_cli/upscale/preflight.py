@@ -1,0 +1,218 @@
+"""A batch before its network is loaded: each image's fate, and the bytes, memory and time that all will take."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from strsr_models.checkpoints.locations import weights_file, weights_folder
+from strsr_models.errors import ImageError, StrsrError
+
+from ..batch.job import Job
+from ..batch.plan import Plan, planned_sizes
+from ..batch.report import Reporter, describe_plan
+from ..batch.state import BatchState
+from ..images.find import describe_passed_over
+from ..system.atomic import sha256_of
+from ..system.console import duration_text, size_text
+from .options import UpscaleOptions
+
+
+def weights_hash(options: UpscaleOptions) -> str:
+    """The hash of the weights that a batch is made with; empty where there are none, which loading will tell."""
+    weights, big = options.weights, options.big
+    try:
+        if big is None and weights is not None:
+            weights = weights_folder(weights)
+        return sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
+    except (OSError, StrsrError):
+        return ""
+
+
+@dataclass
+class Preflight:
+    """What is left to make. sizes: bytes of each output, about."""
+
+    pending: list[Job] = field(default_factory=list)
+    sizes: dict[Path, int] = field(default_factory=dict)
+    megapixels: float = 0.0
+    skipped: int = 0
+    will_fail: int = 0
+
+
+def preflight(
+    plan: Plan,
+    options: UpscaleOptions,
+    state: BatchState,
+    reporter: Reporter,
+    dry_run: bool,
+    show: Callable[[str], None] | None = None,
+) -> Preflight:
+    """Tell what will become of every image of a plan; what is to fail or to be skipped is that now.
+
+    Not in a dry run, where `show` takes a line for people of each.
+    """
+    ahead, show = Preflight(), show or (lambda line: None)
+    for path, reason in plan.refused:
+        reporter.planned(str(path), "", error=reason)
+        ahead.will_fail += 1
+        show(f"{path}  will fail: {reason}")
+        if not dry_run:
+            reporter.failed(str(path), f"{path}: {reason}")
+    for job, sizes in planned_sizes(plan.jobs, options.scale, options.max_pixels):
+        settled = state.settled(job)
+        if settled is None and "error" not in sizes:
+            sizes |= _afford(job, sizes, ahead)
+        fate = {"skip": True, "reason": settled} if settled else {}
+        reporter.planned(job.name, job.target_name, **sizes, **fate)
+        show(describe_plan({"input": job.name, "output": job.target_name, **sizes, **fate}))
+        if settled:
+            ahead.skipped += 1
+            if not dry_run:
+                reporter.skipped(job.name, job.target_name, settled)
+        elif "error" in sizes:
+            ahead.will_fail += 1
+            if not dry_run:
+                reporter.failed(job.name, str(sizes["error"]))
+        else:
+            ahead.pending.append(job)
+    return ahead
+
+
+def _afford(job: Job, sizes: dict[str, int | str], ahead: Preflight) -> dict[str, int | str]:
+    """Count what an image will take; {"error": ...} where the machine has not got it."""
+    if not sizes:  # a stream
+        return {}
+    height, width, to_height, to_width = (int(sizes[k]) for k in ("height", "width", "to_height", "to_width"))
+    try:
+        check_memory(job, height, width)
+    except ImageError as error:
+        return {"error": str(error)}
+    ahead.megapixels += to_height * to_width / 1e6
+    if job.target is not None:
+        ahead.sizes[job.target] = output_bytes(job, to_height * to_width, height * width)
+    return {}
+
+
+def tell_forecast(ahead: Preflight, options: UpscaleOptions, reporter: Reporter) -> str:
+    """The end of a dry run, as an event and in words: how many, how much, how long."""
+    each = None
+    if ahead.megapixels:
+        weights = weights_folder(options.weights) if options.weights else None
+        each = seconds_per_megapixel(options.model, weights, options.device, options.precision)
+    seconds = None if each is None else round(each * ahead.megapixels, 1)
+    size = sum(ahead.sizes.values())
+    reporter.forecast(
+        to_make=len(ahead.pending),
+        skipped=ahead.skipped,
+        will_fail=ahead.will_fail,
+        megapixels=round(ahead.megapixels, 3),
+        bytes=size,
+        seconds=seconds,
+    )
+    fails = f", {ahead.will_fail} will fail" if ahead.will_fail else ""
+    text = f"{len(ahead.pending)} to make, {ahead.skipped} skipped{fails}; nothing was written"
+    if ahead.pending:
+        text += f"; about {ahead.megapixels:.1f} MP, {size_text(size)}"
+        text += f", {duration_text(seconds)} (by a small tile)" if seconds is not None else ""
+    passed = describe_passed_over(reporter.passed_over)
+    return text + (f"; {passed}" if passed else "")
+
+
+# Bytes per output pixel, at the high end of what strsr's examples came to (x4, quality 95, 8 bits).
+BYTES_PER_PIXEL = {"png": 1.2, "jpg": 0.35, "webp": 0.2, "tif": 2.4, "bmp": 3.0, "avif": 0.25}
+LOSSLESS = ("png", "tif")
+LEAST_MARGIN, MOST_MARGIN = 2**24, 2**28  # bytes to leave free on each disk
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def output_bytes(job: Job, pixels: int, input_pixels: int) -> int:
+    """About how large an output of so many pixels will be; deep files are known by their own size."""
+    each = BYTES_PER_PIXEL[job.kind]
+    if job.kind in LOSSLESS and job.source is not None and input_pixels:
+        with contextlib.suppress(OSError):  # it will fail for that
+            each = max(each, job.source.stat().st_size / job.count / input_pixels / 2)
+    return int(each * pixels) + 1024
+
+
+def memory_needed(height: int, width: int) -> int:
+    """Bytes of main memory that an input of so many px takes, the program itself included."""
+    return height * width * 16 + 2**30
+
+
+def memory_there() -> int:
+    """Bytes of main memory of this machine, or of the container that we are in."""
+    total = int(psutil.virtual_memory().total)
+    for path in CGROUP_LIMITS:
+        try:
+            total = min(total, int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such container, or "max"
+            continue
+    return total
+
+
+def check_memory(job: Job, height: int, width: int) -> None:
+    """Raise ImageError for an input that the machine cannot hold."""
+    needed, there = memory_needed(height, width), memory_there()
+    if needed > there:
+        raise ImageError(
+            f"{job.name}: {width}x{height} px want about {size_text(needed)} of memory, "
+            f"{size_text(there)} are here; cut the image into parts, or use a larger machine"
+        )
+
+
+def check_space(sizes: dict[Path, int]) -> None:
+    """Raise StrsrError when outputs of those estimated sizes do not fit their disks, with a margin."""
+    disks: dict[int, tuple[Path, int]] = defaultdict(lambda: (Path(), 0))
+    folders: dict[Path, Path] = {}
+    for target, size in sizes.items():
+        if target.parent not in folders:
+            folders[target.parent] = _existing(target.parent)
+        folder = folders[target.parent]
+        device = folder.stat().st_dev
+        disks[device] = folder, disks[device][1] + size
+    for folder, size in disks.values():
+        free = shutil.disk_usage(folder).free
+        margin = min(LEAST_MARGIN + size // 4, MOST_MARGIN)
+        if size + margin > free:
+            raise StrsrError(
+                f"{folder}: the outputs will take about {size_text(size)}, and {size_text(free)} are free on "
+                f"this disk ({size_text(margin)} are kept free); make room, use --format jpg or a smaller "
+                "--scale, or --no-space-check to begin all the same"
+            )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def seconds_per_megapixel(model: str, weights: Path | None, device: str, precision: str) -> float | None:
+    """How long lite takes for a million output px on this machine: measured, in a second. Others: None."""
+    if model != "lite":
+        return None
+    import torch
+
+    from strsr_models import load_pipeline
+    from strsr_models.compute.devices import resolve_devices, resolve_precision
+
+    where = resolve_devices(device)[0]
+    pipeline = load_pipeline(model, weights, str(where))
+    small = torch.rand(1, 3, 64, 64)
+
+    def once() -> float:
+        began = time.monotonic()
+        pipeline.upscale(small, 4, precision=resolve_precision(precision, where))
+        return time.monotonic() - began
+
+    once()  # the first is slower
+    return min(once(), once()) / (256 * 256 / 1e6)

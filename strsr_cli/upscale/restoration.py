@@ -1,0 +1,91 @@
+"""One picture under way: what a network sees of it, and its rows in its own colours as they become final."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strsr_models import OneStepPipeline
+from strsr_models.encoders.lite import reduced, reduction
+from strsr_models.tiling.walk import TiledPicture
+
+from ..images.color import ColorRestorer, network_input
+from ..images.picture import Picture
+
+ROWS = 64  # that are finished at a time
+
+
+@dataclass
+class Restoration:
+    """A picture's tiles and what becomes of them. cond: what the network knows of the whole, (1, m, d)."""
+
+    picture: Picture
+    tiled: TiledPicture
+    cond: Tensor
+    color_restorer: ColorRestorer
+    _band: Tensor | None = None  # rows that wait for their last pixels
+
+    @property
+    def tiles(self) -> int:
+        """How many there are."""
+        return len(self.tiled.tiles)
+
+    def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Take a restored tile; gives (first row, rows) of what is final, for `output_rows`, some rows at a time."""
+        for top, left, pixels in self.tiled.add(number, restored):
+            part = self.color_restorer.keep_needed(pixels)
+            n, m = part.shape[-2:]
+            if self._band is None:
+                self._band = part.new_empty((*part.shape[:-1], self.tiled.width))
+            self._band[..., left : left + m] = part
+            if left + m == self.tiled.width:
+                band, self._band = self._band, None
+                for start in range(0, n, ROWS):
+                    yield top + start, band[..., start : start + ROWS, :]
+
+    def output_rows(self, top: int, rows: Tensor) -> np.ndarray:
+        """Rows of the output: (n, W, channels) of the picture's own type."""
+        return self.color_restorer.output_rows(top, rows)
+
+
+def begin(
+    pipeline: OneStepPipeline,
+    picture: Picture,
+    scale: float,
+    precision: str,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+    one_shape: bool = False,
+    cond: Tensor | None = None,
+) -> Restoration:
+    """Cut a picture into tiles; see `OneStepPipeline.walk`. cond: where it was made before."""
+    height, width = picture.color.shape[:2]
+    tiled = pipeline.tiled(
+        lambda rows, columns: network_input(picture, rows, columns),
+        (height, width),
+        scale,
+        tile,
+        overlap,
+        one_shape=one_shape,
+    )
+    if cond is None:
+        cond = pipeline.condition(overview(picture), precision)
+    return Restoration(picture, tiled, cond, ColorRestorer(picture, (tiled.height, tiled.width)))
+
+
+def overview(picture: Picture) -> Tensor:
+    """(1, 3, h, w) in [0, 1] of the whole picture; very large ones reduced as lite's semantic encoder would."""
+    height, width = picture.color.shape[:2]
+    factor = reduction(height, width)
+    if factor == 1:
+        return network_input(picture)
+    step = 256 * factor
+    bands = [
+        reduced(network_input(picture, slice(top, top + step)), factor) for top in range(0, height, step)
+    ]
+    return torch.cat(bands, dim=2)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from strsr_cli.batch import locks as module
+from strsr_cli.batch.locks import FOLDER, OutputLocks
+from strsr_cli.system.processes import machine_id, started
+
+
+def owned(root: Path, **changes: object) -> Path:
+    """A claim on `a.png` by somebody else."""
+    first = OutputLocks(root)
+    assert first.take("a.png")
+    (path,) = (root / FOLDER).iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("changes", [{"pid": -5}, {"pid": 10**30}, {"started": "Infinity"}])
+def test_a_claim_of_a_process_that_cannot_be_is_nobodys(tmp_path: Path, changes: dict) -> None:
+    owned(tmp_path, **changes)
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_one_output_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    first, second = OutputLocks(tmp_path), OutputLocks(tmp_path)
+    assert first.take("a.png")
+    assert not second.take("a.png")
+    assert second.take("sub/\udcff\n.png")
+    second.release("a.png")  # not his
+    assert not second.take("a.png")
+    first.release("a.png")
+    assert second.take("a.png")
+    first.close()
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_process_owns_nothing(tmp_path: Path) -> None:
+    owned(tmp_path, pid=dead_pid())
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_the_last_process_takes_away_what_dead_ones_left(tmp_path: Path) -> None:
+    owned(tmp_path, pid=dead_pid())
+    other = OutputLocks(tmp_path)
+    assert other.take("b.png")
+    OutputLocks(tmp_path).close()
+    assert len(list((tmp_path / FOLDER).glob("[0-9a-f]*"))) == 1
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_got_a_dead_ones_number_is_another(tmp_path: Path) -> None:
+    owned(tmp_path, started=(started(os.getpid()) or 0) - 1000)
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_on_another_machine_a_heart_that_stopped_tells(tmp_path: Path) -> None:
+    path = owned(tmp_path, place="elsewhere")
+    assert not OutputLocks(tmp_path).take("a.png")
+    os.utime(path, (0, path.stat().st_mtime - module.STALE - 1))
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_a_damaged_claim_stands_until_it_is_old(tmp_path: Path) -> None:
+    path = owned(tmp_path)
+    path.write_text("")
+    assert not OutputLocks(tmp_path).take("a.png")
+    os.utime(path, (0, path.stat().st_mtime - module.STALE - 1))
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_the_heart_beats(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(module, "HEARTBEAT", 0.01)
+    claims = OutputLocks(tmp_path)
+    claims.take("a.png")
+    (path,) = (tmp_path / FOLDER).iterdir()
+    os.utime(path, (0, 0))
+    for _ in range(500):
+        if path.stat().st_mtime > 0:
+            break
+        claims._closed.wait(0.01)
+    assert path.stat().st_mtime > 0
+    claims.close()
+
+
+def test_where_no_claim_can_be_made_the_writer_is_to_complain(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).write_text("a file where a folder should be")
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_this_place_is_the_same_for_all_its_processes() -> None:
+    code = "from strsr_cli.system.processes import machine_id; print(machine_id())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == machine_id()

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "PIL",
+    "cv2",
+    "diffusers",
+    "transformers",
+    "open_clip",
+    "matplotlib",
+    "huggingface_hub",
+)
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import strsr_cli.app",
+        "import strsr_models.errors",
+        "import strsr_models.checkpoints.published",
+        "from strsr_cli.app import app\ntry: app(['upscale', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['fft-inspect', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['fft-inspect', '.', '--lattice', '0'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['bench', '--batch', '0'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['models', 'pull', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['models', 'list'])\nexcept SystemExit: pass",
+    ],
+)
+def test_help_loads_nothing_heavy(statement: str) -> None:
+    assert loaded_after(statement).isdisjoint(HEAVY)
+
+
+def test_the_lite_path_loads_no_other_family_and_no_plotting() -> None:
+    loaded = loaded_after("from strsr_models import load_pipeline\nload_pipeline('lite')")
+    assert loaded.isdisjoint(
+        {"diffusers", "transformers", "open_clip", "matplotlib", "torchvision", "huggingface_hub"}
+    )
+
+
+def test_only_a_picture_of_spectra_loads_the_plotting() -> None:
+    looking = "from strsr_cli.app import app\ntry: app(['fft-inspect', 'examples/cat.png'])\nexcept SystemExit: pass"
+    assert "matplotlib" not in loaded_after(f"{looking}\nimport strsr_cli.upscale.stages")
+
+
+def test_all_public_names_can_be_had() -> None:
+    import strsr_models
+
+    assert all(getattr(strsr_models, name) is not None for name in strsr_models.__all__)
+    with pytest.raises(AttributeError):
+        _ = strsr_models.nothing

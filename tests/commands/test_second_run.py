@@ -1,0 +1,438 @@
+"""What a second run does, lists, parts, several processes, and signals: by the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from strsr_cli.app import app
+from strsr_cli.batch import plan
+from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.locks import FOLDER
+from strsr_cli.system.atomic import TEMPORARY_PREFIX
+from strsr_cli.system.signals import OUR_THREADS
+from strsr_cli.upscale import preflight as forecast
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: np.ndarray) -> Path:
+    root = tmp_path / "in"
+    (root / "sub").mkdir(parents=True)
+    Image.fromarray(photo[:20, :25]).save(root / "a.png")
+    Image.fromarray(photo[:15, :10]).save(root / "sub" / "b.jpg")
+    (root / "broken.png").write_text("not an image")
+    (root / ".DS_Store").touch()
+    (root / "notes.txt").touch()
+    return root
+
+
+@pytest.fixture
+def go(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., dict]:
+    """Run on in/ and out/, or on what is given; returns the last event, with the others as `events`."""
+
+    def run(*options: object, paths: tuple[object, ...] = (folder, tmp_path / "out"), code: int = 1) -> dict:
+        args = ["upscale", *paths, "--scale", 2, "--weights", tiny_weights, "--json", *options]
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        assert result.exit_code == code, result.output
+        events = [json.loads(line) for line in result.stdout.splitlines()]
+        last = events[-1]
+        if last["event"] == "summary":
+            parts = ("done", "skipped", "failed", "left", "unreached")
+            assert last["found"] == sum(last[part] for part in parts)
+        return {**last, "events": events}
+
+    return run
+
+
+def reasons(run: dict) -> dict[str, str]:
+    return {Path(e["output"]).name: e["reason"] for e in run["events"] if e["event"] in ("skipped", "left")}
+
+
+def made(run: dict) -> list[str]:
+    return sorted(Path(event["output"]).name for event in run["events"] if event["event"] == "done")
+
+
+def test_a_second_run_makes_what_is_missing_damaged_or_otherwise_made(
+    go: Callable[..., dict], folder: Path, tmp_path: Path
+) -> None:
+    first = go()
+    assert made(first) == ["a.png", "b.jpg"]
+    assert (first["failed"], first["passed_over"]) == (1, {"hidden": 1, "other": 1})
+    out = tmp_path / "out"
+    before = (out / "a.png").read_bytes()
+
+    os.utime(folder / "a.png", (1, 1))  # touched, the same content
+    shutil.copy(out / "sub" / "b.jpg", tmp_path / "copy")
+    shutil.copy(tmp_path / "copy", out / "sub" / "b.jpg")  # another time of change
+    again = go()
+    assert reasons(again) == {"a.png": "done before", "b.jpg": "done before"}
+
+    (out / "a.png").write_bytes(before[:-20])  # truncated
+    (out / "sub" / "b.jpg").unlink()
+    assert made(go()) == ["a.png", "b.jpg"]
+    assert (out / "a.png").read_bytes() == before
+
+    assert made(go("--quality", 50)) == ["a.png", "b.jpg"]  # other settings
+    assert reasons(go("--quality", 50)) == {"a.png": "done before", "b.jpg": "done before"}
+    Image.new("RGB", (9, 9)).save(folder / "a.png")  # another input
+    assert made(go("--quality", 50)) == ["a.png"]
+    assert list(out.glob(f"{TEMPORARY_PREFIX}*")) == []
+    assert not (out / FOLDER).exists()
+
+
+def test_other_weights_make_all_again(
+    go: Callable[..., dict], tiny: object, tmp_path: Path, strsr: Run
+) -> None:
+
+    go()
+    tiny.dit.patch_out.weight.data.mul_(2)  # type: ignore[attr-defined]
+    (tmp_path / "other").mkdir()
+    tiny.save(tmp_path / "other", {})  # type: ignore[arg-type]
+    assert made(go("--weights", tmp_path / "other")) == ["a.png", "b.jpg"]
+
+
+def test_what_others_made_or_changed_is_left_alone(go: Callable[..., dict], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    Image.new("RGB", (3, 3)).save(out / "a.png")
+    first = go()
+    assert made(first) == ["b.jpg"]
+    assert "not made by strsr here" in reasons(first)["a.png"]
+    Image.new("RGB", (5, 5)).save(out / "sub" / "b.jpg")
+    second = go()
+    assert "changed since strsr made it" in reasons(second)["b.jpg"]
+    assert made(go("--overwrite")) == ["a.png", "b.jpg"]
+    assert set(reasons(go()).values()) == {"done before"}
+
+
+def test_only_what_failed_is_tried_again(go: Callable[..., dict], folder: Path, photo: np.ndarray) -> None:
+    go()
+    Image.fromarray(photo[:9, :9]).save(folder / "broken.png")
+    Image.fromarray(photo[:9, :9]).save(folder / "new.png")
+    retried = go("--retry-failed", code=0)
+    assert made(retried) == ["broken.png"]
+    assert set(reasons(retried).values()) == {"not recorded as failed"}
+    assert made(go("--retry-failed", code=0)) == []
+
+
+def test_a_second_try_does_not_replace_what_somebody_put_there(
+    go: Callable[..., dict], folder: Path, tmp_path: Path, photo: np.ndarray
+) -> None:
+    go()
+    Image.fromarray(photo[:9, :9]).save(folder / "broken.png")
+    Image.new("RGB", (3, 3)).save(tmp_path / "out" / "broken.png")
+    mine = (tmp_path / "out" / "broken.png").read_bytes()
+    assert "not made by strsr here" in reasons(go("--retry-failed", code=0))["broken.png"]
+    assert (tmp_path / "out" / "broken.png").read_bytes() == mine
+    assert made(go("--retry-failed", "--overwrite", code=0)) == ["broken.png"]
+
+
+def test_an_output_that_was_edited_into_what_cannot_be_read_is_left_alone(
+    go: Callable[..., dict], tmp_path: Path
+) -> None:
+    """Such as a TIFF with inks of 16 bits."""
+    go()
+    edited = b"8BPS" + 10_000 * b"layer"
+    (tmp_path / "out" / "a.png").write_bytes(edited)
+    assert "changed since strsr made it" in reasons(go())["a.png"]
+    assert (tmp_path / "out" / "a.png").read_bytes() == edited
+
+
+def test_lists_one_after_the_other_do_not_replace_each_others_outputs(
+    go: Callable[..., dict], folder: Path, tmp_path: Path, photo: np.ndarray
+) -> None:
+    Image.fromarray(photo[:9, :9]).save(folder / "a.gif")
+    for name, fate in (("a.gif", "done"), ("a.png", "skipped")):
+        (tmp_path / "list").write_text(name)
+        run = go("--files-from", tmp_path / "list", code=0)
+        assert run[fate] == 1
+    assert reasons(run)["a.png"] == "made from a.gif (--overwrite replaces it)"
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert image.size == (18, 18)
+
+
+def test_without_a_record_there_is_nothing_to_try_again(
+    go: Callable[..., dict], strsr: Run, folder: Path, tmp_path: Path
+) -> None:
+    for options in ([], ["--no-journal"]):
+        result = strsr("upscale", folder, tmp_path / "out", "--retry-failed", *options)
+        assert result.exit_code == 2
+        assert "journal" in result.stderr
+
+
+def test_without_a_journal_what_exists_is_skipped(go: Callable[..., dict], tmp_path: Path) -> None:
+    go("--no-journal")
+    assert not (tmp_path / "out" / JOURNAL).exists()
+    assert set(reasons(go("--no-journal", "--quality", 50)).values()) == {
+        "exists (--overwrite makes it again)"
+    }
+
+
+def test_beside_the_inputs_outputs_are_not_inputs_again(go: Callable[..., dict], folder: Path) -> None:
+    first = go("--in-place-suffix", "_x2", paths=(folder,))
+    assert made(first) == ["a_x2.png", "b_x2.jpg"]
+    second = go("--in-place-suffix", "_x2", paths=(folder, folder))
+    assert made(second) == []
+    assert second["passed_over"] == {"hidden": 1, "other": 1, "output": 2}
+
+
+def test_beside_the_inputs_numbered_outputs_are_not_inputs_again(
+    go: Callable[..., dict], folder: Path
+) -> None:
+    for name in ("A.png", "a-2.png"):
+        shutil.copy(folder / "a.png", folder / name)
+    names = ["A_x2.png", "a-2_x2.png", "a-3_x2.png", "b_x2.jpg"]
+    assert made(go("--in-place-suffix", "_x2", paths=(folder,))) == names
+    second = go("--in-place-suffix", "_x2", paths=(folder,))
+    assert (made(second), second["skipped"], second["passed_over"]["output"]) == ([], 4, 4)
+
+
+def test_parts_make_every_image_once(go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = go("--shard", "1/2", code=0)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    second = go(code=1)
+    assert (made(first), first["left"]) == (["a.png", "b.jpg"], 1)
+    assert (made(second), second["failed"], second["left"]) == ([], 1, 2)
+    assert any("part 2 of 2 (by RANK and WORLD_SIZE)" in event.get("text", "") for event in second["events"])
+
+
+def test_a_list_comes_through_a_pipe(folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    listed = b"./sub/b.jpg\0missing.png\0../secret.png\0notes.txt\0./sub\0"
+    args = ["upscale", folder, tmp_path / "out", "--files0-from", "-", "--weights", tiny_weights, "--json"]
+    result = CliRunner().invoke(app, [str(arg) for arg in args], input=listed)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 1
+    assert made({"events": events}) == ["b.jpg"]
+    failed = [event["reason"] for event in events if event["event"] == "failed"]
+    assert len(failed) == 2
+    assert "no such file" in failed[0]
+    assert "outside of INPUT" in failed[1]
+    assert events[-1]["passed_over"] == {"other": 1, "folder": 1}
+
+
+def test_two_lists_or_one_that_cannot_be_read_are_refused(strsr: Run, folder: Path, tmp_path: Path) -> None:
+    for options in (["--files-from", "-", "--files0-from", "-"], ["--files-from", tmp_path / "none"]):
+        result = strsr("upscale", folder, tmp_path / "out", *options)
+        assert result.exit_code == 2
+        assert "--files-from" in result.stderr
+
+
+def test_names_cannot_write_to_the_terminal(
+    strsr: Run, folder: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    evil = "\x1b[2J\ndone x\u202e.png"
+    for name in (evil, "broken\x1b.png", os.fsdecode(b"\xff.png")):
+        shutil.copy(folder / ("broken.png" if "broken" in name else "a.png"), folder / name)
+    result = strsr("upscale", folder, tmp_path / "out", "--weights", tiny_weights)
+    dry = strsr("upscale", folder, tmp_path / "out", "--weights", tiny_weights, "--dry-run", "--overwrite")
+    assert "\x1b" not in result.output + dry.output
+    assert "\u202e" not in result.output + dry.output
+    assert r"\x1b[2J\ndone x\u202e.png" in result.stderr
+    assert (tmp_path / "out" / evil).exists()
+    assert os.fsdecode(b"\xff.png") in os.listdir(tmp_path / "out")
+    assert not any(line.startswith("done x") for line in result.stderr.splitlines())
+
+
+# --- before any network is loaded --------------------------------------------------------------------
+
+
+def test_a_disk_that_is_too_small_ends_the_run_before_it_begins(
+    strsr: Run, folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**24))
+    args = ("upscale", folder, tmp_path / "out", "--weights", tiny_weights)
+    result = strsr(*args)
+    assert result.exit_code == 1
+    assert "are free on this disk" in result.stderr
+    assert not (tmp_path / "out" / "a.png").exists()
+    assert "2 done" in strsr(*args, "--no-space-check").stderr
+
+
+def test_an_image_that_memory_cannot_hold_fails_alone(
+    go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "memory_there", lambda: 2**30 + 16 * 20 * 24)
+    run = go()
+    assert made(run) == ["b.jpg"]
+    assert any("of memory" in event.get("reason", "") for event in run["events"])
+
+
+def test_a_header_that_memory_cannot_hold_fails_alone(
+    go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = plan.read_size
+
+    def greedy(path: Path, *more: int) -> tuple[int, int]:
+        if path.name == "a.png":
+            raise MemoryError
+        return read(path, *more)
+
+    monkeypatch.setattr(plan, "read_size", greedy)
+    run = go()
+    assert made(run) == ["b.jpg"]
+    assert run["failed"] == 2
+
+
+def test_a_dry_run_tells_how_much_and_how_long_and_writes_nothing(
+    go: Callable[..., dict], strsr: Run, folder: Path, tmp_path: Path
+) -> None:
+    told = go("--dry-run", code=0)
+    assert (told["event"], told["to_make"], told["will_fail"], told["skipped"]) == ("forecast", 2, 1, 0)
+    assert told["bytes"] > 1000
+    assert told["seconds"] >= 0
+    text = strsr("upscale", folder, tmp_path / "out", "--dry-run").stdout
+    assert "2 to make, 0 skipped, 1 will fail; nothing was written; about" in text
+    assert "passed over: 1 hidden file, 1 other file" in text
+    assert not (tmp_path / "out").exists()
+    go()
+    journal = (tmp_path / "out" / JOURNAL).read_bytes()
+    os.utime(folder / "a.png", (1, 1))
+    assert go("--dry-run", code=0)["skipped"] == 2
+    assert (tmp_path / "out" / JOURNAL).read_bytes() == journal
+
+
+# --- processes and signals ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(folder: Path, tiny_weights: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Begin a run of many images in another process; waits until it has made one, if asked to."""
+    (folder / "broken.png").unlink()
+    for number in range(40):
+        shutil.copy(folder / "a.png", folder / f"copy{number:02}.png")
+    running: list[subprocess.Popen] = []
+
+    def begin(*options: str, wait: bool = False) -> subprocess.Popen:
+        out = tmp_path / "out"
+        command = [
+            sys.executable,
+            "-m",
+            "strsr_cli",
+            "upscale",
+            folder,
+            out,
+            "--weights",
+            tiny_weights,
+            *options,
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        running.append(process)
+        while wait and not list(out.glob("*.png")):
+            time.sleep(0.01)
+            assert process.poll() is None
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def left_over(out: Path) -> list[str]:
+    """Names of ours that no output bears; all images there are whole."""
+    for path in (*out.rglob("*.png"), *out.rglob("*.jpg")):
+        if not path.name.startswith("."):
+            with Image.open(path) as image:
+                image.load()
+    return sorted(path.name for path in out.rglob(".*"))
+
+
+def test_two_processes_on_one_folder_share_it(start: Callable[..., subprocess.Popen], tmp_path: Path) -> None:
+    both = [start("--json"), start("--json")]
+    outputs = [process.communicate(timeout=100)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    events = [[json.loads(line) for line in output.splitlines()] for output in outputs]
+    done = [event["output"] for run in events for event in run if event["event"] == "done"]
+    assert len(done) == len(set(done)) == 42
+    for run in events:
+        assert run[-1]["found"] == run[-1]["done"] + run[-1]["skipped"] + run[-1]["left"] == 42
+    assert left_over(tmp_path / "out") == [JOURNAL]
+
+
+def test_the_first_interrupt_finishes_what_is_under_way(
+    start: Callable[..., subprocess.Popen], tmp_path: Path
+) -> None:
+    process = start("--json", wait=True)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert b"^C again stops at once" in stderr
+    assert b"Traceback" not in stderr
+    last = json.loads(stdout.splitlines()[-1])
+    assert last["event"] == "summary"
+    assert last["unreached"] == 42 - last["done"] > 0
+    assert left_over(tmp_path / "out") == [JOURNAL]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_means_it_leaves_nothing_behind(
+    number: signal.Signals,
+    code: int,
+    start: Callable[..., subprocess.Popen],
+    folder: Path,
+    photo: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    Image.fromarray(np.tile(photo, (8, 8, 1))).save(folder / "b-large.png")  # seconds
+    process = start("--scale", "8", "--tile", "256", wait=True)
+    time.sleep(0.5)
+    process.send_signal(number)
+    if number == signal.SIGINT:
+        assert process.stderr is not None
+        while b"^C again" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+    began = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert process.returncode == code, stderr
+    assert stderr.endswith(b"strsr: interrupted\n")
+    assert left_over(tmp_path / "out") == [JOURNAL]
+    assert not (tmp_path / "out" / "b-large.png").exists()
+
+
+def test_nothing_is_waited_for_nor_torn_down_under_threads_that_compute() -> None:
+    code = (
+        "import threading; from strsr_cli.system.signals import leave_at_once;"
+        "threading.Thread(target=threading.Event().wait, name=NAME, daemon=True).start(); leave_at_once(143)"
+    )
+    ours, others = (code.replace("NAME", repr(name)) for name in (OUR_THREADS + "restore", "others"))
+    assert subprocess.run([sys.executable, "-c", others], check=False, timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", ours], check=False, timeout=30).returncode == 143
+
+
+def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "strsr_cli", "upscale", folder, tmp_path / "out", "--dry-run", "--json"]
+    for name in ("a.png", "sub/b.jpg"):  # nothing to make: no network is measured
+        (folder / name).write_text("no image")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+    assert stderr == b""

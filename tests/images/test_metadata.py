@@ -1,0 +1,300 @@
+"""What comes along beside pixels, read back by other means than those that wrote it."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+from PIL.TiffImagePlugin import IFDRational
+from typer.testing import Result
+
+from strsr_cli.images.metadata import LIMIT, Metadata
+from strsr_cli.images.picture import Picture
+from strsr_cli.images.read import decode_image, read_image, read_size
+from strsr_cli.images.write import EncodeSettings, encode_image
+
+from ..helpers.image_files import ADOBE_RGB, DISPLAY_P3, XMP, camera_exif, matrix_profile
+
+KINDS = ["png", "jpg", "webp", "tif", "avif"]
+PILLOW = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF", "avif": "AVIF"}
+PROFILES = {"Display P3": matrix_profile(*DISPLAY_P3), "AdobeRGB": matrix_profile(*ADOBE_RGB)}
+PIXELS = (np.mgrid[:12, :10].sum(0)[..., None] * np.array([3, 5, 7])).astype(np.uint8)
+
+
+def with_metadata(kind: str, orientation: int = 1, icc: bytes | None = None) -> bytes:
+    """A file as other programs write it: Pillow's own way, nothing of ours."""
+    exif, buffer = camera_exif(orientation), BytesIO()
+    options: dict = {"exif": exif, "icc_profile": icc, "dpi": (300, 300), "xmp": XMP}
+    if kind == "tif":
+        exif[700], exif[Base.ResolutionUnit] = XMP, 2
+        exif[IFD.Exif], exif[IFD.GPSInfo] = dict(exif.get_ifd(IFD.Exif)), dict(exif.get_ifd(IFD.GPSInfo))
+        exif[Base.XResolution] = exif[Base.YResolution] = 300.0
+    if kind == "png":
+        from PIL.PngImagePlugin import PngInfo
+
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
+    Image.fromarray(PIXELS).save(buffer, PILLOW[kind], **options)
+    return buffer.getvalue()
+
+
+def blocks(data: bytes, kind: str) -> dict[str, bytes]:
+    """EXIF, XMP and ICC of a file's raw bytes, by its container's rules alone."""
+    if kind == "tif":
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            tags = file.pages.first.tags
+            values = {"exif": data, "xmp": tags.valueof(700), "icc": tags.valueof(34675)}
+        return {name: bytes(value) for name, value in values.items() if value is not None}
+    found = {}
+    if kind == "png":
+        at = 8
+        while at < len(data):
+            length, name = struct.unpack_from(">I4s", data, at)
+            body = data[at + 8 : at + 8 + length]
+            if name == b"eXIf":
+                found["exif"] = body
+            elif name == b"iCCP":
+                found["icc"] = zlib.decompress(body.split(b"\0", 1)[1][1:])
+            elif name == b"iTXt":
+                found["xmp"] = body.split(b"\0", 5)[-1]
+            elif name == b"pHYs":
+                found["dpi"] = body
+            at += length + 12
+    elif kind == "jpg":
+        at = 2
+        while data[at + 1] != 0xDA:
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            body = data[at + 4 : at + 2 + length]
+            for name, mark in (("exif", b"Exif\0\0"), ("icc", b"ICC_PROFILE\0\1\1")):
+                if body.startswith(mark):
+                    found[name] = body[len(mark) :]
+            if body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+                found["xmp"] = body.split(b"\0", 1)[1]
+            if body.startswith(b"JFIF"):
+                found["dpi"] = body[7:12]
+            at += 2 + length
+    elif kind == "webp":
+        at = 12
+        while at < len(data):
+            name, length = struct.unpack_from("<4sI", data, at)
+            key = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "icc"}.get(name)
+            if key:
+                found[key] = data[at + 8 : at + 8 + length]
+            at += 8 + length + length % 2
+    return {k: v.removeprefix(b"Exif\0\0") for k, v in found.items()}
+
+
+def exif_tags(data: bytes) -> dict[str, object]:
+    """By tifffile, which knows nothing of Pillow; sub-directories are its dicts."""
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        return {tag.name: tag.value for tag in file.pages.first.tags}
+
+
+def round_trip(data: bytes, kind: str) -> bytes:
+    picture = decode_image(data, "x")
+    large = Picture(
+        picture.color.repeat(2, 0).repeat(2, 1), None, picture.icc, picture.format, picture.metadata
+    )
+    return encode_image(large, kind, EncodeSettings())
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_everything_arrives_in_every_format(source: str, target: str, profile: str) -> None:
+    made = round_trip(with_metadata(source, 6, PROFILES[profile]), target)
+    found = blocks(made, target)
+    assert found["icc"] == PROFILES[profile]
+    assert b"grandmother's album" in found["xmp"]
+    assert b"ImageWidth" not in found["xmp"]
+    tags = exif_tags(found["exif"])
+    photo, places = tags["ExifTag"], tags["GPSTag"]
+    assert photo["DateTimeOriginal"] == "1999:12:31 23:59:58"  # type: ignore[index]
+    assert places["GPSLatitude"] == (52, 1, 30, 1, 25, 2)  # type: ignore[index]
+    assert places["GPSLongitudeRef"] == "E"  # type: ignore[index]
+    assert (tags["Make"], tags["Orientation"]) == ("Tester", 1)
+    if source != "avif":  # into which Pillow wrote "Jos??"
+        assert tags["Artist"] == "José"
+    assert (photo["PixelXDimension"], photo["PixelYDimension"]) == (24, 20)  # type: ignore[index]
+    assert b"secret offsets" not in made
+    if source not in ("webp", "avif"):  # which have no resolution of their own, and this EXIF has none
+        assert tags["XResolution"][0] / tags["XResolution"][1] == pytest.approx(300, abs=0.1)  # type: ignore[index]
+        if target in ("png", "jpg"):
+            assert (
+                found["dpi"]
+                == {"png": struct.pack(">IIB", 11811, 11811, 1), "jpg": b"\1\1\x2c\1\x2c"}[target]
+            )
+
+
+@pytest.mark.parametrize("source", KINDS)
+def test_avif_holds_them_too(source: str) -> None:
+    """By OpenCV, as the containers' boxes are a format of their own."""
+    made = round_trip(with_metadata(source, 1, PROFILES["Display P3"]), "avif")
+    _, kinds, found = cv2.imdecodeWithMetadata(np.frombuffer(made, np.uint8), cv2.IMREAD_COLOR)
+    held = {int(kind): bytes(body) for kind, body in zip(kinds, found, strict=True)}
+    assert b"grandmother's album" in made
+    tags = exif_tags(held[cv2.IMAGE_METADATA_EXIF])
+    assert tags["ExifTag"]["DateTimeOriginal"] == "1999:12:31 23:59:58"  # type: ignore[index]
+    assert decode_image(made, "x").icc == PROFILES["Display P3"]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_values_keep_their_types_and_byte_order(kind: str, order: str) -> None:
+    """A comment in UTF-16 is in the file's own order, of a type that says nothing; steps have a sign."""
+    exif, buffer = Image.Exif(), BytesIO()
+    exif.endian, exif[Base.Make] = order, "Tester"
+    comment = b"UNICODE\0" + "Grüße".encode("utf-16-le" if order == "<" else "utf-16-be")
+    exif.get_ifd(IFD.Exif)[Base.UserComment], exif.get_ifd(IFD.Exif)[Base.ExposureBiasValue] = (
+        comment,
+        IFDRational(1, 2),
+    )
+    Image.fromarray(PIXELS).save(buffer, "PNG", exif=exif)
+    data = blocks(round_trip(buffer.getvalue(), kind), kind)["exif"]
+    assert data[:2] == (b"II" if order == "<" else b"MM")
+    assert struct.pack(f"{order}HHI", Base.UserComment, 7, len(comment)) in data
+    assert struct.pack(f"{order}HHI", Base.ExposureBiasValue, 10, 1) in data
+    assert comment in data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
+    made = encode_image(
+        Picture(PIXELS, None, None, "PNG", Metadata(dpi=(240.0, 120.0))), kind, EncodeSettings()
+    )
+    assert decode_image(made, "x").metadata.dpi == pytest.approx((240, 120), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("deep", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.float32)], ids=str
+)
+def test_deep_files_hold_them_too(deep: str, dtype: type) -> None:
+    picture = decode_image(with_metadata("jpg", 3, PROFILES["AdobeRGB"]), "x")
+    color = (picture.color / 255 * (1 if dtype is np.float32 else 65_535)).astype(dtype)
+    found = blocks(
+        encode_image(Picture(color, None, picture.icc, "PNG", picture.metadata), deep, EncodeSettings()), deep
+    )
+    assert found["icc"] == PROFILES["AdobeRGB"]
+    assert b"grandmother's album" in found["xmp"]
+    assert exif_tags(found["exif"])["GPSTag"]["GPSLatitudeRef"] == "N"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(with_metadata(kind, orientation))
+    picture = read_image(path)
+    # By OpenCV's own reading of the tag, from a PNG of the same pixels and the same tag.
+    expected = cv2.imdecode(np.frombuffer(with_metadata("png", orientation), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert read_size(path) == picture.color.shape[:2] == expected.shape[:2]
+    assert np.abs(picture.color.astype(int) - expected).mean() < 6
+    again = decode_image(encode_image(picture, kind, EncodeSettings()), "x")
+    assert np.abs(again.color.astype(int) - expected).mean() < 6
+
+
+def test_the_orientation_that_only_xmp_tells_is_applied(tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt(
+        "XML:com.adobe.xmp", XMP.decode().replace("tiff:ImageWidth", "tiff:Orientation").replace('"9"', '"6"')
+    )
+    Image.fromarray(PIXELS).save(tmp_path / "x.png", pnginfo=info)
+    picture = read_image(tmp_path / "x.png")
+    assert picture.color.shape == (10, 12, 3)
+    assert picture.metadata.xmp is not None
+    assert b"Orientation" not in picture.metadata.xmp
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
+def test_strip_leaves_only_the_profile(
+    kind: str, strsr: Callable[..., Result], tiny_weights: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / f"in.{kind}"
+    source.write_bytes(with_metadata(kind, 1, PROFILES["AdobeRGB"]))
+    result = strsr("upscale", source, tmp_path / "out", "--scale", "1", "--weights", tiny_weights, "--strip")
+    assert result.exit_code == 0, result.output
+    made = (tmp_path / "out" / f"in.{kind}").read_bytes()
+    assert blocks(made, kind)["icc"] == PROFILES["AdobeRGB"]
+    for secret in (b"Tester", b"1999", b"album", b"GPS"):
+        assert secret not in made
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
+def test_provenance_says_what_made_it(
+    kind: str, strsr: Callable[..., Result], tiny_weights: Path, tmp_path: Path
+) -> None:
+    import hashlib
+
+    source = tmp_path / f"in.{kind}"
+    source.write_bytes(with_metadata(kind))
+    args = ("upscale", source, tmp_path / "out", "--scale", "1.5", "--weights", tiny_weights)
+    assert strsr(*args, "--strip", "--provenance").exit_code == 0
+    made = (tmp_path / "out" / f"in.{kind}").read_bytes()
+    digest = hashlib.sha256((tiny_weights / "model.safetensors").read_bytes()).hexdigest()
+    said = exif_tags(blocks(made, kind)["exif"])["Software"]
+    assert (
+        said == f"strsr {__import__('strsr_cli').__version__}; model lite; weights sha256:{digest}; scale 1.5"
+    )
+
+
+def test_what_is_too_large_is_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    huge = Picture(PIXELS, None, b"x" * (LIMIT + 1), "PNG")
+    data = encode_image(huge, "png", EncodeSettings())  # 4 kB of file for 4 MB of profile
+    assert decode_image(data, "x.png").icc is None
+    assert "x.png: its ICC profile is damaged or larger" in caplog.text
+
+
+def test_damaged_exif_costs_the_exif_alone(caplog: pytest.LogCaptureFixture) -> None:
+    exif = camera_exif().tobytes()
+    data = with_metadata("png")
+    whole = blocks(data, "png")["exif"]
+    broken = data.replace(whole, whole[:30] + b"\xff" * (len(whole) - 30))
+    assert whole in data
+    assert exif
+    np.testing.assert_array_equal(decode_image(broken, "x").color, PIXELS)
+
+
+def test_exif_that_jpeg_cannot_hold_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    exif = camera_exif()
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = b"ASCII\0\0\0" + b"x" * 70_000
+    buffer = BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG", exif=exif)
+    picture = decode_image(buffer.getvalue(), "x")
+    assert "exif" not in blocks(encode_image(picture, "jpg", EncodeSettings()), "jpg")
+    assert "more than JPEG can hold" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool (libimage-exiftool-perl)")
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_exiftool_agrees(source: str, target: str, tmp_path: Path) -> None:
+    import json
+
+    path = tmp_path / f"out.{target}"
+    path.write_bytes(round_trip(with_metadata(source, 6, PROFILES["Display P3"]), target))
+    command = ["exiftool", "-json", "-n", "-validate", "-warning", "-a", str(path)]
+    report = json.loads(subprocess.run([*command, "-all"], capture_output=True, check=True).stdout)[0]
+    assert report["DateTimeOriginal"] == "1999:12:31 23:59:58"
+    assert report["GPSLatitude"] == pytest.approx(52.503472, abs=1e-5)
+    assert report.get("Orientation", 1) == 1  # AVIF says it by a box, when there is something to say
+    assert report["Source"] == "grandmother's album"
+    assert report["ProfileDescription"] == "made by code"
+    assert (report["ImageWidth"], report["ImageHeight"]) == (24, 20)
+    assert report["Artist"] == ("Jos??" if source == "avif" else "José")  # so Pillow wrote that source
+    assert "MakerNote" not in report
+    if source not in ("webp", "avif"):
+        assert report["XResolution"] == pytest.approx(300, abs=1)

@@ -1,0 +1,262 @@
+"""The overlapped stages: whatever goes on at once, the files are the same, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from strsr_cli.batch.job import Job
+from strsr_cli.batch.locks import FOLDER
+from strsr_cli.batch.plan import make_plan
+from strsr_cli.batch.report import Reporter
+from strsr_cli.batch.state import BatchState
+from strsr_cli.images import write as encode
+from strsr_cli.upscale import stages
+from strsr_cli.upscale.options import UpscaleOptions
+from strsr_cli.upscale.stages import Stages, upscale_batch
+from strsr_cli.upscale.workers import prefetch, set_thread_count, thread_pool, threads_for_workers
+from strsr_models import WeightsError
+from strsr_models.pipelines.lite import LitePipeline
+
+Made = dict[str, bytes]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: np.ndarray) -> Path:
+    """Pictures of several sizes and kinds; two are of one size."""
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for number, (height, width) in enumerate([(40, 50), (24, 24), (40, 50), (7, 60), (33, 18)]):
+        Image.fromarray(photo[number : number + height, :width]).save(pictures / f"{number}.png")
+    Image.fromarray(photo[:30, :30, 0]).save(pictures / "gray.jpg")
+    return pictures
+
+
+@pytest.fixture
+def make(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., Made]:
+    """Upscale the folder with options; the outputs by name."""
+
+    def run(**options: object) -> Made:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        settings = UpscaleOptions(
+            **{
+                "scale": 3,
+                "model": "lite",
+                "weights": tiny_weights,
+                "tile": 64,
+                "overlap": 16,
+                "device": "cpu",
+                "precision": "fp32",
+                "quality": 95,
+                "jobs": 1,
+                **options,
+            }
+        )
+        reporter = Reporter(quiet=True)
+        try:
+            upscale_batch(make_plan(str(folder), str(out), "keep").jobs, settings, reporter)
+        finally:
+            reporter.close()
+        return {path.name: path.read_bytes() for path in sorted(out.iterdir())} if out.exists() else {}
+
+    return run
+
+
+def test_batches_workers_and_threads_change_no_byte(make: Callable[..., Made]) -> None:
+    expected = make()
+    assert len(expected) == 6
+    assert make(batch=8) == expected
+    assert make(jobs=4) == expected
+    assert make(device="cpu,cpu,cpu,cpu", batch=3, jobs=3) == expected
+
+
+def test_tiles_of_one_shape_change_pixels_hardly(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: all tiles square, small pictures reflected up to a tile."""
+    expected = make(tile=96)
+    monkeypatch.setattr(Stages, "one_shape", True)
+    seen = set()
+    restore = LitePipeline.restore
+
+    def watched(self: LitePipeline, lq_up: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        seen.add(tuple(lq_up.shape[-2:]))
+        return restore(self, lq_up, *rest, **more)
+
+    monkeypatch.setattr(LitePipeline, "restore", watched)
+    made = make(tile=96)
+    assert seen == {(96, 96)}
+    assert made.keys() == expected.keys()
+
+
+def failing(what: Exception, when: Callable[[torch.Tensor], bool]) -> Callable[..., torch.Tensor]:
+    restore = LitePipeline.restore
+
+    def wrapped(self: LitePipeline, lq_up: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        if when(lq_up):
+            raise what
+        return restore(self, lq_up, *rest, **more)
+
+    return wrapped
+
+
+def test_a_picture_that_the_network_cannot_do_costs_itself_alone(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make()
+    narrow = failing(RuntimeError("no such kernel"), lambda view: view.shape[-2] == 32)  # 3.png alone
+    monkeypatch.setattr(LitePipeline, "restore", narrow)
+    made = make(batch=8)
+    assert made == {name: data for name, data in expected.items() if name != "3.png"}
+
+
+def test_damaged_weights_end_the_batch_and_leave_nothing(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(LitePipeline, "restore", failing(WeightsError("damaged"), lambda view: True))
+    with pytest.raises(WeightsError, match="damaged"):
+        make()
+    assert not list(tmp_path.glob("out*/*"))
+    assert threading.active_count() == before
+
+
+def test_an_interruption_leaves_no_thread_and_no_partial_file(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = threading.active_count()
+    begin, calls = Stages.begin, []
+
+    def interrupted(self: Stages, *what: object) -> object:
+        calls.append(what)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return begin(self, *what)
+
+    monkeypatch.setattr(Stages, "begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make()
+    for path in tmp_path.glob("out*/*"):
+        with Image.open(path) as image:
+            image.load()
+    assert threading.active_count() == before
+
+
+def test_what_nobody_foresaw_fails_the_picture_and_is_named(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One odd file among thousands must not end the batch, nor be passed over."""
+    expected, write = make(), stages.write_output
+
+    def broken(job: Job, *what: object) -> None:
+        if job.name.endswith("1.png"):
+            raise ZeroDivisionError("at\nodds")
+        write(job, *what)
+
+    monkeypatch.setattr(stages, "write_output", broken)
+    made = make()
+    assert made == {name: data for name, data in expected.items() if name != "1.png"}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1.png: ZeroDivisionError: at; this is a bug of strsr" in line
+
+
+def test_pictures_do_not_pile_up_before_slow_writers(
+    make: Callable[..., Made], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is in memory, and claimed, and finished after ^C."""
+    for number in range(20):
+        Image.new("RGB", (8, 8)).save(folder / f"small{number}.png")
+    begin, write, waiting, most = Stages.begin, encode.write_png, [0], [0]
+
+    def counted(self: Stages, *what: object) -> object:
+        waiting[0] += 1
+        most[0] = max(most[0], waiting[0])
+        return begin(self, *what)
+
+    def slow(*what: object) -> None:
+        time.sleep(0.01)
+        write(*what)
+        waiting[0] -= 1
+
+    monkeypatch.setattr(Stages, "begin", counted)
+    monkeypatch.setattr(encode, "write_png", slow)
+    assert len(make()) == 26
+    assert most[0] < 10
+
+
+def test_what_was_read_ahead_is_given_back_when_the_batch_is_to_end(
+    folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last picture is finished, which may take long, other processes can make the rest."""
+    out = tmp_path / "out"
+    state = BatchState(out)
+    write = encode.write_png
+
+    def stopped(*what: object) -> None:
+        state.stop.requested = True
+        deadline = time.monotonic() + 2
+        while len(left := list((out / FOLDER).iterdir())) > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        claims.append(len(left))
+        write(*what)
+
+    claims: list[int] = []
+    monkeypatch.setattr(encode, "write_png", stopped)
+    reporter = Reporter(quiet=True)
+    options = UpscaleOptions(3, "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
+    upscale_batch(make_plan(str(folder), str(out), "keep").jobs, options, reporter, state)
+    reporter.close()
+    state.close()
+    assert claims[-1] == 1
+    assert reporter.counts["done"] < 6
+
+
+def test_reading_ahead_is_bounded_by_number_and_weight() -> None:
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            begun.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        used = []
+        for item, future in prefetch(pool, lambda number: number, items(), lambda number: 1, depth=3):
+            assert future.result() == item
+            assert len(begun) - item <= 5
+            used.append(item)
+        assert used == list(range(10))
+        begun.clear()
+        for item, _ in prefetch(pool, lambda number: number, items(), lambda number: 2**26, depth=3):
+            assert len(begun) - item <= 2
+
+
+def test_each_thread_keeps_the_number_of_threads_that_it_was_given() -> None:
+    """PyTorch gives a new thread what was set last, anywhere, at its first operation and not before."""
+    found: list[int] = []
+    given, other = threading.Event(), threading.Event()
+
+    def worker() -> None:
+        set_thread_count(2)
+        given.set()
+        other.wait()
+        torch.rand(300_000).mul_(2)
+        found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=worker)
+    with threads_for_workers():
+        thread.start()
+        given.wait()
+        with thread_pool(1, "test") as pool:
+            pool.submit(torch.get_num_threads).result()
+        other.set()
+        thread.join()
+    assert found == [2]
