@@ -109,7 +109,8 @@ def bench_look(device: torch.device, args: argparse.Namespace) -> None:
     with device:
         qwen = build_qwen(companion_dtype(torch.float16, device), args.tiny)
         vision = qwen.config.vision_config
-        side = 16 if args.tiny else 64  # patches; four make a token
+        # Patches; four make a token.
+        side = 16 if args.tiny else 64
         dtype = next(qwen.parameters()).dtype
         patches = torch.randn(side * side, 3 * vision.temporal_patch_size * vision.patch_size**2, dtype=dtype)
         grid = torch.tensor([[1, side, side]])

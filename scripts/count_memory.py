@@ -124,7 +124,8 @@ def count_family(name: str, tile: int, dtype: torch.dtype, vae_dtype: torch.dtyp
     with torch.device("meta"):
         dit, vae = build(family.dit, dtype), build(family.vae, vae_dtype)
         if safe:
-            half_precision.check_weights = lambda dit: None  # there are no values to look at
+            # There are no values to look at.
+            half_precision.check_weights = lambda dit: None
             half_precision.make_float16_safe(dit)
         pipeline = family.pipeline(dit, vae)
         image = torch.empty(1, 3, tile, tile)
@@ -174,7 +175,8 @@ def count_look(qwen: Any, image_tokens: int) -> float:
     tokens = image_tokens + CONDITION_TOKENS
     with torch.device("meta"):
         states = torch.empty(1, tokens, qwen.config.text_config.hidden_size, dtype=torch.bfloat16)
-        mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bool)  # given: it would be made from values
+        # Given: it would be made from values.
+        mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bool)
         return count(lambda: qwen.language_model(inputs_embeds=states, attention_mask=mask, use_cache=False))[
             0
         ]

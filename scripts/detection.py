@@ -40,7 +40,8 @@ Gray = np.ndarray  # (h, w) float, 0 to 255
 
 def reduced(pixels: np.ndarray, share: float) -> Gray:
     """BT.601 luma of uint8 pixels (h, w) or (h, w, 3) at a share of their size."""
-    image = Image.fromarray(pixels).convert("L").convert("F")  # not rounded: what is planted comes first
+    # Not rounded: what is planted comes first.
+    image = Image.fromarray(pixels).convert("L").convert("F")
     size = (max(1, round(side * share)) for side in image.size)
     return np.asarray(image.resize(tuple(size), Image.Resampling.LANCZOS), np.float32)
 

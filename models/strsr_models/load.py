@@ -147,7 +147,8 @@ def read_config(path: Path) -> LiteConfig:
         )
         raise WeightsError(f"{path}: {whose}")
     if isinstance(data.get("dit"), dict):
-        data["dit"].setdefault("unpatchify", "patch")  # weights from before there was a choice do not say
+        # Weights from before there was a choice do not say.
+        data["dit"].setdefault("unpatchify", "patch")
     try:
         return from_dict(LiteConfig, data, str(path))
     except StrsrError as error:

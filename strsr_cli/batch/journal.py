@@ -51,12 +51,18 @@ class Journal:
     def __init__(self, root: Path, silent: bool = False) -> None:
         """silent: look, and write nothing."""
         self.root, self.path, self.silent = root, root / JOURNAL, silent
-        self.made: dict[str, list[Made]] = {}  # the newest last
-        self.sources: dict[str, str] = {}  # names of inputs that outputs were made from the last time
-        self.reasons: dict[str, str] = {}  # of those whose last try failed
-        self._read = 0  # bytes
-        self._torn = False  # whether the last line has no end
-        self._told = False  # that it cannot be written to
+        # The newest last.
+        self.made: dict[str, list[Made]] = {}
+        # Names of inputs that outputs were made from the last time.
+        self.sources: dict[str, str] = {}
+        # Of those whose last try failed.
+        self.reasons: dict[str, str] = {}
+        # Bytes.
+        self._read = 0
+        # Whether the last line has no end.
+        self._torn = False
+        # That it cannot be written to.
+        self._told = False
         self._lock = threading.RLock()
         self.refresh()
 
@@ -93,7 +99,8 @@ class Journal:
                 self.reasons.pop(name, None)
             elif entry["state"] == "failed":
                 self.reasons[name] = str(entry["reason"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity is no size
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            # Infinity is no size.
             return
 
     def name(self, target: Path) -> str:
@@ -131,7 +138,8 @@ class Journal:
             self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         )
         try:
-            written = os.write(handle, data)  # one call: lines of several processes do not mix
+            # One call: lines of several processes do not mix.
+            written = os.write(handle, data)
         finally:
             os.close(handle)
         self._torn = written < len(data)

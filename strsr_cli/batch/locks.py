@@ -78,7 +78,8 @@ class OutputLocks:
             _drop(path)
         with contextlib.suppress(OSError):
             left = [path for path in self.folder.iterdir() if path.name != TAKEOVER]
-            if any(map(self._is_stale, left)):  # of a process that was killed when its image was done
+            # Of a process that was killed when its image was done.
+            if any(map(self._is_stale, left)):
                 with FileLock(self.folder / TAKEOVER):
                     for path in filter(self._is_stale, left):
                         _drop(path)
@@ -100,14 +101,16 @@ class OutputLocks:
                 break
             except FileExistsError:
                 return False
-            except FileNotFoundError:  # another process has just ended, and taken the folder with it
+            except FileNotFoundError:
+                # Another process has just ended, and taken the folder with it.
                 if last:
                     raise
         text = json.dumps(owner).encode()
         try:
             if os.write(handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:  # of a full disk; an empty claim would look like another process's, just begun
+        except OSError:
+            # Of a full disk; an empty claim would look like another process's, just begun.
             _drop(path)
             raise
         finally:
@@ -129,14 +132,16 @@ class OutputLocks:
             owner = json.loads(path.read_bytes())
             where, pid, since = str(owner["place"]), int(owner["pid"]), float(owner["started"])
         except FileNotFoundError:
-            return True  # given back meanwhile
+            # Given back meanwhile.
+            return True
+        # Its process ended, or is, between two lines of _make.
         except (
             ValueError,
             KeyError,
             TypeError,
             OverflowError,
             RecursionError,
-        ):  # its process ended, or is, between two lines of _make
+        ):
             return self._now() - beaten > STALE
         if where == machine_id():
             return not lives(pid, since)

@@ -50,7 +50,8 @@ def output_names(
     short = [output_name(source, kind, add) for source, kind in both]
     asked = Counter(map(compared, short))
     folders = {compared(parent) for source in sources for parent in source.parents}
-    taken: set[str] = set(folders)  # a file cannot have the name of a folder
+    # A file cannot have the name of a folder.
+    taken: set[str] = set(folders)
     made: dict[int, Path] = {}
     numbers: Counter[str] = Counter()
 

@@ -117,9 +117,11 @@ def _alone_by_frames(source: Path, target: str | None, kind: str, add: str | Non
         if target == STREAM or Path(target).suffix.lower() in FORMAT_BY_SUFFIX.keys() | FOREIGN_SUFFIXES:
             raise UsageError(f"{target}: --frames all may make several files, so OUTPUT must be a folder")
     elif add is not None:
-        _beside(source, target, kind, add)  # which checks the paths
+        # Which checks the paths.
+        _beside(source, target, kind, add)
     folder = source.parent if target is None or add is not None else Path(target)
-    with contextlib.suppress(ImageError):  # for which it is refused below
+    # For which it is refused below.
+    with contextlib.suppress(ImageError):
         if frames_of(source) == 1:
             return None
     return _outputs(FoundFiles([source]), source.parent, folder, kind, add or "", frames=True)
@@ -273,7 +275,8 @@ def planned_sizes(
         except ImageError as error:
             yield job, {"error": str(error)}
             continue
-        except MemoryError:  # readers that decode to know the size
+        except MemoryError:
+            # Readers that decode to know the size.
             yield job, {"error": f"{job.name}: out of memory while its header was read"}
             continue
         yield job, {"width": width, "height": height, "to_width": to_width, "to_height": to_height}

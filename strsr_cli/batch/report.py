@@ -35,8 +35,10 @@ class Reporter(logging.Handler):
         super().__init__(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
         self.quiet, self.verbose = quiet, verbose
         self.counts = {"found": 0, "done": 0, "skipped": 0, "failed": 0, "left": 0}
-        self.passed_over: Counter[str] = Counter()  # files that are no inputs, by kind
-        self.on_failed: Callable[[str, str], None] | None = None  # called with the name and the reason
+        # Files that are no inputs, by kind.
+        self.passed_over: Counter[str] = Counter()
+        # Called with the name and the reason.
+        self.on_failed: Callable[[str, str], None] | None = None
         self.one_at_a_time = threading.RLock()
         self.megapixels = 0.0
         self.began = time.monotonic()

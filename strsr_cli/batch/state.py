@@ -48,13 +48,17 @@ class BatchState:
     def __post_init__(self) -> None:
         self.journal = Journal(self.root, self.silent) if self.root and self.remember else None
         self._locks = OutputLocks(self.root) if self.root and not self.silent else None
-        self._inputs: dict[Job, Version] = {}  # of jobs under way
-        self._jobs: dict[str, Job] = {}  # by the name that messages use
-        self._before: dict[str, int] = {}  # how many records each output had when the run began
+        # Of jobs under way.
+        self._inputs: dict[Job, Version] = {}
+        # By the name that messages use.
+        self._jobs: dict[str, Job] = {}
+        # How many records each output had when the run began.
+        self._before: dict[str, int] = {}
         if self.journal is not None:
             self._before = {name: len(made) for name, made in self.journal.made.items()}
         self._lock, self._hashing = threading.Lock(), threading.Lock()
-        self._hashed: dict[Path, Version] = {}  # files of several frames
+        # Files of several frames.
+        self._hashed: dict[Path, Version] = {}
 
     # --- while planning ---
 
@@ -74,7 +78,8 @@ class BatchState:
         try:
             there = version_of(target, [made.output for made in versions])
         except OSError:
-            return None  # missing; or it cannot be read, and what cannot be replaced will say so
+            # Missing; or it cannot be read, and what cannot be replaced will say so.
+            return None
         mine = [made for made in versions if made.output.sha256 == there.sha256]
         if not mine:
             if not versions:
@@ -87,15 +92,17 @@ class BatchState:
         except OSError:
             return None
         if self._wanted(mine[-1], job, given):
+            # Touched or copied: not to be hashed again.
             if (given, there) != (
                 mine[-1].input,
                 mine[-1].output,
-            ):  # touched or copied: not to be hashed again
+            ):
                 journal.done(target, source, Made(given, there, mine[-1].settings, mine[-1].weights))
             return DONE
         name = Path(journal.sources[journal.name(target)]).name
         if name != source.name and given.sha256 != mine[-1].input.sha256:
-            return OTHERS.format(name=name)  # of another list: a.gif's a.png is not to be lost to a.png's
+            # Of another list: a.gif's a.png is not to be lost to a.png's.
+            return OTHERS.format(name=name)
         return None
 
     def _wanted(self, made: Made, job: Job, given: Version) -> bool:

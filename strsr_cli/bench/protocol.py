@@ -90,7 +90,8 @@ def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any
                 loaded = load_stages(jobs, asked, reporter, BatchState(), threads)
                 seconds = time.perf_counter() - (reporter.looked_at or began)
                 reporter.check()
-                assert loaded is not None  # where all have failed, so has the first
+                # Where all have failed, so has the first.
+                assert loaded is not None
                 bench = Bench(options, *loaded, reporter, Path(scratch), tell)
                 whole = bench.of_the_whole()
             return {**about(options, bench), "load_seconds": seconds, **whole, **bench.of_parts()}

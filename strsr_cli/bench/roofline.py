@@ -61,7 +61,8 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     side = 256
     while True:
         left, right = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
-        product = left @ right  # also the warm-up
+        # Also the warm-up.
+        product = left @ right
 
         def multiply(left: Tensor = left, right: Tensor = right, out: Tensor = product) -> Tensor:
             return torch.mm(left, right, out=out)
@@ -92,7 +93,8 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = [value for value in outputs if value.untyped_storage().data_ptr() not in places]
         if made or func._schema.is_mutable:
             self.bytes += sum(map(size_of, inputs.values())) + sum(map(size_of, made))
-            if not made:  # changed in place: written as well
+            # Changed in place: written as well.
+            if not made:
                 self.bytes += sum(map(size_of, outputs))
         return result
 

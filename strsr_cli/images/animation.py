@@ -67,7 +67,8 @@ class Animation:
         self.told: Any = None
         self.lock = threading.RLock()
         self._rewind()
-        self._broken: tuple[int, str] | None = None  # the frame after which nothing can be known, and why
+        # The frame after which nothing can be known, and why.
+        self._broken: tuple[int, str] | None = None
 
     @property
     def cut(self) -> bool:
@@ -104,7 +105,8 @@ class Animation:
         except MemoryError:
             self._rewind()
             raise
-        except Exception as error:  # decoders of damaged files raise anything
+        except Exception as error:
+            # Decoders of damaged files raise anything.
             reason = str(error) or type(error).__name__
             at = self._next
             self._broken = at, reason
@@ -227,7 +229,8 @@ class Canvas:
     def __init__(self, height: int, width: int, dtype: Any) -> None:
         self.pixels = np.zeros((height, width, 4), dtype)
         self.top = np.iinfo(dtype).max
-        self._then: Any = None  # what is to be done before the next frame comes: a place, and its pixels
+        # What is to be done before the next frame comes: a place, and its pixels.
+        self._then: Any = None
 
     def put(self, patch: np.ndarray, left: int, top: int, over: bool, disposal: int) -> None:
         """Show one frame, after the last one has been disposed of. What lies outside is cut off."""

@@ -236,6 +236,7 @@ def _look_up(table: Tensor, color: Tensor) -> Tensor:
         low = place.floor().clamp(0, table.shape[-1] - 2)
         left, right = table[0][low.long()], table[0][low.long() + 1]
         return left + (right - left) * (place - low)
-    grid = (2 * color - 1).flip(1).permute(0, 2, 3, 1)[:, None]  # the last axis of the table comes first
+    # The last axis of the table comes first.
+    grid = (2 * color - 1).flip(1).permute(0, 2, 3, 1)[:, None]
     found = F.grid_sample(table[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
     return found[:, :, 0]

@@ -58,7 +58,8 @@ class FoundFiles:
             self.passed_over["other"] += 1
             return
         try:
-            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting for ever
+            # A pipe would keep its reader waiting for ever.
+            if not stat.S_ISREG(path.stat().st_mode):
                 self.passed_over["other"] += 1
             elif suffix in IMAGE_SUFFIXES or kind_of(path):
                 self.images.append(path)
@@ -67,7 +68,8 @@ class FoundFiles:
         except OSError as error:
             if suffix in IMAGE_SUFFIXES or error.errno not in (errno.ENOENT, errno.ELOOP):
                 self.failed.append((path, f"cannot be read: {error.strerror or error}"))
-            else:  # a link to nothing, which does not call itself an image
+            else:
+                # A link to nothing, which does not call itself an image.
                 self.passed_over["other"] += 1
 
 
@@ -147,7 +149,8 @@ def _walk(top: Path, without: tuple[int, int] | None, found: FoundFiles) -> Iter
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:
+        # A link to itself.
         return False
 
 

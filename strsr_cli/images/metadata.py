@@ -149,7 +149,8 @@ def bounded(data: Any, what: str, name: str) -> bytes | None:
 def clean_exif(exif: Image.Exif) -> bytes | None:
     """The part of EXIF that stays true of an enlarged picture, as bytes; None when nothing is left."""
     kept = parse_exif(None)
-    kept.endian = exif.endian or "<"  # in which comments in UTF-16 are, too
+    # In which comments in UTF-16 are, too.
+    kept.endian = exif.endian or "<"
     for tag in KEPT_TAGS:
         if tag in exif:
             kept[tag] = exif[tag]
@@ -179,7 +180,8 @@ def clean_xmp(xmp: bytes) -> bytes:
 def dpi_of(tags: Mapping[int, Any]) -> tuple[Any, Any] | None:
     """x and y per inch by EXIF's or TIFF's tags, or None."""
     x, y = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION)
-    factor = {2: 1, 3: 2.54}.get(tags.get(RESOLUTION_UNIT, 2))  # inch, centimetre; else of no unit
+    # Inch, centimetre; else of no unit.
+    factor = {2: 1, 3: 2.54}.get(tags.get(RESOLUTION_UNIT, 2))
     return None if x is None or y is None or factor is None else (x * factor, y * factor)
 
 

@@ -146,7 +146,8 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
                     tags = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
                     (height, width), orientation = tags.size, tags.number(274, 1)
                 else:
-                    if kind == "JXL":  # which is decoded when it is opened
+                    # Which is decoded when it is opened.
+                    if kind == "JXL":
                         check_pixels(*jxl_size(file), max_pixels, name)
                         file.seek(0)
                     with Image.open(file, formats=(kind,)) as image:
@@ -200,7 +201,8 @@ def _decoding(name: str) -> Iterator[None]:
             yield
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # decoders of damaged files raise anything, struct.error and KeyError too
+    except Exception as error:
+        # Decoders of damaged files raise anything, struct.error and KeyError too.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if reason.startswith("cannot identify image file"):
             reason = "damaged or truncated"
@@ -263,7 +265,8 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
         data = tiff_files.page_alone(page, file) if alone else file.read()
         pixels = tiff_files.read_deep_tiff(page, data)
     else:
-        pixels, mode = _loaded(file, "TIFF")  # upright
+        # Upright.
+        pixels, mode = _loaded(file, "TIFF")
         icc = None if mode == "CMYK" else icc
     metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
     return _picture(pixels, 1, icc, "TIFF", metadata, name)
@@ -280,13 +283,15 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
     if kind == "JPEG":
         check_scans(file.read())
         file.seek(0)
-    if kind == "JXL":  # which is decoded when it is opened
+    # Which is decoded when it is opened.
+    if kind == "JXL":
         check_pixels(*jxl_size(file), max_pixels, name)
         file.seek(0)
     with Image.open(file, formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, name)
         frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # a camera's, whose other frames are previews
+        # A camera's, whose other frames are previews.
+        if frames > 1 and image.format != "MPO":
             _warn_of_frames(name, frames)
         image.load()
         exif, orientation = _exif_of(image), _orientation(image, kind)
@@ -295,7 +300,8 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
         pixels = _pixels(image)
-    del image  # before they are turned, which takes a copy
+    # Before they are turned, which takes a copy.
+    del image
     return _picture(pixels, orientation, icc, kind, metadata, name)
 
 
@@ -322,7 +328,8 @@ def _exif_of(image: Image.Image) -> Image.Exif | None:
     try:
         exif = image.getexif()
         if not exif and (data := image.info.get("exif")):
-            parse_exif(data)  # Pillow may have met the damage before, which it tells of but once
+            # Pillow may have met the damage before, which it tells of but once.
+            parse_exif(data)
         return exif
     except DAMAGE:
         return None
@@ -332,7 +339,8 @@ def _orientation(image: Image.Image, kind: str) -> int:
     """What is left to turn: the readers of HEIC and JPEG XL turn images themselves."""
     if kind == "HEIF" or (kind == "JXL" and not getattr(image, "jpeg", False)):
         return 1
-    return orientation_of(_exif_of(image), None)  # Pillow looks into XMP itself
+    # Pillow looks into XMP itself.
+    return orientation_of(_exif_of(image), None)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -349,7 +357,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "PA") and all(
         (rows[..., :3] == rows[..., :1]).all() for rows in np.array_split(pixels, len(pixels) // BAND + 1)
     ):
-        return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]  # a palette of grays
+        # A palette of grays.
+        return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]
     return pixels
 
 
@@ -385,6 +394,7 @@ def is_whole_image(path: Path) -> bool:
         read_image(path, max_pixels=sys.maxsize)
     except ImageError:
         return False
-    except MemoryError:  # its beginning was an image
+    except MemoryError:
+        # Its beginning was an image.
         return True
     return True

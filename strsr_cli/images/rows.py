@@ -9,9 +9,8 @@ import numpy as np
 
 from .metadata import Metadata
 
-STRIP = (
-    2**18
-)  # bytes of pixels that PNG and TIFF encode at a time: numpy works on them within the CPU's cache
+# Bytes of pixels that PNG and TIFF encode at a time: numpy works on them within the CPU's cache.
+STRIP = 2**18
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class RowLayout:
     metadata: Metadata = field(default_factory=Metadata)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))  # for those who say np.uint8
+        # For those who say np.uint8.
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
 
     @property
     def row_bytes(self) -> int:
@@ -57,7 +57,8 @@ def restrip(bands: Iterable[np.ndarray], layout: RowLayout, rows: int) -> Iterat
             raise ValueError(f"bands of {total} rows or more for a picture of {layout.height}")
         at = 0
         while at < len(band):
-            if filled == 0 and len(band) - at >= rows:  # nothing to gather
+            # Nothing to gather.
+            if filled == 0 and len(band) - at >= rows:
                 yield np.ascontiguousarray(band[at : at + rows])
                 at += rows
                 continue

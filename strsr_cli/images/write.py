@@ -70,7 +70,8 @@ def write_image(
         raise error.reason from error.reason.__cause__
     except (OSError, ValueError, RuntimeError, SystemError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the file; encoders' own have no number
+            # Of the file; encoders' own have no number.
+            raise
         raise ImageError(f"cannot be encoded as {form.pillow}: {error}") from error
 
 

@@ -113,7 +113,8 @@ def with_bar(sources: list[Source], beside_lines: bool) -> Iterator[Source]:
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:
     """The inspection of one image and its pixels (1, c, h, w). Raises ImageError."""
-    image = to_tensor(read_image(source.path, options.max_pixels).color)  # transparency is ignored
+    # Transparency is ignored.
+    image = to_tensor(read_image(source.path, options.max_pixels).color)
     found = inspect(str(source.path), image, options.periods, options.channel, options.crop)
     if options.against is not None:
         reference = find_reference(source, options.against)
@@ -208,7 +209,8 @@ def make_folder(out: Path, folder: Path) -> None:
 
 def write_sheet(path: Path, image: Tensor, found: Inspection) -> None:
     """Draw one image's sheet. Raises ImageError."""
-    from .sheet import draw_sheet  # matplotlib is loaded for pictures only
+    # Matplotlib is loaded for pictures only.
+    from .sheet import draw_sheet
 
     save(path, draw_sheet(image, found))
 
@@ -224,7 +226,8 @@ def save(path: Path, figure: Any) -> None:
     """Write a figure, whole or not at all."""
     try:
         with whole_file(path) as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that the font lacks: boxes
+            # Letters that the font lacks: boxes.
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)
             figure.savefig(file, format="png")
     except OSError as error:
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error

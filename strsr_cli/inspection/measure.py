@@ -117,7 +117,8 @@ def inspect(
     report = inspect_lattice(one, tuple(periods))
     if not finite(report.excess):
         least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
-        if min(part.shape[-2:]) >= least:  # powers overflow
+        # Powers overflow.
+        if min(part.shape[-2:]) >= least:
             raise ImageError(f"{name}: pixels of up to {float(part.abs().max()):.3g} are too large to judge")
         raise ImageError(
             f"{name}: {size} is too small to judge; at least {least} px a side for these periods"
@@ -250,7 +251,8 @@ def high_energy(one: Tensor) -> float:
     power = power_spectrum(one)[0]
     side = power.shape[0]
     fy, fx = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
-    weight = 1 + ((fx > 0) & (fx < 0.5)).to(power)  # columns that stand for their mirror image too
+    # Columns that stand for their mirror image too.
+    weight = 1 + ((fx > 0) & (fx < 0.5)).to(power)
     high = torch.hypot(fy[:, None], fx) > HIGH
     return float((power * weight * high).sum() / side**2)
 

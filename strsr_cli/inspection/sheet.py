@@ -189,7 +189,8 @@ def draw_spectrum(axes: Axes, found: Inspection) -> None:
     if len(power) >= FINE:
         power = np.maximum(power, np.roll(power, -1, 0))
         power = np.maximum(power, np.roll(power, -1, 1))
-    half = 0.5 / len(power)  # bins are drawn around their frequencies
+    # Bins are drawn around their frequencies.
+    half = 0.5 / len(power)
     extent = (-0.5 - half, 0.5 - half, 0.5 - half, -0.5 - half)
     axes.imshow(power, cmap="Greys", vmin=low, vmax=high, extent=extent, interpolation="nearest")
     periods = found.report.periods
@@ -208,7 +209,8 @@ def draw_spectrum(axes: Axes, found: Inspection) -> None:
     axes.set_xlabel("cycles per pixel", labelpad=1)
     axes.spines[:].set_visible(False)
     axes.set_anchor("NW")
-    few = len(periods) <= 3  # beside the title; more go below
+    # Beside the title; more go below.
+    few = len(periods) <= 3
     axes.legend(
         loc="lower right" if few else "upper right", bbox_to_anchor=(1.02, 0.985 if few else -0.1),
         ncols=min(len(periods), 5), handletextpad=0, columnspacing=0.8, borderpad=0.2,
@@ -270,7 +272,8 @@ def draw_axes(figure: Figure, place: SubplotSpec, found: Inspection) -> None:
     parts = place.subgridspec(2, 1, hspace=0.42)
     middle = len(found.spectrum) // 2
     lines = {"x": found.spectrum[middle, middle:], "y": found.spectrum[middle:, middle]}
-    if len(found.spectrum) % 2 == 0:  # the highest frequency stands at the beginning
+    # The highest frequency stands at the beginning.
+    if len(found.spectrum) % 2 == 0:
         ends = {"x": found.spectrum[middle, :1], "y": found.spectrum[:1, middle]}
         lines = {axis: np.concatenate([line, ends[axis]]) for axis, line in lines.items()}
     both = np.concatenate([line[2:] for line in lines.values()])
@@ -295,7 +298,8 @@ def draw_axis(axes: Axes, line: np.ndarray, found: Inspection, axis: str) -> Non
                 axes.axvline(k / period, color=color_of(period, periods), linewidth=0.7, alpha=0.35)
     axes.plot(frequency[2:], line[2:], color=INK, linewidth=1.3)
     named: list[float] = []
-    for peak in found.report.peaks:  # the strongest first
+    # The strongest first.
+    for peak in found.report.peaks:
         at = abs(peak.fx if axis == "x" else peak.fy)
         if peak.axis != axis or any(abs(at - other) < LABEL_ROOM for other in named):
             continue

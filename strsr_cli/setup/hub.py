@@ -189,7 +189,8 @@ def one_line_errors(repository: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise  # the disk's, not the network's
+            # The disk's, not the network's.
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"{repository}: cannot be pulled from {endpoint()} ({reason}); what was fetched is kept, the same "

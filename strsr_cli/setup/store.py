@@ -153,7 +153,8 @@ def settle(root: Path, published: Published, record: Record) -> None:
     else:
         for path in source.rglob("*"):
             if path.is_file() and path.relative_to(source).as_posix() not in record.files:
-                path.unlink()  # begun from another revision
+                # Begun from another revision.
+                path.unlink()
         write_record(source, record)
         os.replace(source, folder)
 

@@ -39,11 +39,13 @@ def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iter
     _unfinished.add(name)
     try:
         os.close(handle)
-        with open(name, "w+b") as file:  # one that knows its name, which tifffile asks for
+        # One that knows its name, which tifffile asks for.
+        with open(name, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+        # Mkstemp makes files that only the owner can read.
+        os.chmod(name, 0o666 & ~_umask())
         if before is not None:
             before(Path(name))
         os.replace(name, path)
@@ -107,7 +109,8 @@ def _is_left(entry: os.DirEntry[str], where: str, pid: int) -> bool:
     if where != machine_id():
         return time.time() - written > DAY
     began = started(pid)
-    return began is None or began > written + 2  # the number has been given to another process
+    # The number has been given to another process.
+    return began is None or began > written + 2
 
 
 def sha256_of(path: Path) -> str:
@@ -160,7 +163,8 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
                 old.rename(target)
             raise
         _sync(target.parent)
-    except Exception as error:  # torch and safetensors have an error of their own for a full disk
+    except Exception as error:
+        # Torch and safetensors have an error of their own for a full disk.
         raise cannot_write(target, error, advice) from error
     finally:
         shutil.rmtree(private, ignore_errors=True)

@@ -52,7 +52,8 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
         return
     table = Table()
     for number, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=number == 0, overflow="fold")  # the first is for copying
+        # The first is for copying.
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

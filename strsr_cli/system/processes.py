@@ -21,7 +21,8 @@ def machine_id() -> str:
     for read in (_boot, _namespace):
         try:
             parts.append(read())
-        except OSError:  # not Linux
+        except OSError:
+            # Not Linux.
             parts.append("")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
@@ -39,9 +40,11 @@ def started(pid: int) -> float | None:
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.AccessDenied:  # somebody else's: it lives
+    except psutil.AccessDenied:
+        # Somebody else's: it lives.
         return 0.0
-    except (psutil.Error, ValueError, OverflowError):  # a number that no process has
+    except (psutil.Error, ValueError, OverflowError):
+        # A number that no process has.
         return None
 
 

@@ -37,7 +37,8 @@ class Stop:
 
     def __init__(self, quiet: bool = True) -> None:
         self.requested = False
-        self.working = False  # whether there is something to finish
+        # Whether there is something to finish.
+        self.working = False
         self._quiet = quiet
 
     @contextlib.contextmanager
@@ -58,7 +59,8 @@ class Stop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.working and not self.requested:
             self.requested = True
-            if not self._quiet:  # by os.write: a print may be what has been interrupted
+            # By os.write: a print may be what has been interrupted.
+            if not self._quiet:
                 os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
             return
         self.requested = True
@@ -115,7 +117,8 @@ class StopSignals:
         return self
 
     def _receive(self, number: int, _frame: object) -> None:
-        if self._received:  # asked twice: at once, whatever is lost
+        # Asked twice: at once, whatever is lost.
+        if self._received:
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
         self._received.append(number)

@@ -40,7 +40,8 @@ class Distance:
             if name == "lpips":
                 network = Lpips("vgg", weights)
             else:
-                assert weights is not None  # LoopConfig has made sure
+                # LoopConfig has made sure.
+                assert weights is not None
                 network = FeatureNetwork(name, weights)
             network.to(device).to(memory_format=torch.channels_last)
             self.networks.append(network)
@@ -101,7 +102,8 @@ class Criterion:
             ).to(device)
             side = config.crop_size - config.judge_shift
             crop = torch.zeros(1, 3, side, side, device=device)
-            with torch.no_grad():  # a crop too small for the last map is told now, not at step fdl_from
+            # A crop too small for the last map is told now, not at step fdl_from.
+            with torch.no_grad():
                 corners = [m[..., :FDL_TRIAL, :FDL_TRIAL] for m in self.features(crop)]
                 self.fdl(corners, corners)
 
@@ -158,7 +160,8 @@ class Criterion:
             return part * self.fdl(features(restored.float()), target)  # type: ignore[no-any-return]
 
     def _gan_loss(self, coach: Coach, restored: Tensor, hq: Tensor) -> Tensor:
-        coach.eval()  # its spectral norms move on in its own turn only
+        # Its spectral norms move on in its own turn only.
+        coach.eval()
         coach.heads.requires_grad_(False)
         with torch.no_grad():
             real_logits = coach(hq)
@@ -211,7 +214,8 @@ def build_coach(student: OneStepPipeline, config: DistillConfig) -> Coach | None
         known = zip(as_tuple(config.coach_network), files, strict=True)
         trunk = FeatureTrunk(*(FeatureNetwork(name, Path(file)) for name, file in known))
     else:
-        from strsr_models.encoders.convnext import ConvNextTrunk  # needs open_clip
+        # Needs open_clip.
+        from strsr_models.encoders.convnext import ConvNextTrunk
 
         (name,), (file,) = as_tuple(config.coach_network), files
         trunk = ConvNextTrunk(file or None, name, checkpointing=config.gradient_checkpointing)
@@ -224,7 +228,8 @@ class CoachTurn(nn.Module):
 
     def __init__(self, coach: Coach, config: DistillConfig) -> None:
         super().__init__()
-        self.heads = coach.heads  # all that trains and is saved
+        # All that trains and is saved.
+        self.heads = coach.heads
         self._coach: Callable[[Tensor], list[Tensor]] = lambda image: coach(image)
         self.config = config
 
@@ -234,7 +239,8 @@ class CoachTurn(nn.Module):
         """coach_loss and r1_loss of photos and restored crops (b, 3, s, s) in [0, 1]; numbers: of the samples."""
         rng = generator_for("r1", self.config.seed, numbers[0])
         hq, restored = (with_noise(image, self.config, step, numbers) for image in (hq, restored))
-        with parametrize.cached():  # one power iteration for all three passes
+        # One power iteration for all three passes.
+        with parametrize.cached():
             real_logits = self._coach(hq)
             losses = {"coach_loss": discriminator_loss(real_logits, self._coach(restored))}
             losses["r1_loss"] = r1_penalty(self._coach, hq, real_logits, rng, self.config.r1_sigma)

@@ -168,7 +168,8 @@ def make_teachers_pairs(
     data: list[Path], count: int, config_file: Path | None, settings: list[str], report: Report
 ) -> Path:
     """Make, or go on making, the pairs of a configuration; returns their folder."""
-    unjudged = ["perceptual_weight=0", "coach=none", "fdl_weight=0"]  # whose files need not be there
+    # Whose files need not be there.
+    unjudged = ["perceptual_weight=0", "coach=none", "fdl_weight=0"]
     config = read_distill_config("lite", config_file, [*settings, *unjudged])
     if not isinstance(config.pairs, str) or not config.pairs or not config.teacher:
         raise UsageError("--make-pairs: needs the settings pairs, one folder, and teacher")
@@ -179,7 +180,8 @@ def make_teachers_pairs(
         report(f"{config.pairs}: made already")
         return Path(config.pairs)
     device = resolve_device(config.device)
-    photos = Photos(photos.files, photos.smallest, config.cache_gb)  # decoded, now that they are needed
+    # Decoded, now that they are needed.
+    photos = Photos(photos.files, photos.smallest, config.cache_gb)
     return make_pairs(config, photos, count, device, resolve_precision(config.precision, device), report)
 
 

@@ -44,7 +44,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         from accelerate import Accelerator
     except ImportError as error:
         raise UsageError("training needs accelerate: pip install 'strsr[train]'") from error
-    for name in SPREADING:  # what accelerate launch tells its processes
+    # What accelerate launch tells its processes.
+    for name in SPREADING:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1", "yes"):
             raise UsageError(
                 f"accelerate is set up for {name}, which does not work here: set it up for DDP "
@@ -52,7 +53,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
             )
     device = resolve_device(config.device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # crops have few sizes
+        # Crops have few sizes.
+        torch.backends.cudnn.benchmark = True
         if device.index is not None:
             torch.cuda.set_device(device)
     precision = resolve_precision(config.precision, device)
@@ -60,7 +62,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         raise UsageError("precision=fp16: CPUs do not train in it; use bf16, fp32 or auto")
     try:
         accelerator = Accelerator(mixed_precision=MIXED_PRECISION[precision], cpu=device.type == "cpu")
-    except ValueError as error:  # accelerate's state is the process's; a second run must want the same
+    except ValueError as error:
+        # Accelerate's state is the process's; a second run must want the same.
         raise UsageError(f"precision={precision}, device={config.device}: {error}") from error
     keep_trained_only(accelerator)
     parts = accelerator.num_processes * config.accumulate

@@ -111,7 +111,8 @@ class _Height(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._followed:  # a view
+        # A view.
+        if storage in self._followed:
             return
         self._followed.add(storage)
         size = storage.nbytes()
@@ -144,7 +145,8 @@ def _silence(module: nn.Module) -> None:
 
 def _take_numbers_away(modules: Iterable[nn.Module], mode: FakeTensorMode) -> None:
     """Replace all parameters and buffers by tensors of their sizes; what is shared stays shared."""
-    made: dict[int, tuple[Tensor, Tensor]] = {}  # with the original, whose id must not be given away
+    # With the original, whose id must not be given away.
+    made: dict[int, tuple[Tensor, Tensor]] = {}
 
     def empty(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:

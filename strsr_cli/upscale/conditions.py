@@ -59,9 +59,11 @@ class Conditions:
         )
         require_pieces(self.root, family.pieces(self.pretrained))
         require_torchao(options.quantize)
-        family.check_adapter(self.root, self.pretrained)  # not after hours of the first phase
+        # Not after hours of the first phase.
+        family.check_adapter(self.root, self.pretrained)
         self.cache = TokenCache(cache_dir() / "tokens" if options.token_cache else None)
-        self._same = {  # for all images of the batch
+        # For all images of the batch.
+        self._same = {
             "format": FORMAT,
             "model": model,
             "conditioning": options.conditioning,
@@ -95,7 +97,8 @@ class Conditions:
         self.cache.trim(keys)
         if conditioner is not None:
             del conditioner
-            gc.collect()  # modules and their hooks hold each other
+            # Modules and their hooks hold each other.
+            gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return ready

@@ -34,9 +34,11 @@ def reporting_failures(
         reporter.failed(job.name, str(error))
     except (torch.OutOfMemoryError, MemoryError):
         reporter.failed(job.name, f"{job.name}: out of memory on {device}; {cure}")
-    except RuntimeError as error:  # torch's word for anything from a full CPU to a lost device
+    except RuntimeError as error:
+        # Torch's word for anything from a full CPU to a lost device.
         reporter.failed(job.name, f"{job.name}: {_first_line(error)}")
-    except (StrsrError, OSError, Abandoned):  # of the model, the device, or whoever reads our output
+    except (StrsrError, OSError, Abandoned):
+        # Of the model, the device, or whoever reads our output.
         raise
     except Exception as error:
         log.debug("%s: not foreseen", job.name, exc_info=error)

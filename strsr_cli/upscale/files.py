@@ -62,7 +62,8 @@ class Inputs:
                 problem,
             )
         height, width = picture.color.shape[:2]
-        fitting_size(job, height, width, self.scale)  # before any network sees it
+        # Before any network sees it.
+        fitting_size(job, height, width, self.scale)
         return fill_transparent(picture)
 
     def pixels(self, job: Job) -> int:
@@ -71,7 +72,8 @@ class Inputs:
             if job.source is None:
                 return 0
             return math.prod(read_size(job.source, self.max_pixels, job.frame))
-        except (ImageError, MemoryError):  # it will fail for that
+        except (ImageError, MemoryError):
+            # It will fail for that.
             return 0
 
 
@@ -97,7 +99,8 @@ def write_output(
             write_image(cast(BinaryIO, output), job.kind, layout, rows, settings)
     except StrsrError as error:
         raise ImageError(f"{job.name}: {error}") from error
-    except BrokenPipeError:  # not this image's fault: nobody reads any more
+    except BrokenPipeError:
+        # Not this image's fault: nobody reads any more.
         raise
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
@@ -113,7 +116,8 @@ def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, A
     )
     word, scores = verdict(report), finite(report.excess)
     if not scores:
-        return {"verdict": None, "score_db": None}  # smaller than four periods
+        # Smaller than four periods.
+        return {"verdict": None, "score_db": None}
     score = max(scores)
     if word == "grid" if limit is None else score > limit:
         period = main_period(report) if limit is None else None

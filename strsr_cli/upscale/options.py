@@ -68,7 +68,8 @@ class BigModelOptions:
         try:
             if path.stat().st_size > LONGEST_PROMPT:
                 raise ImageError(f"{job.name}: its prompt {path} is longer than {LONGEST_PROMPT // 1000} kB")
-            text = path.read_text(encoding="utf-8-sig").strip()  # some editors begin with a mark
+            # Some editors begin with a mark.
+            text = path.read_text(encoding="utf-8-sig").strip()
         except OSError as error:
             raise ImageError(f"{job.name}: its prompt {path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -96,7 +97,8 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
     if conditioning == "text" and not prompts:
         raise UsageError("--conditioning text: needs --prompt TEXT or --prompt-from FOLDER")
     options = BigModelOptions(**given)
-    if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:  # false for NaN as well
+    # False for NaN as well.
+    if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:
         raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
     if options.prompt is not None and _is_broken(options.prompt):
         raise UsageError("--prompt: is not UTF-8 text; use a UTF-8 terminal, or --prompt-from")

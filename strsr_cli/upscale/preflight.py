@@ -88,7 +88,8 @@ def preflight(
 
 def _afford(job: Job, sizes: dict[str, int | str], ahead: Preflight) -> dict[str, int | str]:
     """Count what an image will take; {"error": ...} where the machine has not got it."""
-    if not sizes:  # a stream
+    # A stream.
+    if not sizes:
         return {}
     height, width, to_height, to_width = (int(sizes[k]) for k in ("height", "width", "to_height", "to_width"))
     try:
@@ -137,7 +138,8 @@ def output_bytes(job: Job, pixels: int, input_pixels: int) -> int:
     """About how large an output of so many pixels will be; deep files are known by their own size."""
     each = BYTES_PER_PIXEL[job.kind]
     if job.kind in LOSSLESS and job.source is not None and input_pixels:
-        with contextlib.suppress(OSError):  # it will fail for that
+        # It will fail for that.
+        with contextlib.suppress(OSError):
             each = max(each, job.source.stat().st_size / job.count / input_pixels / 2)
     return int(each * pixels) + 1024
 
@@ -153,7 +155,8 @@ def memory_there() -> int:
     for path in CGROUP_LIMITS:
         try:
             total = min(total, int(Path(path).read_text()))
-        except (OSError, ValueError):  # no such container, or "max"
+        except (OSError, ValueError):
+            # No such container, or "max".
             continue
     return total
 
@@ -214,5 +217,6 @@ def seconds_per_megapixel(model: str, weights: Path | None, device: str, precisi
         pipeline.upscale(small, 4, precision=resolve_precision(precision, where))
         return time.monotonic() - began
 
-    once()  # the first is slower
+    # The first is slower.
+    once()
     return min(once(), once()) / (256 * 256 / 1e6)

@@ -284,7 +284,8 @@ class Stages:
         """Make batches as large as fits."""
         view, cond, steps = restoration.tiled.view(0), restoration.cond, self.options.steps
         for pipeline, budget in zip(self.pipelines, self.budgets, strict=True):
-            if pipeline.tiles_at_once > 1:  # networks that take turns
+            # Networks that take turns.
+            if pipeline.tiles_at_once > 1:
                 continue
             one = partial(pipeline.restore_tiles, [view], [cond], self.precision, steps, MemoryBudget(1))
             budget.batch = fitting_batch(pipeline.device, one, THREADS_PER_GPU)

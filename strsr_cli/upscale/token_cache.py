@@ -50,8 +50,10 @@ class TokenCache:
             found = load(path.read_bytes())
             tokens = found["tokens"]
             if tokens.ndim == 3 and torch.equal(found["sha256"], _digest(tokens)):
-                with contextlib.suppress(OSError):  # a cache that may only be read serves as well
-                    os.utime(path)  # `trim` takes what was used longest ago
+                # A cache that may only be read serves as well.
+                with contextlib.suppress(OSError):
+                    # `trim` takes what was used longest ago.
+                    os.utime(path)
                 return tokens
         except (OSError, SafetensorError, KeyError, ValueError):
             pass
@@ -86,7 +88,8 @@ class TokenCache:
             try:
                 state = path.stat()
             except OSError:
-                continue  # another process was faster
+                # Another process was faster.
+                continue
             entries.append((state.st_mtime, state.st_size, path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):

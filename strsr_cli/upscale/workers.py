@@ -113,16 +113,19 @@ class OpenPicture:
     def __init__(self, restoration: Restoration) -> None:
         self.restoration = restoration
         self.began = time.monotonic()
-        self.redone, self.done = 0, 0  # tiles
+        # Tiles.
+        self.redone, self.done = 0, 0
         self._adding = threading.Lock()
         self._change = threading.Condition()
         self._rows: deque[tuple[int, Tensor]] = deque()
-        self._waiting = 0  # bytes of them
+        # Bytes of them.
+        self._waiting = 0
         self.error: BaseException | None = None
 
     def add(self, number: int, restored: Tensor, redone: bool) -> None:
         """Take a restored tile; waits where the writer is behind."""
-        with self._adding:  # rows leave in order
+        # Rows leave in order.
+        with self._adding:
             for top, rows in self.restoration.add(number, restored):
                 self._put(top, rows.cpu())
             with self._change:

@@ -99,7 +99,8 @@ def read_skeleton(cls: Any, folder: Path) -> Any:
     try:
         with _quiet(), init_empty_weights():
             return cls.from_config(cls.load_config(folder, local_files_only=True))
-    except Exception as error:  # as in read_component
+    except Exception as error:
+        # As in read_component.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
 
@@ -111,7 +112,8 @@ def read_component(cls: Any, folder: Path, **options: Any) -> Any:
             return cls.from_pretrained(folder, local_files_only=True, **options)
     except MemoryError:
         raise
-    except Exception as error:  # the libraries raise many kinds; each means an unusable folder
+    except Exception as error:
+        # The libraries raise many kinds; each means an unusable folder.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         reason = _damaged_file(folder) or reason
         raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
@@ -188,7 +190,8 @@ def _read_safetensors(path: Path, prefix: str) -> dict[str, Any]:
 
 def read_shapes(path: Path) -> dict[str, Any]:
     """As `read_tensors`, with tensors on the meta device: a large file is hardly touched."""
-    found = read_tensors(path)  # both kinds of file are mapped
+    # Both kinds of file are mapped.
+    found = read_tensors(path)
     return {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in found.items()}
 
 
@@ -196,9 +199,11 @@ def _read_torch(path: Path) -> dict[str, Any]:
     try:
         # Mapped, so that the parts which are not wanted (a text tower) take no memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch.load raises many kinds; each means an unusable file
+    except Exception as error:
+        # Torch.load raises many kinds; each means an unusable file.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if reason.startswith("Weights only load failed"):  # torch goes on to advise what is not safe
+        # Torch goes on to advise what is not safe.
+        if reason.startswith("Weights only load failed"):
             reason = "it is no torch file, or holds more than tensors"
         raise WeightsError(
             f"{path}: cannot be read as tensors, get it again if it is damaged ({reason})"

@@ -59,7 +59,8 @@ class ConvNextTrunk(FrozenNetwork):
         if path is None:
             self.visual = _visual_tower(config)
         else:
-            with torch.device("meta"):  # no random start for 0.8 billion numbers that a file fills
+            # No random start for 0.8 billion numbers that a file fills.
+            with torch.device("meta"):
                 self.visual = _visual_tower(config)
             fill(self.visual, read_tensors(path, "visual."), path, f"visual tower of {name}")
         trunk = self.visual.trunk
@@ -125,7 +126,8 @@ def _visual_tower(config: dict[str, Any]) -> Any:
         pool=vision.timm_pool,
         proj=vision.timm_proj,
         proj_bias=vision.timm_proj_bias,
-        pretrained=False,  # never timm's own weights
+        # Never timm's own weights.
+        pretrained=False,
     )
 
 

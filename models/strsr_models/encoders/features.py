@@ -44,13 +44,15 @@ def torchvision_layers(constructor: str, taps: tuple[int, ...]) -> TappedLayers:
     """The layers of `torchvision.models.<constructor>().features` up to the last tap, not yet filled."""
     import torchvision
 
-    with torch.device("meta"):  # no random start: the file fills everything
+    # No random start: the file fills everything.
+    with torch.device("meta"):
         network = getattr(torchvision.models, constructor)(weights=None)
     layers = list(network.features)[: taps[-1] + 1]
     for layer in layers:
         for module in layer.modules():
             if isinstance(module, nn.ReLU):
-                module.inplace = False  # a tap must keep its values
+                # A tap must keep its values.
+                module.inplace = False
     return TappedLayers(layers, taps)
 
 
@@ -104,7 +106,8 @@ class FeatureNetwork(FrozenNetwork):
         if name not in FEATURES:
             raise UsageError(f"feature network {name!r}: unknown; {nearest(name, FEATURES)}")
         spec = FEATURES[name]
-        self.channels: tuple[int, ...] = spec.channels  # of the maps
+        # Of the maps.
+        self.channels: tuple[int, ...] = spec.channels
         self.network = spec.build()
         tensors = read_tensors(weights)
         # torchvision's `features.0.weight` is layer 0 of `network`.

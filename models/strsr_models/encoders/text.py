@@ -56,12 +56,13 @@ class TextEncoder(nn.Module):
         inputs = self.tokenizer(
             text, padding="max_length", max_length=MOST_TOKENS, truncation=True, return_tensors="pt"
         ).to(execution_device(self.model))
+        # One (1, MOST_TOKENS, h) for the embeddings and each layer.
         states = self.model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             output_hidden_states=True,
             use_cache=False,
-        ).hidden_states  # one (1, MOST_TOKENS, h) for the embeddings and each layer
+        ).hidden_states
         tokens = torch.cat([states[layer] for layer in self.convention.layers], dim=-1).float()
         if self.convention.keep_padding:
             return tokens  # (1, MOST_TOKENS, d)

@@ -134,7 +134,8 @@ class _MapDistance(torch.autograd.Function):
                 value += weight * distance
                 gradients.append(gradient.mul_(weight))
         if wanted:
-            del target_pair, x, y  # as large as the map, each, and the gradient needs room
+            # As large as the map, each, and the gradient needs room.
+            del target_pair, x, y
             ctx.save_for_backward(*torch.autograd.grad(pair, leaf, gradients))
         return value
 
@@ -171,7 +172,8 @@ def _sliced_wasserstein(
 
 def _ranked(values: Tensor) -> Tensor:
     """Sorted along the last axis. On a CPU by numpy: without indices it is three times as fast."""
-    if values.device.type == "cpu" and type(values) is Tensor:  # not one that only has a size
+    # Not one that only has a size.
+    if values.device.type == "cpu" and type(values) is Tensor:
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(dim=-1).values
 

@@ -104,7 +104,8 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         keep_variance(self.conv1)
-        keep_variance(self.conv2, gain=0.3)  # start close to the identity
+        # Start close to the identity.
+        keep_variance(self.conv2, gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, e, h, w) -> (b, e, h, w)."""
@@ -130,9 +131,8 @@ class BalancedShuffle(nn.Module):
         self.folded = False
         self.weight = nn.Parameter(torch.empty(channels_out * factor**2, channels_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels_out))
-        nn.init.normal_(
-            self.weight, std=0.3 / (9 * channels_in) ** 0.5
-        )  # start as the bicubic enlargement, nearly
+        # Start as the bicubic enlargement, nearly.
+        nn.init.normal_(self.weight, std=0.3 / (9 * channels_in) ** 0.5)
 
     def balanced_weight(self) -> Tensor:
         """The weights (e' * f * f, e, 3, 3) as they count, each phase's taps shifted to the same sum."""
@@ -168,7 +168,8 @@ def level(image: Tensor, cell: int) -> Tensor:
     h, w = image.shape[-2:]
     padded = F.pad(image, (0, -w % cell, 0, -h % cell), mode="replicate")
     means = F.avg_pool2d(padded, cell)  # (b, c, H/cell, W/cell)
-    means = F.avg_pool2d(F.avg_pool2d(F.pad(means, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)  # 1 2 1
+    # 1 2 1.
+    means = F.avg_pool2d(F.avg_pool2d(F.pad(means, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
     smooth = F.interpolate(means, scale_factor=cell, mode="bilinear", align_corners=False)
     return smooth[..., :h, :w]
 
@@ -215,7 +216,8 @@ class ShuffleUp(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, 4 * channels_out, 3, padding=1)
         keep_variance(self.conv)
-        with torch.no_grad():  # ICNR: the four sub-pixels of a channel start out equal
+        # ICNR: the four sub-pixels of a channel start out equal.
+        with torch.no_grad():
             self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -237,7 +239,8 @@ def whitening_dct(channels: int) -> Tensor:
     opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
     opponent = opponent / opponent.norm(dim=1, keepdim=True)
     coefficients = sorted(
-        (math.hypot(u, v) + (3 if color else 0), color, u, v)  # colour detail comes later
+        # Colour detail comes later.
+        (math.hypot(u, v) + (3 if color else 0), color, u, v)
         for color in range(3)
         for u in range(EIGHTH)
         for v in range(EIGHTH)
@@ -291,7 +294,8 @@ class Decoder(nn.Module):
         self.to_full = ShuffleUp(half, config.pixel_channels)
         self.conv_out = nn.Conv2d(config.pixel_channels, 3, 3, padding=1)
         keep_variance(self.conv_in)
-        keep_variance(self.conv_out, gain=0.3)  # start as the bicubic enlargement, nearly
+        # Start as the bicubic enlargement, nearly.
+        keep_variance(self.conv_out, gain=0.3)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, c, H/8, W/8) -> detail (b, 3, H, W), to be added to an image in [-1, 1]."""

@@ -141,7 +141,8 @@ class FeedForward(nn.Module):
         """(b, n+m, d), the first n = rows * columns of them in a grid -> (b, n+m, d)."""
         b, n = len(x), rows * columns
         x = self.w_in(x)  # (b, n+m, 2 hidden)
-        grid = x[:, :n].transpose(1, 2).reshape(b, -1, rows, columns)  # channels_last, without a copy
+        # Channels_last, without a copy.
+        grid = x[:, :n].transpose(1, 2).reshape(b, -1, rows, columns)
         grid = self.near(grid).flatten(2).transpose(1, 2)  # (b, n, 2 hidden)
         gate, value = torch.cat([grid, x[:, n:]], dim=1).chunk(2, dim=-1)
         return self.w_out(F.silu(gate) * value)  # type: ignore[no-any-return]
@@ -188,7 +189,8 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False  # compute blocks again in the backward pass instead of keeping them
+        # Compute blocks again in the backward pass instead of keeping them.
+        self.checkpointing = False
         patch_channels = config.latent_channels * config.patch_size**2
         self.patch_in = nn.Linear(patch_channels, config.width)
         self.time_in = nn.Sequential(nn.Linear(TIME_CHANNELS, config.width), nn.SiLU())
@@ -215,7 +217,8 @@ class DiT(nn.Module):
         with torch.no_grad():
             self.time_out.bias.view(4, -1)[[1, 3]] = GATE
         nn.init.zeros_(self.patch_out.weight)
-        if self.mix is not None:  # the identity, nearly
+        # The identity, nearly.
+        if self.mix is not None:
             nn.init.normal_(self.mix.weight, std=0.1 / (9 * self.mix.in_channels) ** 0.5)
             with torch.no_grad():
                 self.mix.weight[:, :, 1, 1] += torch.eye(self.mix.in_channels)

@@ -88,7 +88,8 @@ class LitePipeline(OneStepPipeline):
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
         """The enlarged image plus the decoder's detail, (b, 3, H, W)."""
         detail: Tensor = self.decoder(latents).float()
-        return lq_up + detail / 2  # half: from a range of 2 to one of 1
+        # Half: from a range of 2 to one of 1.
+        return lq_up + detail / 2
 
     def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
         """The target on the enlarged image's own level, where the decoder keeps to that."""

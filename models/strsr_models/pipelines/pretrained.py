@@ -85,8 +85,10 @@ class PretrainedPipeline(OneStepPipeline):
         self.vae = vae
         self.semantic_encoder = semantic_encoder
         self.projector = projector
-        self.adapter = "none"  # what has been merged into `dit`
-        self.offload = "none"  # how `dit` and `vae` come to the device
+        # What has been merged into `dit`.
+        self.adapter = "none"
+        # How `dit` and `vae` come to the device.
+        self.offload = "none"
 
     @staticmethod
     @abstractmethod
@@ -273,14 +275,16 @@ class PretrainedPipeline(OneStepPipeline):
         require_pieces(root, cls.pieces(options))
         require_torchao(options.quantize)
         dtype = parameter_dtype(options.precision, device)
-        beside = companion_dtype(dtype, device)  # of VAE and language model
+        # Of VAE and language model.
+        beside = companion_dtype(dtype, device)
         dit_class, vae_class = cls.classes()
         dit = read_model(dit_class, root / cls.base_folder / "transformer", dtype)
         vae = read_model(vae_class, root / cls.base_folder / "vae", beside)
         pipeline = cls(dit, vae)
         mode = pipeline._fitting_mode(options, device)
         if mode == options.quantize == "none":
-            pipeline.to(device)  # where merging is fastest; and main memory is free for the encoder
+            # Where merging is fastest; and main memory is free for the encoder.
+            pipeline.to(device)
         pipeline.semantic_encoder, pipeline.projector = load_encoder(cls, root, options, beside)
         if options.adapter != "none":
             pipeline.merge_adapter(cls.adapter_in(root, options), options.lora_scale)

@@ -46,7 +46,8 @@ class ZImagePipeline(PretrainedPipeline):
 
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """Velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
-        time = 1 - sigma  # 0.2 for the one step
+        # 0.2 for the one step.
+        time = 1 - sigma
         dtype = input_dtype(self.dit)
         images = list(latents.to(dtype).unsqueeze(2).unbind(0))  # b times (c, 1, h, w)
         captions = list(cond.to(dtype).unbind(0))  # b times (m, d)
@@ -60,5 +61,6 @@ class ZImagePipeline(PretrainedPipeline):
             raise WeightsError(
                 f"{self.base_folder}/vae/config.json: scaling_factor is {config.scaling_factor}, expected a number but 0"
             )
-        shift = config.shift_factor or 0  # null, as diffusers' own default is, means none
+        # Null, as diffusers' own default is, means none.
+        shift = config.shift_factor or 0
         return self.decode_image(latents / config.scaling_factor + shift)

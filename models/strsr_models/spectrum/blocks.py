@@ -25,9 +25,8 @@ def luma(image: Tensor) -> Tensor:
     image = image.float()
     if image.shape[1] == 1:
         return image[:, 0]
-    return (image.new_tensor(BT601) @ image.flatten(2)).view(
-        -1, *image.shape[2:]
-    )  # no second copy of the image
+    # No second copy of the image.
+    return (image.new_tensor(BT601) @ image.flatten(2)).view(-1, *image.shape[2:])
 
 
 def block_spectra(y: Tensor, side: int) -> Tensor:

@@ -53,7 +53,8 @@ def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16), where: st
 def _axes_excess(y: Tensor, periods: Sequence[int]) -> Tensor:
     """Of y (b, h, w): (b, len(periods)) dB. Blocks are a multiple of the period, so that harmonics fall on bins."""
     shorter = min(y.shape[-2:])
-    axes: dict[int, Tensor] = {}  # by side of the blocks
+    # By side of the blocks.
+    axes: dict[int, Tensor] = {}
     columns = []
     for period in periods:
         side = _block_side(shorter, period)
@@ -92,7 +93,8 @@ def _excess(log_power: Tensor, side: int, period: int) -> Tensor:
     """Mean dB (b,) by which the harmonics of a period stand above their neighbours."""
     spacing = side // period
     far = min(spacing // 2, FARTHEST_NEIGHBOUR)
-    near = torch.tensor([d for d in range(-far, far + 1) if abs(d) >= 2])  # 0 and +-1 are the line itself
+    # 0 and +-1 are the line itself.
+    near = torch.tensor([d for d in range(-far, far + 1) if abs(d) >= 2])
     harmonics = [k * spacing for k in range(1, period // 2 + 1) if math.gcd(k, period) == 1]
     bins = torch.tensor(harmonics)  # (k,)
     at = partial(_peak, log_power, side)
@@ -110,7 +112,8 @@ def _peak(log_power: Tensor, side: int, bins: Tensor) -> Tensor:
     """
 
     def at(shifted: Tensor) -> Tensor:
-        folded = shifted % side  # the spectrum repeats, and mirrors at s/2
+        # The spectrum repeats, and mirrors at s/2.
+        folded = shifted % side
         return log_power[..., torch.minimum(folded, side - folded).to(log_power.device)]
 
     beside = torch.minimum(at(bins - 1), at(bins + 1)) + HANN_LOBE

@@ -66,7 +66,8 @@ def harmonics_of(period: int) -> tuple[Harmonic, ...]:
     """All points (i/p, j/p) that belong to no shorter lattice, one of each pair that mirror each other."""
     points = []
     for across in range(period // 2 + 1):
-        mirrored = across in (0, period / 2)  # on these columns a point's mirror is beside it
+        # On these columns a point's mirror is beside it.
+        mirrored = across in (0, period / 2)
         for down in range(period // 2 + 1 if mirrored else period):
             if math.gcd(down, across, period) == 1:
                 axis = "x" if down == 0 else "y" if across == 0 else "xy"
@@ -190,7 +191,8 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
     """Seams across one axis; signal (b, strips, length)."""
     points = tuple(point for point in harmonics_of(period) if point.axis == "x")
     index = bins_of(points, period, side, signal.device, rows=1)
-    strips = min(max(1, side // STRIP), signal.shape[1])  # to a block
+    # To a block.
+    strips = min(max(1, side // STRIP), signal.shape[1])
     count = signal.shape[1] // strips
     lefts = starts(signal.shape[2], side)
     lines = (
@@ -247,7 +249,8 @@ def bins_of(
         return (down if rows is None else 0) * (side // 2 + 1) + across
 
     def tensor(table: list[list[int]] | list[int]) -> Tensor:
-        with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        # Kept for later calls, which may want gradients.
+        with torch.inference_mode(False):
             return torch.tensor(table, device=device)
 
     near, beside = [], []
@@ -321,11 +324,11 @@ def coherence(survey: Survey, pick: list[int]) -> float:
     total = length.sum(0).clamp_min(1e-9)
     doubled = unit * unit / length.clamp_min(1e-9)
     same, opposite = (sums.sum(0).abs() / total for sums in (unit, doubled))  # (k,)
-    chance = (
-        survey.overlap * length.square().sum(0) / total.square()
-    )  # of agreement squared, at random phases
+    # Of agreement squared, at random phases.
+    chance = survey.overlap * length.square().sum(0) / total.square()
     agreed = _beyond_chance(same, chance, weights)
-    if survey.real:  # any two real numbers agree but for their signs: that proves nothing
+    # Any two real numbers agree but for their signs: that proves nothing.
+    if survey.real:
         return agreed
     return max(agreed, _beyond_chance(opposite * even, chance, weights))
 
@@ -333,8 +336,10 @@ def coherence(survey: Survey, pick: list[int]) -> float:
 def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
     """Root mean square of agreements (k,), of which what chance would give in 999 of 1000 is taken away."""
     weights = weights / weights.sum()
-    shape = 1 / float(weights.square().sum())  # as of a mean of that many exponentials: a gamma distribution
-    reach = (1 - 1 / (9 * shape) + CHANCE / (3 * math.sqrt(shape))) ** 3  # Wilson and Hilferty's quantile
+    # As of a mean of that many exponentials: a gamma distribution.
+    shape = 1 / float(weights.square().sum())
+    # Wilson and Hilferty's quantile.
+    reach = (1 - 1 / (9 * shape) + CHANCE / (3 * math.sqrt(shape))) ** 3
     bound = float((weights * chance).sum()) * reach
     if bound >= 1:
         return 0.0

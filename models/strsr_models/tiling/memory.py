@@ -59,7 +59,8 @@ def fitting_batch(device: torch.device, restore_one: Callable[[], object], threa
 
     threads: how many will do so at a time.
     """
-    restore_one()  # what is made once, such as workspaces, is not counted
+    # What is made once, such as workspaces, is not counted.
+    restore_one()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

@@ -11,7 +11,8 @@ SMALLEST_SCALE, LARGEST_SCALE = 1, 16
 
 def check_scale(scale: float) -> None:
     """Raise UsageError unless scale is a number from 1 to 16."""
-    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:  # false for NaN as well
+    # False for NaN as well.
+    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
         raise UsageError(f"scale {scale:g}: must be between {SMALLEST_SCALE} and {LARGEST_SCALE}")
 
 

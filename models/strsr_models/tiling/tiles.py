@@ -103,9 +103,12 @@ class Blender:
         self._rows = axis_weights(height, tile[0], self._tops, overlap)
         self._columns = axis_weights(width, tile[1], self._lefts, overlap)
         self._width = width
-        self._sums: Tensor | None = None  # where the last tile was
-        self._above: Tensor | None = None  # of the row of tiles before, the rows that this one reaches
-        self._below: Tensor | None = None  # of this one, those that the next one reaches
+        # Where the last tile was.
+        self._sums: Tensor | None = None
+        # Of the row of tiles before, the rows that this one reaches.
+        self._above: Tensor | None = None
+        # Of this one, those that the next one reaches.
+        self._below: Tensor | None = None
         self._next, self._waiting = 0, dict[int, Tensor]()
 
     def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -124,12 +127,14 @@ class Blender:
     def _sum(self, row: int, column: int, pixels: Tensor) -> tuple[int, int, Tensor]:
         height, width = pixels.shape[-2:]
         top, left = self._tops[row], self._lefts[column]
-        if column == 0:  # a new row of tiles
+        # A new row of tiles.
+        if column == 0:
             self._sums, self._above = None, self._below
             reached = 0 if row + 1 == len(self._tops) else top + height - self._tops[row + 1]
             self._below = pixels.new_empty((*pixels.shape[:-2], reached, self._width))
         sums = torch.zeros_like(pixels)
-        known = 0  # columns that the tile before has begun
+        # Columns that the tile before has begun.
+        known = 0
         if self._sums is not None:
             known = self._lefts[column - 1] + width - left
             sums[..., :known] = self._sums[..., width - known :]

@@ -37,10 +37,12 @@ def _codestream(file: BinaryIO) -> bytes:
         size, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
         start = at + (16 if size == 1 else 8)
         if kind in (b"jxlc", b"jxlp"):
-            file.seek(start + (4 if kind == b"jxlp" else 0))  # the part's number
+            # The part's number.
+            file.seek(start + (4 if kind == b"jxlp" else 0))
             return file.read(16)
         at += large if size == 1 else size
-        if at < start:  # to the end of the file, or no box at all
+        # To the end of the file, or no box at all.
+        if at < start:
             break
     return b""
 

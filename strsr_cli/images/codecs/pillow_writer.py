@@ -64,7 +64,8 @@ def pillow_metadata(layout: RowLayout, form: str) -> dict[str, Any]:
     """As Pillow takes it."""
     meta = layout.metadata
     if form in ("WEBP", "AVIF") and meta.dpi is not None:
-        meta = replace(meta, exif=meta.exif or packed(parse_exif(None)))  # there is no other place for it
+        # There is no other place for it.
+        meta = replace(meta, exif=meta.exif or packed(parse_exif(None)))
     # AVIF has a box for orientation; Pillow would take the tag out, and write the rest anew, less well.
     exif, xmp = meta.exif_of(layout.height, layout.width, orientation=form != "AVIF"), meta.xmp
     options: dict[str, Any] = {"icc_profile": layout.icc}

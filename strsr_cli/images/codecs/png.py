@@ -57,7 +57,8 @@ def parse_png(data: bytes, limit: int, whole: bool = True) -> PngFile:
 
 def _take_chunks(data: bytes, limit: int, found: PngFile, parts: list[memoryview]) -> None:
     for number, (kind, body, whole) in enumerate(_chunks(data)):
-        if (kind == b"IHDR") != (number == 0):  # of two, what is checked need not be what is decoded
+        # Of two, what is checked need not be what is decoded.
+        if (kind == b"IHDR") != (number == 0):
             raise ValueError("damaged: its header is missing or there twice")
         if kind == b"IHDR":
             found.width, found.height, found.depth, found.color_type = struct.unpack(">IIBB", body[:10])
@@ -146,7 +147,8 @@ def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, b
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
-        if not kind.isalpha():  # the zeros of a file that was never filled go on for long
+        # The zeros of a file that was never filled go on for long.
+        if not kind.isalpha():
             raise ValueError("damaged or truncated")
         if kind == b"IHDR" and found.width:
             raise ValueError("damaged: its header is there twice")

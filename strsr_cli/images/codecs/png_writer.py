@@ -64,7 +64,8 @@ def _packer(compression: int) -> tuple[Any, Callable[[np.ndarray, int], np.ndarr
         return zlib.compressobj(0), _up
     if compression == 1:
         return isal_zlib.compressobj(2), _quick
-    if compression == 2:  # of what filters leave of photos little but runs repeats
+    # Of what filters leave of photos little but runs repeats.
+    if compression == 2:
         return zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE), _best
     level = {3: 5, 4: 6, 5: 9}[compression]
     return zlib.compressobj(level, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED), _best

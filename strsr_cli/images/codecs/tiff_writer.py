@@ -29,7 +29,8 @@ def write_tiff(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) -
 
     exif = parse_exif(layout.metadata.exif_of(layout.height, layout.width))
     order = exif.endian or "<"
-    big = layout.nbytes > 2**32 - 2**25  # for which Pillow writes no directories
+    # For which Pillow writes no directories.
+    big = layout.nbytes > 2**32 - 2**25
     directories = {} if big else {tag: dict(exif.get_ifd(tag)) for tag in PLACEHOLDERS}
     if big and layout.metadata.exif is not None:
         log.warning("a TIFF of more than 4 GB: camera settings and place in EXIF are dropped")
@@ -53,7 +54,8 @@ def write_tiff(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) -
             metadata=None,
             extratags=tags + _tags(exif, layout.metadata),
         )
-    for _ in strips:  # none is left; that the bands end here is seen only by asking for more
+    # None is left; that the bands end here is seen only by asking for more.
+    for _ in strips:
         pass
     _append_directories(file, directories, order)
 
@@ -81,7 +83,8 @@ def _deflated(strips: Iterable[np.ndarray], order: str) -> Iterator[bytes]:
         dtype = strip.dtype.newbyteorder("<" if order == "<" else ">")
         if strip.dtype == np.float32:
             made = strip
-        else:  # the standard's predictor 2
+        else:
+            # The standard's predictor 2.
             made = np.empty_like(strip)
             made[:, 0] = strip[:, 0]
             np.subtract(strip[:, 1:], strip[:, :-1], out=made[:, 1:])

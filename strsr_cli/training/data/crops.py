@@ -278,7 +278,8 @@ def _degrade_batch(
     size = (hq.shape[-2], hq.shape[-1])
     if config.sharpen:
         hq = torch.cat([sharpen(some, config.sharpen) for some in torch.split(hq, most)])
-    teacher = None if teachers is None else hq.clone()  # where a kind has no teacher
+    # Where a kind has no teacher.
+    teacher = None if teachers is None else hq.clone()
     for kind in KINDS:
         sizes = step_sizes(step, kind, config, seed)
         rows = [row for row, recipe in enumerate(recipes) if recipe.kind == kind]

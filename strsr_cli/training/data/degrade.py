@@ -292,7 +292,8 @@ def degrade(
             x = jpeg(x, [step.quality for step in steps])
     x = jpeg_some(x, [None if recipe.jpeg_last else recipe.passes[-1].quality for recipe in recipes])
     x = resize(x, target, sizes.final_mode)
-    x = blur_some(x, [recipe.sinc for recipe in recipes])  # at the target's own size
+    # At the target's own size.
+    x = blur_some(x, [recipe.sinc for recipe in recipes])
     x = jpeg_some(x, [recipe.passes[-1].quality if recipe.jpeg_last else None for recipe in recipes])
     return quantise(x)
 

@@ -149,7 +149,8 @@ def code_blocks(planes: Tensor, table: tuple[tuple[int, ...], ...], qualities: S
     transposed, forward, inverse = matrices(planes.device)
     x = (planes.double() - 128).view(rows) @ transposed
     x = forward @ x.add_(0.5).floor_().view(columns)
-    x = x.add_(0.5).floor_().view(b, c, h // 8, 8, w)  # 8 times the orthonormal DCT
+    # 8 times the orthonormal DCT.
+    x = x.add_(0.5).floor_().view(b, c, h // 8, 8, w)
     step = torch.stack([quantisation(table, quality) for quality in qualities]).to(planes.device)
     step = step.repeat(1, 1, w // 8).view(b, 1, 1, 8, w)
     x /= 8 * step

@@ -253,9 +253,8 @@ class PairWindows:
         wanted = {"data": data_hash(photos), **settings(config, teachers=there)}
         self.config, self.device, self.multiple_of = config, device, multiple_of
         self._parts = [Part(Path(name), wanted, device) for name in as_tuple(config.pairs)]
-        self.usable = torch.cat(
-            [part.usable + 2**32 * number for number, part in enumerate(self._parts)]
-        )  # number of the part, and of the row in it
+        # Number of the part, and of the row in it.
+        self.usable = torch.cat([part.usable + 2**32 * number for number, part in enumerate(self._parts)])
 
     def __len__(self) -> int:
         """How many pairs there are to draw from."""

@@ -81,7 +81,8 @@ class Photos:
 
     def _decode(self, index: int) -> np.ndarray:
         path = self.files[index].path
-        pixels = np.array(read_image(path).rgb8())  # a copy that may be written to, as torch wants
+        # A copy that may be written to, as torch wants.
+        pixels = np.array(read_image(path).rgb8())
         if min(pixels.shape[:2]) < self.smallest:
             raise ImageError(f"{path}: has become smaller than {self.smallest} px")
         return pixels
@@ -90,7 +91,8 @@ class Photos:
         try:
             return self._decode(index)
         except ImageError:
-            return None  # `read` says so when the photo's turn comes
+            # `read` says so when the photo's turn comes.
+            return None
 
 
 def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB, tell: bool = True) -> Photos:

@@ -95,7 +95,8 @@ class Teachers:
                 ) from error
         if restored.shape[-2:] != size:
             restored = F.interpolate(restored, size, mode="bicubic", align_corners=False, antialias=True)
-        return restored.clamp(0, 1)  # NaN stays NaN
+        # NaN stays NaN.
+        return restored.clamp(0, 1)
 
 
 def load_teacher(path: Path, device: torch.device) -> Any:
@@ -110,10 +111,12 @@ def load_teacher(path: Path, device: torch.device) -> Any:
         raise UsageError("a teacher needs the package spandrel: pip install 'strsr[train]'") from error
     if not path.is_file():
         raise WeightsError(f"teacher {path}: no such file")
-    tensors = read_tensors(path)  # pickles are opened with weights_only
+    # Pickles are opened with weights_only.
+    tensors = read_tensors(path)
     try:
         model = spandrel.ModelLoader(device).load_from_state_dict(tensors)
-    except Exception as error:  # an architecture that almost fits raises whatever its code does
+    except Exception as error:
+        # An architecture that almost fits raises whatever its code does.
         raise WeightsError(
             f"teacher {path}: of no architecture that spandrel {spandrel.__version__} knows, or damaged"
         ) from error

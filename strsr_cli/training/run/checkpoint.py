@@ -73,7 +73,8 @@ class Guard:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.skipped = 0  # in all, over stops and resumes
+        # In all, over stops and resumes.
+        self.skipped = 0
         self.in_a_row = 0
 
     @property
@@ -92,7 +93,8 @@ class Guard:
         norm = accelerator.clip_grad_norm_(parameters, clip)
         finite = bool(torch.isfinite(torch.as_tensor(norm)))
         scaler = accelerator.scaler
-        if finite or scaler is not None:  # a scaler skips by itself, and lowers its scale
+        # A scaler skips by itself, and lowers its scale.
+        if finite or scaler is not None:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if finite:
@@ -132,7 +134,8 @@ def save_checkpoint(
             counts = [[guard.skipped, guard.in_a_row] for guard in guards]
             (shared / COUNTS_NAME).write_text(json.dumps(counts))
             (shared / MINUTES_NAME).write_text(json.dumps(round(minutes, 4)))
-    except Exception as error:  # torch and safetensors have an error of their own for a full disk
+    except Exception as error:
+        # Torch and safetensors have an error of their own for a full disk.
         shutil.rmtree(shared, ignore_errors=True)
         raise cannot_write(shared, error, run.advice) from error
     accelerator.wait_for_everyone()
@@ -157,13 +160,16 @@ def load_checkpoint(
         return 0
     try:
         _check_names([accelerator.unwrap_model(model) for model in models], latest)
-        accelerator.load_state(str(latest), strict=False)  # frozen parts are not in it
+        # Frozen parts are not in it.
+        accelerator.load_state(str(latest), strict=False)
         average.load(latest / AVERAGE_NAME)
-        if (latest / COUNTS_NAME).exists():  # checkpoints have not always had it
+        # Checkpoints have not always had it.
+        if (latest / COUNTS_NAME).exists():
             counts = json.loads((latest / COUNTS_NAME).read_text())
             for guard, (skipped, in_a_row) in zip(guards, counts, strict=True):
                 guard.skipped, guard.in_a_row = int(skipped), int(in_a_row)
-    except Exception as error:  # accelerate, torch and safetensors raise many kinds; each means the same
+    except Exception as error:
+        # Accelerate, torch and safetensors raise many kinds; each means the same.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise StrsrError(
             f"{latest}: cannot be resumed ({reason}): it is damaged or of another configuration; "

@@ -81,7 +81,8 @@ class Run:
         with file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:  # other errors: a file system that knows no locks
+            except OSError as error:
+                # Other errors: a file system that knows no locks.
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise StrsrError(
                         f"another process is training in {self.folder}; wait for it, or choose another --out"
@@ -173,7 +174,8 @@ class Run:
     def keep(self, step: int, folder: Path) -> None:
         """Make `folder`, which holds all of a checkpoint, the newest; drop old ones once it is on the disk."""
         target = self.checkpoint(step)
-        if target.exists():  # of a run that was resumed and stopped at once
+        # Of a run that was resumed and stopped at once.
+        if target.exists():
             shutil.rmtree(folder)
             return
         try:

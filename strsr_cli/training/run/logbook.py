@@ -56,7 +56,8 @@ class Logbook:
         run.check_same(config, MAY_CHANGE)
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._guards = (self.guard, self.coach_guard)
-        self.step = load_checkpoint(run, accelerator, models, average, self._guards)  # done so far
+        # Done so far.
+        self.step = load_checkpoint(run, accelerator, models, average, self._guards)
         # As if the run had never been stopped.
         self._began = time.monotonic() - 60 * (run.minutes() or config.minutes_before)
         self._progress = Progress(
@@ -122,7 +123,8 @@ class Logbook:
                 self.run.export(self._write_weights)
         if self.step % config.sample_every == 0 or last:
             values |= self._samples()
-        values = {name: value for name, value in values.items() if math.isfinite(value)}  # NaN is not JSON
+        # NaN is not JSON.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         if values:
             self._progress.log(self.step, values)
         if stop and not last:
@@ -170,7 +172,8 @@ class Logbook:
     def finish(self) -> Path:
         """The folder of the weights, which is told. Raises Stopped when a signal ended the run before its last step."""
         weights = self.run.folder / "model"
-        if self.accelerator.is_main_process and not weights.is_dir():  # killed between checkpoint and export
+        # Killed between checkpoint and export.
+        if self.accelerator.is_main_process and not weights.is_dir():
             self.run.export(self._write_weights)
         if self._signals.exit_code and not self._over:
             raise Stopped(self._signals.exit_code)
@@ -181,7 +184,8 @@ class Logbook:
 
     def _write_weights(self, folder: Path) -> None:
         words = provenance(self.config, self._photos, self.step, self._start)
-        if self.config.minutes:  # what a run whose folder is lost goes on by
+        # What a run whose folder is lost goes on by.
+        if self.config.minutes:
             words |= {"run": self.run.folder.name, "minutes": f"{self.minutes:.2f}"}
         self.average.pipeline.save(folder, words)
 

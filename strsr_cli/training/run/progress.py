@@ -39,7 +39,8 @@ class Progress:
         """step: where the run is resumed; later lines of its logs are dropped, they will be made again."""
         self.main, self.steps, self.run, self.report = main, steps, run, report
         self._start, self._began = step, time.monotonic()
-        self.seconds_left: Callable[[], float] | None = None  # of a run that goes by the clock
+        # Of a run that goes by the clock.
+        self.seconds_left: Callable[[], float] | None = None
         self._live: Any = None
         self._board: Any = None
         self._events = run.folder / "tensorboard"
@@ -70,7 +71,8 @@ class Progress:
             try:
                 self._board.close()
             except OSError as failure:
-                if error is None:  # else that is what there is to tell
+                # Else that is what there is to tell.
+                if error is None:
                     raise cannot_write(self._events, failure, self.run.advice) from failure
         threading.excepthook = self._hook
 
@@ -97,7 +99,8 @@ class Progress:
             with writing(self._events, self.run.advice):
                 for name, value in values.items():
                     self._board.add_scalar(name, value, step)
-                self._board.flush()  # what a full disk does not take is told now
+                # What a full disk does not take is told now.
+                self._board.flush()
         numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if name != "crops_per_s")
         speed = f"{values.get('crops_per_s', 0):.1f} crops/s"
         if self._live is not None:
