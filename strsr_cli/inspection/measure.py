@@ -21,11 +21,11 @@ from strsr_models.spectrum import (
     LatticeReport,
     Peak,
     inspect_lattice,
-    luma,
     power_spectrum,
     radial_profile,
     verdict,
 )
+from strsr_models.spectrum.blocks import one_channel, starts
 from strsr_models.spectrum.sample import finite
 from strsr_models.spectrum.survey import LEAST_PERIODS
 
@@ -38,7 +38,6 @@ HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
 JPEG_PERIOD = 8  # px
 SHARED = 3.0  # dB: what blocks of 8 px may show at the periods 4 and 2 more than at their own
 SEAMS_ONLY = "none: seams only"  # jumps at the borders of cells, with nothing in the spectrum
-CHANNELS = ("luma", "r", "g", "b")
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def inspect(
 ) -> Inspection:
     """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
     part = cropped(name, image, crop)
-    one = one_channel(part, channel)
+    one = one_channel(part, channel)[:, None]
     report = inspect_lattice(one, tuple(periods))
     if not finite(report.excess):
         least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
@@ -154,7 +153,7 @@ def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> I
     same = own == size
     reference = reference if same else resized(reference, *size)
     image, reference = (cropped(found.name, each, found.crop) for each in (image, reference))
-    one, other = (one_channel(each, found.channel) for each in (image, reference))
+    one, other = (one_channel(each, found.channel)[:, None] for each in (image, reference))
     report = inspect_lattice(other, found.report.periods)
     comparison = Comparison(
         name,
@@ -177,14 +176,6 @@ def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) ->
             f"{name}: --crop {x},{y},{w},{h} reaches beyond its {image.shape[-1]}x{image.shape[-2]} px"
         )
     return image[..., y : y + h, x : x + w]
-
-
-def one_channel(image: Tensor, channel: str) -> Tensor:
-    """(1, 1, h, w): the luma, or a channel where there are three."""
-    if channel == "luma" or image.shape[1] == 1:
-        return luma(image)[:, None]
-    at = CHANNELS.index(channel) - 1
-    return image[:, at : at + 1]
 
 
 def resized(image: Tensor, height: int, width: int) -> Tensor:
@@ -226,7 +217,7 @@ def log_spectrum(one: Tensor, periods: Sequence[int]) -> np.ndarray:
     """
     height, width = one.shape[-2:]
     side = block_side(min(height, width), periods)
-    rows, columns = (starts(length, side) for length in (height, width))
+    rows, columns = (starts(length, side, BLOCKS) for length in (height, width))
     total = torch.zeros(side, side // 2 + 1)
     for top in rows:
         strip = [one[0, :, top : top + side, left : left + side] for left in columns]
@@ -238,12 +229,6 @@ def log_spectrum(one: Tensor, periods: Sequence[int]) -> np.ndarray:
     whole = np.concatenate([half, half[index][:, 1 : (side + 1) // 2][:, ::-1]], axis=1)
     centred: np.ndarray = np.fft.fftshift(whole)
     return centred
-
-
-def starts(length: int, side: int) -> list[int]:
-    """Where at most BLOCKS blocks begin, evenly spread, overlapping by half where there is no more room."""
-    count = min(BLOCKS, 1 + math.ceil(2 * (length - side) / side))
-    return [round(number * (length - side) / max(count - 1, 1)) for number in range(count)]
 
 
 def high_energy(one: Tensor) -> float:

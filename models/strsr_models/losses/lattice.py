@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..spectrum import ROUNDING, block_spectra
+from ..spectrum.blocks import ROUNDING, Harmonic, bins_of, block_spectra, excess
 
 PERIOD = 16  # px: a transformer's patch; holds the harmonics of 2, 4 and 8, which a decoder's shuffles print
 LEAST_PERIODS = 4  # in a block
 MOST_PERIODS = 8
 LEAST_CROP = LEAST_PERIODS * PERIOD  # px
-NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between, short of the next harmonic
+NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between, and 2 bins short of the next harmonic
 
 
 def lattice_loss(pred: Tensor, target: Tensor, period: int = PERIOD) -> Tensor:
@@ -49,27 +49,17 @@ def lattice_loss(pred: Tensor, target: Tensor, period: int = PERIOD) -> Tensor:
 
 
 def _excess(image: Tensor, side: int, period: int) -> Tensor:
-    """Excess (harmonics,) in dB of a batch (b, c, h, w) as a whole."""
+    """The excess (harmonics,) in dB of a batch (b, c, h, w) as a whole."""
     power = block_spectra(image.float().flatten(0, 1), side)  # (b * c, n, s, s/2 + 1)
     log_power = (10 * torch.log10(power + ROUNDING)).mean((0, 1))  # (s, s/2 + 1)
-    step = side // period
-    grid = torch.arange(period) * step
-    rows, columns = (
-        axis.flatten()[1:] for axis in torch.meshgrid(grid, grid[: period // 2 + 1], indexing="ij")
+    index = bins_of(
+        _all_points(period), period, side, log_power.device, farthest=min(FAR, side // period - NEAR)
     )
-    far = min(FAR, step - NEAR)
-    offsets = torch.arange(-far, far + 1)
-    dy, dx = (axis.flatten() for axis in torch.meshgrid(offsets, offsets, indexing="ij"))
-    ring = torch.maximum(dy.abs(), dx.abs()) >= NEAR
-    around = _at(log_power, rows[:, None] + dy[ring], columns[:, None] + dx[ring])
-    return _at(log_power, rows, columns) - around.median(dim=1).values
+    # Not limited to lines on the very bins: a network must not learn to move its lines aside.
+    return excess(log_power.flatten()[None], index, limited=False, lower=True)[0]
 
 
-def _at(spectrum: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Values of half a spectrum (s, s/2 + 1) at any bins: it repeats, and F(-y, -x) is F(y, x)'s conjugate."""
-    side = spectrum.shape[0]
-    rows, columns = rows % side, columns % side
-    mirrored = columns > side // 2
-    rows = torch.where(mirrored, -rows % side, rows)
-    columns = torch.where(mirrored, side - columns, columns)
-    return spectrum[rows.to(spectrum.device), columns.to(spectrum.device)]
+def _all_points(period: int) -> tuple[Harmonic, ...]:
+    """All points (i / p, j / p) of half a spectrum but the mean: those of shorter lattices too."""
+    points = [(down, across) for down in range(period) for across in range(period // 2 + 1)]
+    return tuple(Harmonic(down, across, "xy") for down, across in points[1:])

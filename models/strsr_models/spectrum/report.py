@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .blocks import luma
+from .blocks import one_channel
 from .survey import (
     AXES,
     CROSS,
@@ -28,18 +28,10 @@ from .survey import (
 
 PEAK_DB = 3.0  # of excess: what is less is no peak
 MOST_PEAKS = 8  # of each axis
-GRID_DB, GRID_COHERENCE = 2.0, 0.5  # docs/fft.md has the figures behind these
+GRID_DB, GRID_COHERENCE = 2.0, 0.5  # docs/developing/grid-estimator.md has the figures behind these
 SUSPECT_DB, SUSPECT_COHERENCE = 6.0, 0.15  # dB: as much as a line of another period, one bin aside, can give
 ONE_AXIS = 0.45  # below GRID_COHERENCE: what is coherent on one axis alone is no grid
 ALIGNED = 0.75  # px by which seams may seem to lie beside the image's own origin
-CHANNELS = {
-    "luma": None,
-    "red": (1.0, 0.0, 0.0),
-    "green": (0.0, 1.0, 0.0),
-    "blue": (0.0, 0.0, 1.0),
-    "cb": (-0.168736, -0.331264, 0.5),
-    "cr": (0.5, -0.418688, -0.081312),
-}  # weights of R, G, B
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ def inspect_lattice(
     tenth of its pixels. region is None where the verdict is "clean". Raises UsageError for what is no
     image, more than one, an unknown channel, and periods less than 2.
     """
-    y = _channel(image, channel)
+    y = one_channel(image, channel)
     if y.shape[0] != 1:
         raise UsageError(f"expected one image, got {y.shape[0]}")
     for period in periods:
@@ -128,17 +120,6 @@ def _rank(excess: float, coherent: float) -> int:
     if excess >= GRID_DB and coherent >= GRID_COHERENCE:
         return 2
     return int(excess >= SUSPECT_DB or coherent >= SUSPECT_COHERENCE)
-
-
-def _channel(image: Tensor, channel: str) -> Tensor:
-    if channel not in CHANNELS:
-        raise UsageError(f"channel {channel!r}: must be one of {', '.join(CHANNELS)}")
-    weights = CHANNELS[channel]
-    if weights is None or image.ndim != 4 or image.shape[1] != 3:
-        return luma(image)
-    return luma(
-        torch.einsum("bchw,c->bhw", image.float(), torch.tensor(weights, device=image.device))[:, None]
-    )
 
 
 @dataclass(frozen=True)

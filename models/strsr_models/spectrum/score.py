@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .blocks import BLOCK, HANN_LOBE, ROUNDING, cut_blocks, hann, luma, starts, without_line
+from .blocks import (
+    BLOCK,
+    HANN_LOBE,
+    ROUNDING,
+    bins_of,
+    cut_blocks,
+    excess,
+    hann,
+    harmonics_of,
+    luma,
+    starts,
+    without_line,
+)
 from .report import check_period
 from .survey import LEAST_PERIODS, lattice_scores
 
@@ -20,7 +31,7 @@ FARTHEST_NEIGHBOUR = 6  # bins from a harmonic: farther, and the fall of a photo
 def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16), where: str = "all") -> Tensor:
     """How far a lattice of each period stands out of an image: (b, len(periods)) dB; 0 is none.
 
-    image: (b, 3, h, w) or (b, 1, h, w) in [0, 1]; only luma counts. Differentiable. docs/fft.md has the formula.
+    image: (b, 3, h, w) or (b, 1, h, w) in [0, 1]; only luma counts. Differentiable. docs/developing/grid-estimator.md has the formula.
     For each harmonic of a period: log-power less the median of its neighbours' log-powers, averaged over
     overlapping blocks. The score is the greatest of three means: over the harmonics on both axes of the
     spectrum, over those on its diagonals (checkerboards), and over those of the seams (`lattice.seam_signal`:
@@ -90,31 +101,18 @@ def _axis_log_power(y: Tensor, side: int) -> Tensor:
 
 
 def _excess(log_power: Tensor, side: int, period: int) -> Tensor:
-    """Mean dB (b,) by which the harmonics of a period stand above their neighbours."""
-    spacing = side // period
-    far = min(spacing // 2, FARTHEST_NEIGHBOUR)
-    # 0 and +-1 are the line itself.
-    near = torch.tensor([d for d in range(-far, far + 1) if abs(d) >= 2])
-    harmonics = [k * spacing for k in range(1, period // 2 + 1) if math.gcd(k, period) == 1]
-    bins = torch.tensor(harmonics)  # (k,)
-    at = partial(_peak, log_power, side)
-    around = at(bins[:, None] + near).sort(dim=-1).values  # (b, 2, k, n), n even
-    half = len(near) // 2
-    median = around[..., half - 1 : half + 1].mean(-1)
-    return (at(bins) - median).mean((1, 2))
+    """Mean dB (b,) by which the harmonics of a period stand above their neighbours, on both axes (b, 2, s/2 + 1)."""
+    points = tuple(point for point in harmonics_of(period) if point.axis == "x")
+    far = min(side // period // 2, FARTHEST_NEIGHBOUR)
+    index = bins_of(points, period, side, log_power.device, rows=1, farthest=far)
+    columns = excess(_lines(log_power, side).flatten(0, 1), index, limited=False)
+    return columns.view(*log_power.shape[:2], -1).mean((1, 2))
 
 
-def _peak(log_power: Tensor, side: int, bins: Tensor) -> Tensor:
-    """Log-power at bins, as far as it can be due to a line on the very bin.
-
-    A line on a bin is 6 dB lower in the bins beside it, by the Hann window. Where one of those is
-    higher than that tells, the energy belongs to a frequency between bins: to another period.
-    """
-
-    def at(shifted: Tensor) -> Tensor:
-        # The spectrum repeats, and mirrors at s/2.
-        folded = shifted % side
-        return log_power[..., torch.minimum(folded, side - folded).to(log_power.device)]
-
-    beside = torch.minimum(at(bins - 1), at(bins + 1)) + HANN_LOBE
-    return torch.minimum(at(bins), beside)
+def _lines(log_power: Tensor, side: int) -> Tensor:
+    """Log-powers (b, 2, s/2 + 1), each as far as a line on the very bin explains it; see `excess`."""
+    # The spectrum mirrors at its ends; where the side is odd, the last bin lies beside its own image.
+    after = log_power[..., -1:] if side % 2 else log_power[..., -2:-1]
+    padded = torch.cat([log_power[..., 1:2], log_power, after], dim=-1)
+    beside = torch.minimum(padded[..., :-2], padded[..., 2:]) + HANN_LOBE
+    return torch.minimum(log_power, beside)

@@ -14,13 +14,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import HANN_LOBE, ROUNDING, hann, starts, without_line, without_plane
+from .blocks import (
+    ROUNDING,
+    Bins,
+    Harmonic,
+    bins_of,
+    excess,
+    hann,
+    harmonics_of,
+    lopsidedness,
+    starts,
+    without_line,
+    without_plane,
+)
 
 MOST_PERIODS = 8  # a block holds: a line moved aside by up to 1/16 of 1/p stays within its harmonic's bins
 LEAST_PERIODS = 4  # fewer, and a harmonic has no neighbours of its own
@@ -31,15 +42,6 @@ SEAM_FLOOR = 1e-6  # variance of the seam signal, which lies in [0, 1]: what is 
 LOPSIDED = 3.0  # dB
 CHANCE = 3.09  # standard deviations: one in a thousand
 AXES, CROSS, SEAMS = range(3)
-
-
-@dataclass(frozen=True)
-class Harmonic:
-    """A point of the spectrum: down and across in units of 1/p cycles per pixel."""
-
-    down: int
-    across: int
-    axis: str  # "x": of columns, on the axis of rows; "y"; "xy": a cross-point
 
 
 @dataclass
@@ -61,20 +63,6 @@ class Survey:
     )
 
 
-@lru_cache
-def harmonics_of(period: int) -> tuple[Harmonic, ...]:
-    """All points (i/p, j/p) that belong to no shorter lattice, one of each pair that mirror each other."""
-    points = []
-    for across in range(period // 2 + 1):
-        # On these columns a point's mirror is beside it.
-        mirrored = across in (0, period / 2)
-        for down in range(period // 2 + 1 if mirrored else period):
-            if math.gcd(down, across, period) == 1:
-                axis = "x" if down == 0 else "y" if across == 0 else "xy"
-                points.append(Harmonic(down, across, axis))
-    return tuple(points)
-
-
 def on_diagonal(point: Harmonic, period: int) -> bool:
     """A cross-point as far along one axis as along the other: those that the score is of."""
     return point.axis == "xy" and point.across in (point.down, period - point.down)
@@ -91,8 +79,8 @@ def kinds(printed: Survey, seams: Survey, period: int) -> Tensor:
     """Mean excess (b, 3) in dB: of the harmonics on the axes, of those on the diagonals, of the seams."""
     axes = [i for i, point in enumerate(printed.harmonics) if point.axis != "xy"]
     diagonal = [i for i, point in enumerate(printed.harmonics) if on_diagonal(point, period)]
-    means = (printed.excess[:, axes], printed.excess[:, diagonal], seams.excess)
-    return torch.stack([excess.mean(1) for excess in means], dim=1)
+    groups = (printed.excess[:, axes], printed.excess[:, diagonal], seams.excess)
+    return torch.stack([group.mean(1) for group in groups], dim=1)
 
 
 def side_of_blocks(shape: torch.Size, period: int) -> int:
@@ -126,7 +114,8 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
             turns = [[(p.down * top + p.across * left) / period for p in points] for left in lefts]
             values.append(spectra[0][:, index.at] * _unturn(turns, y.device))
             standing.append(_standing(power[0], index))
-    survey = Survey(points, *excess_at(total / (len(tops) * len(lefts)), index), real=period == 2)
+    mean = total / (len(tops) * len(lefts))
+    survey = Survey(points, excess(mean, index), lopsidedness(mean, index), real=period == 2)
     if closely:
         survey.values, survey.standing = torch.cat(values), torch.cat(standing)
         survey.boxes = tuple((left, top, side, side) for top in tops for left in lefts)
@@ -168,9 +157,13 @@ def survey_seams(
     down, across = signals or (seam_signal(y), seam_signal(y.transpose(1, 2)))
     columns, rows = (_seams_of(signal, period, side, closely) for signal in (down, across))
     points = (*columns.harmonics, *(Harmonic(p.across, 0, "y") for p in rows.harmonics))
-    excess = torch.cat([columns.excess, rows.excess], dim=1)
-    lopsided = torch.cat([columns.lopsided, rows.lopsided], dim=1)
-    survey = Survey(points, excess, lopsided, floor=SEAM_FLOOR, real=columns.real)
+    survey = Survey(
+        points,
+        torch.cat([columns.excess, rows.excess], dim=1),
+        torch.cat([columns.lopsided, rows.lopsided], dim=1),
+        floor=SEAM_FLOOR,
+        real=columns.real,
+    )
     if columns.values is not None and columns.standing is not None:
         assert rows.values is not None
         assert rows.standing is not None
@@ -202,7 +195,8 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
     window = hann(side, signal)
     spectra = torch.fft.rfft(without_line(pieces) * window / window.square().sum().sqrt()).flatten(1, 2)
     power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + SEAM_FLOOR)
-    survey = Survey(points, *excess_at(power.mean(1), index), real=period == 2)
+    mean = power.mean(1)
+    survey = Survey(points, excess(mean, index), lopsidedness(mean, index), real=period == 2)
     if closely:
         # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
         turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
@@ -212,73 +206,6 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
         survey.boxes = tuple((left, row * height, side, height) for row in range(count) for left in lefts)
         survey.overlap = _overlap(lefts, side)
     return survey
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Flat indices into half a spectrum (s, s/2 + 1), or (1, s/2 + 1), for k harmonics."""
-
-    at: Tensor  # (k,)
-    near: tuple[tuple[Tensor, Tensor], ...]  # rows of `at`, and their neighbours' indices (rows, m)
-    beside: tuple[Tensor, ...]  # for each entry of near: (rows, 2 or 4)
-
-
-@lru_cache(maxsize=64)
-def bins_of(
-    points: tuple[Harmonic, ...], period: int, side: int, device: torch.device, rows: int | None = None
-) -> Bins:
-    """Neighbours: 2 bins away (0 and 1 are the line itself) to half-way to the next harmonic.
-
-    On an axis they lie on it, since edges in photos make it brighter than what is beside it; of a
-    cross-point in the square around.
-    """
-    spacing = side // period
-    far = spacing // 2
-    steps = [step for step in range(-far, far + 1) if abs(step) >= 2]
-    square = [(v, u) for v in range(-far, far + 1) for u in range(-far, far + 1) if max(abs(u), abs(v)) >= 2]
-    around = {"x": [(0, u) for u in steps], "y": [(u, 0) for u in steps], "xy": square}
-    touching = {"x": [(0, -1), (0, 1)], "y": [(-1, 0), (1, 0)]}
-    touching["xy"] = touching["x"] + touching["y"]
-
-    def flat(point: Harmonic, shift: tuple[int, int]) -> int:
-        down, across = (
-            (at * spacing + step) % side for at, step in zip((point.down, point.across), shift, strict=True)
-        )
-        if across > side // 2:
-            down, across = -down % side, side - across
-        return (down if rows is None else 0) * (side // 2 + 1) + across
-
-    def tensor(table: list[list[int]] | list[int]) -> Tensor:
-        # Kept for later calls, which may want gradients.
-        with torch.inference_mode(False):
-            return torch.tensor(table, device=device)
-
-    near, beside = [], []
-    for axis in ("x", "y", "xy"):
-        these = [i for i, point in enumerate(points) if point.axis == axis]
-        if these:
-            near.append((tensor(these), tensor([[flat(points[i], s) for s in around[axis]] for i in these])))
-            beside.append(tensor([[flat(points[i], s) for s in touching[axis]] for i in these]))
-    return Bins(tensor([flat(point, (0, 0)) for point in points]), tuple(near), tuple(beside))
-
-
-def excess_at(log_power: Tensor, index: Bins) -> tuple[Tensor, Tensor]:
-    """dB (b, k) by which harmonics stand above the median of their neighbours, of (b, bins); and `Survey.lopsided`.
-
-    A line on a bin is 6 dB lower in the bins beside it, by the Hann window. Where one of those is
-    lower than that tells, the energy belongs to a frequency between bins: to another period.
-    """
-    columns = log_power.new_zeros(log_power.shape[0], len(index.at))
-    lopsided = columns
-    for (rows, near), beside in zip(index.near, index.beside, strict=True):
-        around = log_power[:, near].sort(dim=-1).values  # (b, rows, m), m even
-        half = near.shape[1] // 2
-        median = around[..., half - 1 : half + 1].mean(-1)
-        lowest, highest = log_power[:, beside].aminmax(dim=-1)
-        peak = torch.minimum(log_power[:, index.at[rows]], lowest + HANN_LOBE)
-        columns = columns.index_copy(1, rows, peak - median)
-        lopsided = lopsided.index_copy(1, rows, highest - lowest)
-    return columns, lopsided
 
 
 def _standing(power: Tensor, index: Bins) -> Tensor:
