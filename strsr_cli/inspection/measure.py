@@ -36,6 +36,7 @@ NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power, 6 dB 
 FDL_SIDE, FDL_PROJECTIONS = 256, 32  # px of the crop that is compared, and directions
 HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
 JPEG_PERIOD = 8  # px
+CHANNELS = {"luma": "luma", "r": "red", "g": "green", "b": "blue"}  # by the names of --channel
 SHARED = 3.0  # dB: what blocks of 8 px may show at the periods 4 and 2 more than at their own
 SEAMS_ONLY = "none: seams only"  # jumps at the borders of cells, with nothing in the spectrum
 
@@ -112,7 +113,7 @@ def inspect(
 ) -> Inspection:
     """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
     part = cropped(name, image, crop)
-    one = one_channel(part, channel)[:, None]
+    one = one_channel(part, CHANNELS[channel])[:, None]
     report = inspect_lattice(one, tuple(periods))
     if not finite(report.excess):
         least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
@@ -153,7 +154,7 @@ def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> I
     same = own == size
     reference = reference if same else resized(reference, *size)
     image, reference = (cropped(found.name, each, found.crop) for each in (image, reference))
-    one, other = (one_channel(each, found.channel)[:, None] for each in (image, reference))
+    one, other = (one_channel(each, CHANNELS[found.channel])[:, None] for each in (image, reference))
     report = inspect_lattice(other, found.report.periods)
     comparison = Comparison(
         name,

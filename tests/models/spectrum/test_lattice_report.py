@@ -234,13 +234,13 @@ def test_blocks_that_move_apart_on_large_images_tell_the_same(
 def test_a_channel_can_be_looked_at_alone(photo: Tensor) -> None:
     image = photo.repeat(1, 3, 1, 1)
     image[:, 2] += tiled(8, 2)
-    assert verdict(inspect_lattice(image, (8,), channel="r")) == "clean"
-    assert verdict(inspect_lattice(image, (8,), channel="b")) == "grid"
+    assert verdict(inspect_lattice(image, (8,), channel="red")) == "clean"
+    assert verdict(inspect_lattice(image, (8,), channel="blue")) == "grid"
     assert verdict(inspect_lattice(image, (8,), channel="cb")) == "grid"
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(UsageError, match="channel 'alpha': must be one of luma, r"):
+    with pytest.raises(UsageError, match="channel 'alpha': must be one of luma, red"):
         inspect_lattice(torch.rand(1, 3, 64, 64), channel="alpha")
     with pytest.raises(UsageError, match="one image, got 2"):
         inspect_lattice(torch.rand(2, 3, 64, 64))
