@@ -28,12 +28,14 @@ NEAR, FAR = 2, 3  # bins: neighbours lie in the square ring between, and 2 bins 
 
 
 def lattice_loss(pred: Tensor, target: Tensor, period: int = PERIOD) -> Tensor:
-    """Mean over harmonics of max(0, excess of pred - excess of target)^2, in dB^2, as a scalar.
+    """The mean over harmonics of max(0, excess of pred - excess of target)^2, in dB^2, as a scalar.
 
-    pred, target: (b, c, h, w) in [0, 1]. Harmonics: (i / p, j / p) cycles per px, but for the mean. Excess: log-power minus the median
-    of its neighbours'; of `target` at least 0. Log-powers are means over blocks, channels and the batch: a line that chance or a fence puts into one picture
-    costs little, one that all pictures share costs all of itself. Blocks are up to 8 periods wide, at most half of the shorter side unless
-    that would be less than 4 periods. `target` gets no gradient. Float32 inside autocast. Raises UsageError for images of less than 4 periods.
+    pred, target: (b, c, h, w) in [0, 1]. Harmonics: (i / p, j / p) cycles per px, but for the mean. Excess:
+    log-power minus the median of its neighbours'; of `target` at least 0. Log-powers are means over blocks,
+    channels and the batch: a line that chance or a fence puts into one picture costs little, one that all
+    pictures share costs all of itself. Blocks are up to 8 periods wide, at most half of the shorter side unless
+    that would be less than 4 periods. `target` gets no gradient. Float32 inside autocast. Raises UsageError for
+    images of less than 4 periods.
     """
     shorter = min(pred.shape[-2:])
     if shorter < LEAST_PERIODS * period:

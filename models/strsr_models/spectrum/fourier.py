@@ -78,14 +78,14 @@ def radial_profile(image: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
     power = power_spectrum(image, side)  # (b, s, s/2 + 1)
     side = power.shape[1]
     fy, fx = (f(side, device=power.device) for f in (torch.fft.fftfreq, torch.fft.rfftfreq))
-    # In bins.
+    # The radius in bins.
     ring = (torch.hypot(fy[:, None], fx) * side).round().long().flatten()
     # Columns but the first and the last stand for their mirror image too.
     weight = (1 + ((fx > 0) & (fx < 0.5)).to(power)).expand(side, -1).flatten()
     count = int(ring.max()) + 1
     sums = power.new_zeros(power.shape[0], count).index_add_(1, ring, power.flatten(1) * weight)
     weights = weight.new_zeros(count).index_add_(0, ring, weight)
-    # Ring 0 is the mean, which is gone.
+    # Ring 0 is the mean, which was taken away.
     rings = slice(1, side // 2 + 1)
     frequency = torch.arange(count, device=power.device)[rings] / side
     return frequency, 10 * torch.log10((sums / weights)[:, rings] + 1e-12)

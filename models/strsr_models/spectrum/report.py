@@ -1,4 +1,4 @@
-"""What `strsr fft-inspect` says of an image: which lattice stands out, by how much, where, and whether it is one."""
+"""The report on an image: which lattice stands out, by how much and where, and whether it is a grid."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class LatticeReport:
-    """Of one image; a tuple's entries are those of `periods`."""
+    """What was measured of one image; the entries of a tuple are those of `periods`."""
 
     periods: tuple[int, ...]  # px
     excess: tuple[float, ...]  # dB: the score; nan where the image holds less than four periods
@@ -64,7 +64,7 @@ def inspect_lattice(
     """Look for lattices in one image (1, 3 or 1, h, w) in [0, 1].
 
     excess is `spectrum.lattice_excess`. coherence is the greatest of three, of the harmonics on the axes, of all
-    cross-points and of the seams, each as in `lattice.coherence`. Memory beyond the image's own grows with a
+    cross-points and of the seams, each as in `survey.coherence`. Memory beyond the image's own grows with a
     tenth of its pixels. region is None where the verdict is "clean". Raises UsageError for what is no
     image, more than one, an unknown channel, and periods less than 2.
     """
@@ -74,29 +74,37 @@ def inspect_lattice(
     for period in periods:
         check_period(period)
     signals = (seam_signal(y), seam_signal(y.transpose(1, 2)))
-    found = [_look(y, period, signals) for period in periods]
-    peaks = sorted((peak for one in found for peak in one.peaks), key=lambda peak: -peak.excess)
-    kept = [peak for axis in ("x", "y", "xy") for peak in [p for p in peaks if p.axis == axis][:MOST_PEAKS]]
+    lattices = [_inspect_period(y, period, signals) for period in periods]
     report = LatticeReport(
         periods=tuple(periods),
-        excess=tuple(one.excess for one in found),
-        coherence=tuple(one.coherence for one in found),
-        origin_aligned=tuple(one.aligned for one in found),
-        peaks=tuple(sorted(kept, key=lambda peak: -peak.excess)),
+        excess=tuple(lattice.excess for lattice in lattices),
+        coherence=tuple(lattice.coherence for lattice in lattices),
+        origin_aligned=tuple(lattice.aligned for lattice in lattices),
+        peaks=_strongest([peak for lattice in lattices for peak in lattice.peaks]),
         region=None,
     )
     main = main_period(report)
-    return report if main is None else replace(report, region=found[report.periods.index(main)].region)
+    if main is None:
+        return report
+    return replace(report, region=lattices[report.periods.index(main)].region)
+
+
+def _strongest(peaks: list[Peak]) -> tuple[Peak, ...]:
+    """The MOST_PEAKS strongest peaks of each axis, the strongest first."""
+    kept: list[Peak] = []
+    for axis in ("x", "y", "xy"):
+        on_axis = [peak for peak in peaks if peak.axis == axis]
+        kept += sorted(on_axis, key=lambda peak: -peak.excess)[:MOST_PEAKS]
+    return tuple(sorted(kept, key=lambda peak: -peak.excess))
 
 
 def verdict(report: LatticeReport) -> str:
-    """ "grid", "suspect" or "clean": the worst that any period gives.
+    """The worst that any period gives: "grid", "suspect" or "clean".
 
     grid: an excess of GRID_DB with a coherence of GRID_COHERENCE. suspect: one of them clearly, SUSPECT_DB or
     SUSPECT_COHERENCE. Periods that the image is too small for count as clean.
     """
-    pairs = zip(report.excess, report.coherence, strict=True)
-    return ("clean", "suspect", "grid")[max((_rank(*pair) for pair in pairs), default=0)]
+    return ("clean", "suspect", "grid")[max(_ranks(report), default=0)]
 
 
 def main_period(report: LatticeReport) -> int | None:
@@ -104,27 +112,34 @@ def main_period(report: LatticeReport) -> int | None:
 
     The longest of those that give it: what repeats after 16 px has harmonics that a lattice of 8 or 4 would have too.
     """
-    ranks = [_rank(*pair) for pair in zip(report.excess, report.coherence, strict=True)]
+    ranks = _ranks(report)
     worst = max(ranks, default=0)
-    return max(p for p, rank in zip(report.periods, ranks, strict=True) if rank == worst) if worst else None
+    if worst == 0:
+        return None
+    return max(period for period, rank in zip(report.periods, ranks, strict=True) if rank == worst)
 
 
 def check_period(period: int) -> None:
-    """Refuse what is no period."""
+    """Raise UsageError for a period of less than 2 px."""
     if period < 2:
         raise UsageError(f"lattice period {period}: must be at least 2 px")
 
 
+def _ranks(report: LatticeReport) -> list[int]:
+    """The rank of each period."""
+    return [_rank(excess, coherent) for excess, coherent in zip(report.excess, report.coherence, strict=True)]
+
+
 def _rank(excess: float, coherent: float) -> int:
-    """0 clean, 1 suspect, 2 grid; nan compares as false."""
+    """The rank 0 for clean, 1 for suspect, 2 for grid; nan compares as false."""
     if excess >= GRID_DB and coherent >= GRID_COHERENCE:
         return 2
     return int(excess >= SUSPECT_DB or coherent >= SUSPECT_COHERENCE)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Of one period."""
+class _Lattice:
+    """What the image shows of one period."""
 
     excess: float
     coherence: float
@@ -133,9 +148,10 @@ class _Found:
     region: tuple[int, int, int, int] | None
 
 
-def _look(y: Tensor, period: int, signals: tuple[Tensor, Tensor]) -> _Found:
+def _inspect_period(y: Tensor, period: int, signals: tuple[Tensor, Tensor]) -> _Lattice:
+    """Look for a lattice of one period in y (1, h, w). signals: `seam_signal` of y and of y transposed."""
     if side_of_blocks(y.shape, period) == 0:
-        return _Found(math.nan, math.nan, False, (), None)
+        return _Lattice(math.nan, math.nan, False, (), None)
     printed = survey_print(y, period, closely=True)
     seams = survey_seams(y, period, closely=True, signals=signals)
     by_kind = kinds(printed, seams, period)[0]
@@ -146,16 +162,21 @@ def _look(y: Tensor, period: int, signals: tuple[Tensor, Tensor]) -> _Found:
     diagonal = [i for i in cross if on_diagonal(printed.harmonics[i], period)]
     of_cross = max(coherence(printed, pick) for pick in (cross, diagonal))
     coherent = max(_both_ways(printed), of_cross, of_seams)
-    survey, pick = {AXES: (printed, axes), CROSS: (printed, diagonal), SEAMS: (seams, whole)}[
-        int(by_kind.argmax())
-    ]
+    choices = {AXES: (printed, axes), CROSS: (printed, diagonal), SEAMS: (seams, whole)}
+    survey, pick = choices[int(by_kind.argmax())]
     aligned = of_seams > 0 and all(_aligned(seams, axis, period) for axis in "xy")
     region = _best_block(survey, pick)
-    return _Found(float(by_kind.max()), coherent, aligned, _peaks(printed, period), region)
+    return _Lattice(
+        excess=float(by_kind.max()),
+        coherence=coherent,
+        aligned=aligned,
+        peaks=_peaks(printed, period),
+        region=region,
+    )
 
 
 def _both_ways(survey: Survey) -> float:
-    """Coherence on the axes. Slats, blinds and courses of bricks are coherent on one: up to ONE_AXIS that counts."""
+    """The coherence on both axes; on one alone, as of slats, blinds and courses of bricks, it counts up to ONE_AXIS."""
     down, across = ([i for i, point in enumerate(survey.harmonics) if point.axis == axis] for axis in "yx")
     lesser = min(coherence(survey, down), coherence(survey, across))
     return max(lesser, min(coherence(survey, down + across), ONE_AXIS))
@@ -176,6 +197,7 @@ def _best_block(survey: Survey, pick: list[int]) -> tuple[int, int, int, int]:
 
 
 def _peaks(printed: Survey, period: int) -> tuple[Peak, ...]:
+    """The harmonics of a period that stand out by PEAK_DB or more."""
     peaks = []
     for point, excess in zip(printed.harmonics, printed.excess[0].tolist(), strict=True):
         if excess >= PEAK_DB:

@@ -17,7 +17,7 @@ USUAL_PERIODS = (4, 8, 16)  # px
 
 
 def finite(values: Sequence[float]) -> list[float]:
-    """Those that are numbers."""
+    """The values that are finite numbers."""
     return [value for value in values if math.isfinite(value)]
 
 

@@ -29,12 +29,12 @@ FARTHEST_NEIGHBOUR = 6  # bins from a harmonic: farther, and the fall of a photo
 
 
 def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16), where: str = "all") -> Tensor:
-    """How far a lattice of each period stands out of an image: (b, len(periods)) dB; 0 is none.
+    """The excess (b, len(periods)) in dB: how far a lattice of each period stands out of an image; 0 is none.
 
     image: (b, 3, h, w) or (b, 1, h, w) in [0, 1]; only luma counts. Differentiable. docs/developing/grid-estimator.md has the formula.
     For each harmonic of a period: log-power less the median of its neighbours' log-powers, averaged over
     overlapping blocks. The score is the greatest of three means: over the harmonics on both axes of the
-    spectrum, over those on its diagonals (checkerboards), and over those of the seams (`lattice.seam_signal`:
+    spectrum, over those on its diagonals (checkerboards), and over those of the seams (`survey.seam_signal`:
     JPEG's blocks, weaves that change their sign).
 
     Harmonics: k/p cycles per pixel for k up to p/2 without a common factor with p. So a frequency
@@ -62,25 +62,27 @@ def lattice_excess(image: Tensor, periods: Sequence[int] = (4, 8, 16), where: st
 
 
 def _axes_excess(y: Tensor, periods: Sequence[int]) -> Tensor:
-    """Of y (b, h, w): (b, len(periods)) dB. Blocks are a multiple of the period, so that harmonics fall on bins."""
+    """The excess (b, len(periods)) in dB on the axes of y (b, h, w).
+
+    Blocks are a multiple of the period, so that harmonics fall on bins.
+    """
     shorter = min(y.shape[-2:])
-    # By side of the blocks.
-    axes: dict[int, Tensor] = {}
+    axes_by_side: dict[int, Tensor] = {}
     columns = []
     for period in periods:
         side = _block_side(shorter, period)
         if not side:
             columns.append(y.new_full((y.shape[0],), math.nan))
             continue
-        if side not in axes:
+        if side not in axes_by_side:
             both = [_axis_log_power(lines, side) for lines in (y, y.transpose(1, 2))]
-            axes[side] = torch.stack(both, dim=1)  # (b, 2, s/2 + 1)
-        columns.append(_excess(axes[side], side, period))
+            axes_by_side[side] = torch.stack(both, dim=1)  # (b, 2, s/2 + 1)
+        columns.append(_excess(axes_by_side[side], side, period))
     return torch.stack(columns, dim=1)
 
 
 def _block_side(shorter: int, period: int) -> int:
-    """Side of the blocks that a period is looked for in; 0: the image is too small."""
+    """The side of the blocks that a period is looked for in; 0: the image is too small."""
     if shorter < LEAST_PERIODS * period:
         return 0
     return max(LEAST_PERIODS * period, min(BLOCK, shorter // 2) // period * period)

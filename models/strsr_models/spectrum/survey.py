@@ -1,4 +1,4 @@
-"""What a lattice of period p leaves in the blocks of an image: strength and phase at its harmonics.
+"""The traces that a lattice of period p leaves in the blocks of an image: strength and phase at its harmonics.
 
 Two things are looked at. The *print*: a pattern added to the image, the same in each cell, is energy at
 multiples of 1/p cycles per pixel, on the axes and at cross-points. The *seams*: where cells were made
@@ -46,14 +46,13 @@ AXES, CROSS, SEAMS = range(3)
 
 @dataclass
 class Survey:
-    """Blocks of one kind. Of each harmonic: mean log-power over its neighbours', and each block's value."""
+    """What blocks of one kind show of each harmonic: mean log-power over its neighbours', and each block's value."""
 
     harmonics: tuple[Harmonic, ...]
     excess: Tensor  # (b, k) dB
     lopsided: Tensor  # (b, k) dB: between the bins beside the harmonic; much where a line lies aside
-    values: Tensor | None = (
-        None  # (n, k) complex: of the first image; phases relative to a lattice from pixel 0
-    )
+    # (n, k) complex: of the first image; phases relative to a lattice from pixel 0.
+    values: Tensor | None = None
     standing: Tensor | None = None  # (n, k) dB: each block's log-power less its neighbours' mean
     boxes: tuple[tuple[int, int, int, int], ...] = ()  # x, y, w, h of the n blocks
     floor: float = ROUNDING  # power below which nothing is seen
@@ -64,12 +63,12 @@ class Survey:
 
 
 def on_diagonal(point: Harmonic, period: int) -> bool:
-    """A cross-point as far along one axis as along the other: those that the score is of."""
+    """Whether a cross-point lies as far along one axis as along the other; the score counts those alone."""
     return point.axis == "xy" and point.across in (point.down, period - point.down)
 
 
 def lattice_scores(y: Tensor, period: int) -> Tensor:
-    """The score (b,) in dB of y (b, h, w): see `spectrum.lattice_excess`. NaN where y is too small."""
+    """The score (b,) in dB of y (b, h, w): see `score.lattice_excess`. NaN where y is too small."""
     if side_of_blocks(y.shape, period) == 0:
         return y.new_full((y.shape[0],), math.nan)
     return kinds(survey_print(y, period), survey_seams(y, period), period).amax(1)
@@ -84,7 +83,7 @@ def kinds(printed: Survey, seams: Survey, period: int) -> Tensor:
 
 
 def side_of_blocks(shape: torch.Size, period: int) -> int:
-    """Of up to eight periods, half the shorter side or four periods; 0: the image is too small."""
+    """The side in px of blocks: up to eight periods, half the shorter side or four periods; 0: the image is too small."""
     shorter = min(shape[-2:])
     if shorter < LEAST_PERIODS * period:
         return 0
@@ -92,7 +91,7 @@ def side_of_blocks(shape: torch.Size, period: int) -> int:
 
 
 def grid_of_blocks(height: int, width: int, side: int) -> tuple[list[int], list[int]]:
-    """Tops and lefts of blocks over an image: half a side apart, or farther apart on a large image."""
+    """Tops and lefts of blocks over an image, half a side apart, or farther apart on a large image."""
     tops, lefts = starts(height, side), starts(width, side)
     if len(tops) * len(lefts) <= MOST_BLOCKS:
         return tops, lefts
@@ -101,7 +100,7 @@ def grid_of_blocks(height: int, width: int, side: int) -> tuple[list[int], list[
 
 
 def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
-    """The image itself. closely: with each block's values, for the first image of the batch."""
+    """Survey the image itself. closely: keep each block's values too, for the first image of the batch."""
     side, points = side_of_blocks(y.shape, period), harmonics_of(period)
     index = bins_of(points, period, side, y.device)
     tops, lefts = grid_of_blocks(y.shape[-2], y.shape[-1], side)
@@ -124,7 +123,10 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
 
 
 def _spectra(y: Tensor, side: int, tops: list[int], lefts: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """A row of blocks at a time: memory does not grow with the height. White noise: power is its variance."""
+    """Tops and spectra (b, across, s * (s/2 + 1)) of a row of blocks at a time; white noise has the power of its variance.
+
+    Memory does not grow with the height.
+    """
     weights = hann(side, y)[:, None] * hann(side, y)
     weights = weights / weights.square().sum().sqrt()
     for top in tops:
@@ -134,7 +136,7 @@ def _spectra(y: Tensor, side: int, tops: list[int], lefts: list[int]) -> Iterato
 
 
 def seam_signal(y: Tensor) -> Tensor:
-    """How rough it is between pixels of a row: (b, h / 16, w) in [0, 1] of y (b, h, w), means over 16 rows.
+    """The roughness between pixels of a row, (b, h / 16, w) in [0, 1], of y (b, h, w): means over 16 rows.
 
     At x: the third difference of pixels x - 1 ... x + 2, so between x and x + 1.
     """
@@ -152,7 +154,7 @@ def seam_signal(y: Tensor) -> Tensor:
 def survey_seams(
     y: Tensor, period: int, closely: bool = False, signals: tuple[Tensor, Tensor] | None = None
 ) -> Survey:
-    """Seams between columns, then between rows. signals: `seam_signal` of y and of y turned, if known."""
+    """Survey seams between columns, then between rows. signals: `seam_signal` of y and of y transposed, if known."""
     side = side_of_blocks(y.shape, period)
     down, across = signals or (seam_signal(y), seam_signal(y.transpose(1, 2)))
     columns, rows = (_seams_of(signal, period, side, closely) for signal in (down, across))
@@ -181,7 +183,7 @@ def _side_by_side(columns: Tensor, rows: Tensor) -> Tensor:
 
 
 def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
-    """Seams across one axis; signal (b, strips, length)."""
+    """Survey seams across one axis; signal (b, strips, length)."""
     points = tuple(point for point in harmonics_of(period) if point.axis == "x")
     index = bins_of(points, period, side, signal.device, rows=1)
     # To a block.
@@ -209,7 +211,7 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
 
 
 def _standing(power: Tensor, index: Bins) -> Tensor:
-    """The same of single blocks, coarsely: (n, k) dB of log-powers (n, bins), with means for medians."""
+    """The excess of single blocks, coarsely: (n, k) dB of log-powers (n, bins), with means for medians."""
     columns = power.new_zeros(power.shape[0], len(index.at))
     for rows, near in index.near:
         weights = power.new_zeros(power.shape[1], len(rows))
@@ -219,13 +221,13 @@ def _standing(power: Tensor, index: Bins) -> Tensor:
 
 
 def _unturn(turns: list[list[float]], device: torch.device) -> Tensor:
-    """exp(-2 pi i turns): takes out of a block's phases where the block begins."""
+    """Factors exp(-2 pi i turns), which take the place of a block out of its phases."""
     angle = -2 * math.pi * torch.tensor(turns, dtype=torch.float64).remainder(1)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
 def _overlap(begins: list[int], side: int) -> float:
-    """Variance of a sum over blocks of noise, over that of as many separate blocks, along one axis."""
+    """The variance of a sum over blocks of noise, over that of as many separate blocks, along one axis."""
     if len(begins) < 2:
         return 1.0
     window = hann(side, torch.empty(0))
@@ -235,7 +237,7 @@ def _overlap(begins: list[int], side: int) -> float:
 
 
 def coherence(survey: Survey, pick: list[int]) -> float:
-    """0 to 1 of some harmonics: how far blocks agree on the phase, beyond what one in a thousand would by chance.
+    """The agreement of blocks on the phase of some harmonics, 0 to 1, beyond what one in a thousand has by chance.
 
     1: the same phase in all blocks, or the opposite one (a weave under a beat changes its sign); each harmonic
     counts by its excess in dB. Blocks in which nothing is to be seen do not count; nor do their strengths else.
@@ -261,7 +263,7 @@ def coherence(survey: Survey, pick: list[int]) -> float:
 
 
 def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
-    """Root mean square of agreements (k,), of which what chance would give in 999 of 1000 is taken away."""
+    """The root mean square of agreements (k,), less what chance would give in 999 of 1000 cases."""
     weights = weights / weights.sum()
     # As of a mean of that many exponentials: a gamma distribution.
     shape = 1 / float(weights.square().sum())
