@@ -1,15 +1,11 @@
-"""What a second run does, lists, parts, several processes, and signals: by the command itself."""
+"""A second run on the same folders, lists of files, and what is refused before any network is loaded."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,57 +19,14 @@ from strsr_cli.batch import plan
 from strsr_cli.batch.journal import JOURNAL
 from strsr_cli.batch.locks import FOLDER
 from strsr_cli.system.atomic import TEMPORARY_PREFIX
-from strsr_cli.system.signals import OUR_THREADS
 from strsr_cli.upscale import preflight as forecast
+
+from ..helpers.upscale_runs import made, reasons
 
 Run = Callable[..., Result]
 
 
-@pytest.fixture(autouse=True)
-def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, photo: np.ndarray) -> Path:
-    root = tmp_path / "in"
-    (root / "sub").mkdir(parents=True)
-    Image.fromarray(photo[:20, :25]).save(root / "a.png")
-    Image.fromarray(photo[:15, :10]).save(root / "sub" / "b.jpg")
-    (root / "broken.png").write_text("not an image")
-    (root / ".DS_Store").touch()
-    (root / "notes.txt").touch()
-    return root
-
-
-@pytest.fixture
-def go(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., dict]:
-    """Run on in/ and out/, or on what is given; returns the last event, with the others as `events`."""
-
-    def run(*options: object, paths: tuple[object, ...] = (folder, tmp_path / "out"), code: int = 1) -> dict:
-        args = ["upscale", *paths, "--scale", 2, "--weights", tiny_weights, "--json", *options]
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
-        assert result.exit_code == code, result.output
-        events = [json.loads(line) for line in result.stdout.splitlines()]
-        last = events[-1]
-        if last["event"] == "summary":
-            parts = ("done", "skipped", "failed", "left", "unreached")
-            assert last["found"] == sum(last[part] for part in parts)
-        return {**last, "events": events}
-
-    return run
-
-
-def reasons(run: dict) -> dict[str, str]:
-    return {Path(e["output"]).name: e["reason"] for e in run["events"] if e["event"] in ("skipped", "left")}
-
-
-def made(run: dict) -> list[str]:
-    return sorted(Path(event["output"]).name for event in run["events"] if event["event"] == "done")
-
-
-def test_a_second_run_makes_what_is_missing_damaged_or_otherwise_made(
+def test_a_second_run_makes_the_missing_damaged_and_outdated(
     go: Callable[..., dict], folder: Path, tmp_path: Path
 ) -> None:
     first = go()
@@ -112,7 +65,7 @@ def test_other_weights_make_all_again(
     assert made(go("--weights", tmp_path / "other")) == ["a.png", "b.jpg"]
 
 
-def test_what_others_made_or_changed_is_left_alone(go: Callable[..., dict], tmp_path: Path) -> None:
+def test_files_that_others_made_or_changed_are_left_alone(go: Callable[..., dict], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     Image.new("RGB", (3, 3)).save(out / "a.png")
@@ -126,7 +79,9 @@ def test_what_others_made_or_changed_is_left_alone(go: Callable[..., dict], tmp_
     assert set(reasons(go()).values()) == {"done before"}
 
 
-def test_only_what_failed_is_tried_again(go: Callable[..., dict], folder: Path, photo: np.ndarray) -> None:
+def test_retry_failed_tries_the_failed_alone(
+    go: Callable[..., dict], folder: Path, photo: np.ndarray
+) -> None:
     go()
     Image.fromarray(photo[:9, :9]).save(folder / "broken.png")
     Image.fromarray(photo[:9, :9]).save(folder / "new.png")
@@ -136,7 +91,7 @@ def test_only_what_failed_is_tried_again(go: Callable[..., dict], folder: Path, 
     assert made(go("--retry-failed", code=0)) == []
 
 
-def test_a_second_try_does_not_replace_what_somebody_put_there(
+def test_retry_failed_does_not_replace_what_somebody_put_there(
     go: Callable[..., dict], folder: Path, tmp_path: Path, photo: np.ndarray
 ) -> None:
     go()
@@ -148,9 +103,7 @@ def test_a_second_try_does_not_replace_what_somebody_put_there(
     assert made(go("--retry-failed", "--overwrite", code=0)) == ["broken.png"]
 
 
-def test_an_output_that_was_edited_into_what_cannot_be_read_is_left_alone(
-    go: Callable[..., dict], tmp_path: Path
-) -> None:
+def test_an_output_edited_beyond_reading_is_left_alone(go: Callable[..., dict], tmp_path: Path) -> None:
     """Such as a TIFF with inks of 16 bits."""
     go()
     edited = b"8BPS" + 10_000 * b"layer"
@@ -159,7 +112,7 @@ def test_an_output_that_was_edited_into_what_cannot_be_read_is_left_alone(
     assert (tmp_path / "out" / "a.png").read_bytes() == edited
 
 
-def test_lists_one_after_the_other_do_not_replace_each_others_outputs(
+def test_lists_do_not_replace_each_others_outputs(
     go: Callable[..., dict], folder: Path, tmp_path: Path, photo: np.ndarray
 ) -> None:
     Image.fromarray(photo[:9, :9]).save(folder / "a.gif")
@@ -172,7 +125,7 @@ def test_lists_one_after_the_other_do_not_replace_each_others_outputs(
         assert image.size == (18, 18)
 
 
-def test_without_a_record_there_is_nothing_to_try_again(
+def test_retry_failed_without_a_record_is_refused(
     go: Callable[..., dict], strsr: Run, folder: Path, tmp_path: Path
 ) -> None:
     for options in ([], ["--no-journal"]):
@@ -181,7 +134,7 @@ def test_without_a_record_there_is_nothing_to_try_again(
         assert "journal" in result.stderr
 
 
-def test_without_a_journal_what_exists_is_skipped(go: Callable[..., dict], tmp_path: Path) -> None:
+def test_a_run_without_a_journal_skips_what_exists(go: Callable[..., dict], tmp_path: Path) -> None:
     go("--no-journal")
     assert not (tmp_path / "out" / JOURNAL).exists()
     assert set(reasons(go("--no-journal", "--quality", 50)).values()) == {
@@ -189,7 +142,7 @@ def test_without_a_journal_what_exists_is_skipped(go: Callable[..., dict], tmp_p
     }
 
 
-def test_beside_the_inputs_outputs_are_not_inputs_again(go: Callable[..., dict], folder: Path) -> None:
+def test_outputs_beside_inputs_are_not_inputs_again(go: Callable[..., dict], folder: Path) -> None:
     first = go("--in-place-suffix", "_x2", paths=(folder,))
     assert made(first) == ["a_x2.png", "b_x2.jpg"]
     second = go("--in-place-suffix", "_x2", paths=(folder, folder))
@@ -197,25 +150,13 @@ def test_beside_the_inputs_outputs_are_not_inputs_again(go: Callable[..., dict],
     assert second["passed_over"] == {"hidden": 1, "other": 1, "output": 2}
 
 
-def test_beside_the_inputs_numbered_outputs_are_not_inputs_again(
-    go: Callable[..., dict], folder: Path
-) -> None:
+def test_numbered_outputs_beside_inputs_are_not_inputs_again(go: Callable[..., dict], folder: Path) -> None:
     for name in ("A.png", "a-2.png"):
         shutil.copy(folder / "a.png", folder / name)
     names = ["A_x2.png", "a-2_x2.png", "a-3_x2.png", "b_x2.jpg"]
     assert made(go("--in-place-suffix", "_x2", paths=(folder,))) == names
     second = go("--in-place-suffix", "_x2", paths=(folder,))
     assert (made(second), second["skipped"], second["passed_over"]["output"]) == ([], 4, 4)
-
-
-def test_parts_make_every_image_once(go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = go("--shard", "1/2", code=0)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    second = go(code=1)
-    assert (made(first), first["left"]) == (["a.png", "b.jpg"], 1)
-    assert (made(second), second["failed"], second["left"]) == ([], 1, 2)
-    assert any("part 2 of 2 (by RANK and WORLD_SIZE)" in event.get("text", "") for event in second["events"])
 
 
 def test_a_list_comes_through_a_pipe(folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -255,10 +196,7 @@ def test_names_cannot_write_to_the_terminal(
     assert not any(line.startswith("done x") for line in result.stderr.splitlines())
 
 
-# --- before any network is loaded --------------------------------------------------------------------
-
-
-def test_a_disk_that_is_too_small_ends_the_run_before_it_begins(
+def test_a_disk_too_small_ends_the_run_before_it_begins(
     strsr: Run, folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forecast.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**24))
@@ -295,7 +233,7 @@ def test_a_header_that_memory_cannot_hold_fails_alone(
     assert run["failed"] == 2
 
 
-def test_a_dry_run_tells_how_much_and_how_long_and_writes_nothing(
+def test_a_dry_run_tells_size_and_time_and_writes_nothing(
     go: Callable[..., dict], strsr: Run, folder: Path, tmp_path: Path
 ) -> None:
     told = go("--dry-run", code=0)
@@ -311,128 +249,3 @@ def test_a_dry_run_tells_how_much_and_how_long_and_writes_nothing(
     os.utime(folder / "a.png", (1, 1))
     assert go("--dry-run", code=0)["skipped"] == 2
     assert (tmp_path / "out" / JOURNAL).read_bytes() == journal
-
-
-# --- processes and signals ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def start(folder: Path, tiny_weights: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Begin a run of many images in another process; waits until it has made one, if asked to."""
-    (folder / "broken.png").unlink()
-    for number in range(40):
-        shutil.copy(folder / "a.png", folder / f"copy{number:02}.png")
-    running: list[subprocess.Popen] = []
-
-    def begin(*options: str, wait: bool = False) -> subprocess.Popen:
-        out = tmp_path / "out"
-        command = [
-            sys.executable,
-            "-m",
-            "strsr_cli",
-            "upscale",
-            folder,
-            out,
-            "--weights",
-            tiny_weights,
-            *options,
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        running.append(process)
-        while wait and not list(out.glob("*.png")):
-            time.sleep(0.01)
-            assert process.poll() is None
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def left_over(out: Path) -> list[str]:
-    """Names of ours that no output bears; all images there are whole."""
-    for path in (*out.rglob("*.png"), *out.rglob("*.jpg")):
-        if not path.name.startswith("."):
-            with Image.open(path) as image:
-                image.load()
-    return sorted(path.name for path in out.rglob(".*"))
-
-
-def test_two_processes_on_one_folder_share_it(start: Callable[..., subprocess.Popen], tmp_path: Path) -> None:
-    both = [start("--json"), start("--json")]
-    outputs = [process.communicate(timeout=100)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    events = [[json.loads(line) for line in output.splitlines()] for output in outputs]
-    done = [event["output"] for run in events for event in run if event["event"] == "done"]
-    assert len(done) == len(set(done)) == 42
-    for run in events:
-        assert run[-1]["found"] == run[-1]["done"] + run[-1]["skipped"] + run[-1]["left"] == 42
-    assert left_over(tmp_path / "out") == [JOURNAL]
-
-
-def test_the_first_interrupt_finishes_what_is_under_way(
-    start: Callable[..., subprocess.Popen], tmp_path: Path
-) -> None:
-    process = start("--json", wait=True)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130, stderr
-    assert b"^C again stops at once" in stderr
-    assert b"Traceback" not in stderr
-    last = json.loads(stdout.splitlines()[-1])
-    assert last["event"] == "summary"
-    assert last["unreached"] == 42 - last["done"] > 0
-    assert left_over(tmp_path / "out") == [JOURNAL]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_that_means_it_leaves_nothing_behind(
-    number: signal.Signals,
-    code: int,
-    start: Callable[..., subprocess.Popen],
-    folder: Path,
-    photo: np.ndarray,
-    tmp_path: Path,
-) -> None:
-    Image.fromarray(np.tile(photo, (8, 8, 1))).save(folder / "b-large.png")  # seconds
-    process = start("--scale", "8", "--tile", "256", wait=True)
-    time.sleep(0.5)
-    process.send_signal(number)
-    if number == signal.SIGINT:
-        assert process.stderr is not None
-        while b"^C again" not in process.stderr.readline():
-            assert process.poll() is None
-        process.send_signal(number)
-    began = time.monotonic()
-    _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - began < 10
-    assert process.returncode == code, stderr
-    assert stderr.endswith(b"strsr: interrupted\n")
-    assert left_over(tmp_path / "out") == [JOURNAL]
-    assert not (tmp_path / "out" / "b-large.png").exists()
-
-
-def test_nothing_is_waited_for_nor_torn_down_under_threads_that_compute() -> None:
-    code = (
-        "import threading; from strsr_cli.system.signals import leave_at_once;"
-        "threading.Thread(target=threading.Event().wait, name=NAME, daemon=True).start(); leave_at_once(143)"
-    )
-    ours, others = (code.replace("NAME", repr(name)) for name in (OUR_THREADS + "restore", "others"))
-    assert subprocess.run([sys.executable, "-c", others], check=False, timeout=30).returncode == 0
-    assert subprocess.run([sys.executable, "-c", ours], check=False, timeout=30).returncode == 143
-
-
-def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "strsr_cli", "upscale", folder, tmp_path / "out", "--dry-run", "--json"]
-    for name in ("a.png", "sub/b.jpg"):  # nothing to make: no network is measured
-        (folder / name).write_text("no image")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    stderr = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=30) == 141
-    assert stderr == b""

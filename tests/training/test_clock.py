@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from strsr_cli.training.run.folder import Run
 from strsr_cli.training.settings import TrainConfig, read_config
 from strsr_cli.training.train import train
 from strsr_models.errors import UsageError
+
+from ..helpers.training import metrics
 
 LOOP = [
     "batch_size=2",
@@ -75,10 +76,6 @@ def go(
         return [int(line["step"]) for line in metrics(out)]
 
     return run
-
-
-def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def metadata(out: Path) -> dict[str, str]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.pretrained import SAVED
 
 from ..helpers.tiny_models import cached_models_folder
+from ..helpers.training import metrics
 
 BASE = [
     "batch_size=2",
@@ -53,10 +53,6 @@ def quiet(_line: str) -> None:
     pass
 
 
-def metrics(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
 def newest(out: Path) -> dict[str, torch.Tensor]:
     """All weights and moments, of student and coach, in the newest checkpoint."""
     folder = Run(out).latest()
@@ -71,7 +67,7 @@ def newest(out: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_two_stages_with_a_coach(
+def test_distillation_goes_through_two_stages_with_a_coach(
     photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
     out = tmp_path / "run"
@@ -105,7 +101,7 @@ def test_student_and_coach_take_turns(
         pytest.param("none", "both", 1, marks=pytest.mark.slow),
     ],
 )
-def test_ten_steps_equal_five_a_kill_and_five(
+def test_a_killed_run_resumed_equals_a_straight_one(
     coach: str, turns: str, parts: int, photos: Path, tiny_weights: Path, settings: list[str], tmp_path: Path
 ) -> None:
     settings = [*settings, "steps=6", f"coach={coach}", f"accumulate={parts}", f"turns={turns}"]
@@ -147,7 +143,7 @@ def test_the_coach_learns_to_tell_photos_from_restored_ones(
     assert all(parameter.grad is None for parameter in criterion.coach.trunk.parameters())
 
 
-def test_published_values_are_the_defaults_of_the_big_students(squeezenet: Path) -> None:
+def test_defaults_of_the_big_students_are_the_published_values(squeezenet: Path) -> None:
     config = read_distill_config("zimage", None, [f"fdl_weights={squeezenet}"])
     assert (config.rank, config.crop_size, config.steps, config.fdl_from) == (256, 1024, 60_000, 40_000)
     assert (config.l1_weight, config.perceptual_weight, config.gan_weight, config.fdl_weight) == (
@@ -177,7 +173,7 @@ def test_judges_look_elsewhere_in_each_step_or_at_all_of_it() -> None:
     assert corners <= set(image[0, 0, :17, :17].flatten().tolist())
 
 
-def test_the_frequency_loss_takes_its_share_of_the_batch_in_whatever_parts(
+def test_the_frequency_loss_has_its_share_of_a_batch_in_parts(
     tiny: LitePipeline, settings: list[str], squeezenet: Path
 ) -> None:
     ours = [*settings, "batch_size=4", "fdl_share=0.5", "coach=none", "perceptual_weight=0", "crop_size=96"]
@@ -221,7 +217,7 @@ def test_preview_draws_a_sheet(
 
 
 @pytest.mark.parametrize("student", ["zimage", "flux2"])
-def test_one_step_of_a_big_student_moves_lora_projector_and_heads_only(
+def test_a_big_students_step_moves_its_trainable_parts_only(
     student: str, settings: list[str], photos: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     models = cached_models_folder(tmp_path_factory)
@@ -340,7 +336,7 @@ def test_a_student_that_is_nowhere_is_named(photos: Path, settings: list[str], t
         distill("zimages", [photos], tmp_path / "run", None, settings, quiet)
 
 
-def test_without_semantic_tokens_the_picture_around_a_crop_makes_no_difference(
+def test_a_student_without_semantic_tokens_sees_its_crop_alone(
     settings: list[str],
 ) -> None:
     pipeline = build_student(

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from spandrel.architectures.Compact import Compact
 from spandrel.architectures.RealCUGAN import UpCunet4x
 from torch import Tensor, nn
 
@@ -24,28 +23,11 @@ from strsr_cli.training.data.teachers import (
 )
 from strsr_models.errors import StrsrError, UsageError, WeightsError
 
+from ..helpers.teachers import save_teacher, tiny_network
+
 CPU = torch.device("cpu")
 CLEAN = DegradeConfig(clean_share=1.0, mild_share=0.0, scale_four_share=1.0)
 MIXED = DegradeConfig(clean_share=0.5, mild_share=0.5)
-
-
-def tiny_network(seed: int, scale: int = 4, channels: int = 3) -> nn.Module:
-    torch.manual_seed(seed)
-    return Compact(
-        num_in_ch=channels, num_out_ch=channels, num_feat=8, num_conv=2, upscale=scale
-    ).requires_grad_(False)
-
-
-def save_teacher(path: Path, seed: int = 0, broken: bool = False) -> Path:
-    """A file of a tiny restorer; a broken one makes NaN of everything."""
-    tensors = tiny_network(seed).state_dict()
-    if broken:
-        tensors["body.0.bias"].fill_(float("nan"))
-    if path.suffix == ".safetensors":
-        save_file(tensors, path)
-    else:
-        torch.save(tensors, path)
-    return path
 
 
 @pytest.fixture
@@ -160,7 +142,7 @@ def test_hashes_name_a_file_that_is_gone(file: Path, tmp_path: Path) -> None:
 # --- what they make --------------------------------------------------------------------------------
 
 
-def test_several_teachers_give_the_mean_of_their_outputs(tmp_path: Path) -> None:
+def test_teachers_together_give_the_mean_of_their_outputs(tmp_path: Path) -> None:
     files = tuple(str(save_teacher(tmp_path / f"{seed}.pth", seed)) for seed in range(3))
     lq = torch.rand(2, 3, 8, 8)
     outputs = [Teachers(file, CPU, "fp32")(lq, "mild", (32, 32)) for file in files]
@@ -185,7 +167,7 @@ def test_lens_and_medium_take_the_teachers_of_severe() -> None:
     assert (own["lens"], own["medium"], own["severe"]) == ((Path("l"),), (Path("m"),), (Path("s"),))
 
 
-def test_one_name_stands_for_all_kinds() -> None:
+def test_a_single_name_stands_for_all_kinds() -> None:
     assert set(teacher_files("a.pth").values()) == {(Path("a.pth"),)}
     assert set(teacher_files("").values()) == {()}
     assert Teachers("", CPU, "fp32")(torch.rand(1, 3, 8, 8), "severe", (32, 32)) is None
