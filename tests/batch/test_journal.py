@@ -44,13 +44,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_file_is_looked_at_before_it_has_its_name(tmp_path: Path) -> None:
-    path, seen = tmp_path / "a.bin", []
-    with whole_file(path, lambda temporary: seen.append((version_of(temporary), path.exists()))) as file:
+    path, states = tmp_path / "a.bin", []
+    with whole_file(path, lambda temporary: states.append((version_of(temporary), path.exists()))) as file:
         file.write(b"one")
-    assert seen == [(version_of(path), False)]  # its time of change stays what was seen
+    assert states == [(version_of(path), False)]  # its time of change stays what was seen
 
 
-def test_only_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
+def test_files_of_dead_processes_alone_are_swept(tmp_path: Path) -> None:
     code = (
         "import os, pathlib; from strsr_cli.system.atomic import whole_file\n"
         f"with whole_file(pathlib.Path({str(tmp_path)!r}, 'a.png')) as file: file.write(b'x'); file.flush(); os._exit(9)"
@@ -82,7 +82,7 @@ def test_unfinished_files_can_be_dropped_at_once(tmp_path: Path) -> None:
         write()
 
 
-def test_what_is_on_its_way_into_a_pipe_can_be_dropped_too(
+def test_output_on_its_way_into_a_pipe_can_be_dropped_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -101,7 +101,7 @@ def test_what_is_on_its_way_into_a_pipe_can_be_dropped_too(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_old_file_of_a_dead_process_whose_number_lives_is_swept(tmp_path: Path) -> None:
+def test_an_old_file_is_swept_though_its_process_number_lives(tmp_path: Path) -> None:
     path = tmp_path / f"{TEMPORARY_PREFIX}{machine_id()}-{os.getpid()}-abc.png"
     path.touch()
     assert sweep([tmp_path]) == 0
@@ -112,7 +112,7 @@ def test_an_old_file_of_a_dead_process_whose_number_lives_is_swept(tmp_path: Pat
 # --- the record ------------------------------------------------------------------------------------
 
 
-def test_what_was_done_and_what_failed_is_known_the_next_time(tmp_path: Path) -> None:
+def test_successes_and_failures_are_known_the_next_time(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.done(tmp_path / "sub" / "\udcff\n.png", tmp_path / "in.png", MADE)
     journal.failed(tmp_path / "b.png", tmp_path / "b.jpg", "empty")
@@ -124,7 +124,7 @@ def test_what_was_done_and_what_failed_is_known_the_next_time(tmp_path: Path) ->
     assert again.reasons == {"b.png": "empty"}
 
 
-def test_others_lines_are_seen_when_asked_for(tmp_path: Path) -> None:
+def test_lines_of_other_processes_are_seen_when_asked_for(tmp_path: Path) -> None:
     first, second = Journal(tmp_path), Journal(tmp_path)
     first.done(tmp_path / "a.png", tmp_path / "in.png", MADE)
     assert second.made == {}
@@ -156,7 +156,7 @@ def test_a_journal_that_cannot_be_written_is_told_once(
 
 
 @given(cut=st.floats(0, 1), junk=st.binary(max_size=50), at_end=st.booleans())
-def test_a_cut_or_dirty_journal_loses_only_the_lines_that_are_hurt(
+def test_a_damaged_journal_loses_only_its_damaged_lines(
     tmp_path_factory: pytest.TempPathFactory, cut: float, junk: bytes, at_end: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")

@@ -29,7 +29,7 @@ def dead_pid() -> int:
 
 
 @pytest.mark.parametrize("changes", [{"pid": -5}, {"pid": 10**30}, {"started": "Infinity"}])
-def test_a_claim_of_a_process_that_cannot_be_is_nobodys(tmp_path: Path, changes: dict) -> None:
+def test_a_lock_of_an_impossible_process_is_nobodys(tmp_path: Path, changes: dict) -> None:
     owned(tmp_path, **changes)
     assert OutputLocks(tmp_path).take("a.png")
 
@@ -68,14 +68,14 @@ def test_a_process_that_got_a_dead_ones_number_is_another(tmp_path: Path) -> Non
     assert OutputLocks(tmp_path).take("a.png")
 
 
-def test_on_another_machine_a_heart_that_stopped_tells(tmp_path: Path) -> None:
+def test_a_lock_of_another_machine_ends_with_its_heartbeat(tmp_path: Path) -> None:
     path = owned(tmp_path, place="elsewhere")
     assert not OutputLocks(tmp_path).take("a.png")
     os.utime(path, (0, path.stat().st_mtime - module.STALE - 1))
     assert OutputLocks(tmp_path).take("a.png")
 
 
-def test_a_damaged_claim_stands_until_it_is_old(tmp_path: Path) -> None:
+def test_a_damaged_lock_stands_until_it_is_old(tmp_path: Path) -> None:
     path = owned(tmp_path)
     path.write_text("")
     assert not OutputLocks(tmp_path).take("a.png")
@@ -83,26 +83,26 @@ def test_a_damaged_claim_stands_until_it_is_old(tmp_path: Path) -> None:
     assert OutputLocks(tmp_path).take("a.png")
 
 
-def test_the_heart_beats(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_lock_is_renewed_by_its_heartbeat(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(module, "HEARTBEAT", 0.01)
-    claims = OutputLocks(tmp_path)
-    claims.take("a.png")
+    locks = OutputLocks(tmp_path)
+    locks.take("a.png")
     (path,) = (tmp_path / FOLDER).iterdir()
     os.utime(path, (0, 0))
     for _ in range(500):
         if path.stat().st_mtime > 0:
             break
-        claims._closed.wait(0.01)
+        locks._closed.wait(0.01)
     assert path.stat().st_mtime > 0
-    claims.close()
+    locks.close()
 
 
-def test_where_no_claim_can_be_made_the_writer_is_to_complain(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_made_is_left_to_the_writer(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file where a folder should be")
     assert OutputLocks(tmp_path).take("a.png")
 
 
-def test_this_place_is_the_same_for_all_its_processes() -> None:
+def test_the_machine_id_is_the_same_for_all_its_processes() -> None:
     code = "from strsr_cli.system.processes import machine_id; print(machine_id())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == machine_id()

@@ -42,7 +42,7 @@ def test_outputs_that_would_collide_keep_their_whole_names(folder: Path) -> None
     assert targets(jobs) == ["out/a.jpg.webp", "out/a.png.webp", "out/sub/b.webp"]
 
 
-def test_every_image_gets_a_name_whatever_the_others_are_called(folder: Path) -> None:
+def test_images_get_a_name_whatever_the_others_are_called(folder: Path) -> None:
     Image.new("RGB", (4, 4)).save(folder / "A.png")
     Image.new("RGB", (4, 4)).save(folder / "a", "PNG")
     (folder / "b.png").mkdir()
@@ -69,17 +69,17 @@ NAMES = st.lists(
 
 
 @given(NAMES, st.sampled_from(["keep", "png", "jpg"]), st.sampled_from(["", "_x4"]))
-def test_no_two_outputs_have_one_name(sources: list[Path], kind: str, add: str) -> None:
+def test_outputs_have_names_of_their_own(sources: list[Path], kind: str, add: str) -> None:
     folders = {parent for source in sources for parent in source.parents}
     sources = [source for source in sources if source not in folders]  # a file is no folder
     kinds = [kept_kind(source) if kind == "keep" else kind for source in sources]
     outputs = output_names(sources, kinds, add)
-    seen = [compared(output) for output in outputs]
-    assert len(set(seen)) == len(seen)
-    assert not set(seen) & {compared(parent) for output in outputs for parent in output.parents}
-    for source, output, made in zip(sources, outputs, kinds, strict=True):
+    names = [compared(output) for output in outputs]
+    assert len(set(names)) == len(names)
+    assert not set(names) & {compared(parent) for output in outputs for parent in output.parents}
+    for source, output, own_kind in zip(sources, outputs, kinds, strict=True):
         assert output.parent == source.parent
-        assert FORMAT_BY_SUFFIX[output.suffix.lower()] == made
+        assert FORMAT_BY_SUFFIX[output.suffix.lower()] == own_kind
 
 
 def test_outputs_beside_their_inputs_have_another_name(folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_outputs_beside_their_inputs_have_another_name(folder: Path) -> None:
 BESIDE = ["a_x4.jpg", "a_x4.png", "sub/b_x4.jpeg"]
 
 
-def test_no_output_takes_the_place_of_any_input(folder: Path) -> None:
+def test_outputs_never_take_the_place_of_an_input(folder: Path) -> None:
     inner = folder / "sub"
     (inner / "sub").mkdir()
     Image.new("RGB", (4, 4)).save(inner / "sub" / "b.jpeg")
@@ -118,7 +118,7 @@ PARTS = st.lists(st.sampled_from(["..", ".", "", "sub", "a.png", "b.jpeg", "/", 
 
 
 @given(st.lists(PARTS.map("/".join), max_size=5))
-def test_no_list_leads_out_of_the_output_folder(names: list[str]) -> None:
+def test_lists_never_lead_out_of_the_output_folder(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a.png", "in/a.png", "in/sub/b.jpeg"):
             Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def test_shards_split_the_plan_whatever_is_done(folder: Path) -> None:
     assert targets(parts[0].jobs) == ["out/a.jpg", "out/sub/b.jpeg"]
 
 
-def test_one_image_goes_into_a_folder_or_a_file(folder: Path) -> None:
+def test_a_single_image_goes_into_a_folder_or_a_file(folder: Path) -> None:
     source = str(folder / "a.jpg")
     assert targets(plan_jobs(source, "out", "keep")) == ["out/a.jpg"]
     assert targets(plan_jobs(source, "out", "png")) == ["out/a.png"]

@@ -45,14 +45,14 @@ def make(state: BatchState, job: Job) -> bool:
         return mine
 
 
-def test_many_threads_of_two_runs_make_each_image_once(jobs: list[Job], tmp_path: Path) -> None:
-    ledgers = [BatchState(tmp_path / "out", weights="w", reporter=Reporter(quiet=True)) for _ in range(2)]
+def test_threads_of_two_runs_make_each_image_once(jobs: list[Job], tmp_path: Path) -> None:
+    states = [BatchState(tmp_path / "out", weights="w", reporter=Reporter(quiet=True)) for _ in range(2)]
     with ThreadPoolExecutor(8) as pool:
-        both = [pool.submit(make, state, job) for job in jobs for state in ledgers]
+        both = [pool.submit(make, state, job) for job in jobs for state in states]
     # Those of one process know each other's claims as another process would.
     assert sum(future.result() for future in both) == len(jobs)
     # The last one first: each gives back the loggers' levels that it found.
-    for state in reversed(ledgers):
+    for state in reversed(states):
         assert state.reporter is not None
         state.reporter.close()
         state.close()
@@ -62,9 +62,7 @@ def test_many_threads_of_two_runs_make_each_image_once(jobs: list[Job], tmp_path
     assert {BatchState(tmp_path / "out", weights="v").settled(job) for job in jobs} == {None}
 
 
-def test_a_file_is_ours_even_if_the_process_dies_before_it_has_its_name(
-    jobs: list[Job], tmp_path: Path
-) -> None:
+def test_a_file_is_ours_even_if_we_die_before_it_has_its_name(jobs: list[Job], tmp_path: Path) -> None:
     job, out = jobs[0], tmp_path / "out"
     make(BatchState(out, settings=lambda job: "old"), job)
     state = BatchState(out, settings=lambda job: "new")
@@ -97,7 +95,7 @@ def test_an_input_that_changes_under_way_is_made_again(jobs: list[Job], tmp_path
     assert BatchState(tmp_path / "out").settled(job) is None
 
 
-def test_without_a_folder_nothing_is_kept(jobs: list[Job], tmp_path: Path) -> None:
+def test_state_without_a_folder_keeps_nothing(jobs: list[Job], tmp_path: Path) -> None:
     state = BatchState()
     assert make(state, jobs[0])
     assert state.settled(jobs[0]) is not None

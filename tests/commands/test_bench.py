@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import Result
 
 from strsr_cli.bench import cold_start, roofline
-from strsr_cli.bench.photos import made_photo
+from strsr_cli.bench.photos import make_photo
 
 from ..conftest import LitePipeline
 
@@ -49,7 +49,7 @@ def numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-def test_every_figure_is_there_and_possible(strsr: Run, tiny_weights: Path, scratch: Path) -> None:
+def test_figures_are_complete_and_possible(strsr: Run, tiny_weights: Path, scratch: Path) -> None:
     args = ("bench", *SMALL, "--weights", tiny_weights, "--batch", "1,2", "--skip", "start-up", "--json")
     result = strsr(*args)
     assert result.exit_code == 0, result.output
@@ -78,7 +78,7 @@ def test_every_figure_is_there_and_possible(strsr: Run, tiny_weights: Path, scra
     assert list(scratch.glob("strsr*")) == []
 
 
-def test_people_are_told_on_what_it_ran(strsr: Run, tiny_weights: Path) -> None:
+def test_text_for_people_says_on_what_it_ran(strsr: Run, tiny_weights: Path) -> None:
     result = strsr("bench", *SMALL, "--weights", tiny_weights, "--skip", "start-up,roofline,stages")
     assert result.exit_code == 0, result.output
     assert "no accelerator was used" in result.stdout
@@ -86,7 +86,7 @@ def test_people_are_told_on_what_it_ran(strsr: Run, tiny_weights: Path) -> None:
     assert "one by one" in result.stdout
 
 
-def test_own_pictures(strsr: Run, tiny_weights: Path, photos: Path, scratch: Path) -> None:
+def test_own_pictures_can_be_measured(strsr: Run, tiny_weights: Path, photos: Path, scratch: Path) -> None:
     """The folder of the fixture holds a damaged one: no figure of what cannot be made."""
     args = ("--runs", "1", "--device", "cpu", "--weights", tiny_weights, "--folder", photos)
     skip = ("--skip", "start-up,batches,stages,roofline", "--json")
@@ -143,7 +143,7 @@ def test_an_interrupted_measurement_leaves_nothing(
     assert list(scratch.glob("strsr*")) == []
 
 
-def test_work_is_counted() -> None:
+def test_work_of_a_step_is_counted() -> None:
     left, right = torch.ones(10, 20), torch.ones(20, 30)
     assert roofline.work(lambda: left @ right) == (2 * 10 * 20 * 30, 4 * (200 + 600 + 300))
     assert roofline.work(lambda: left.t().reshape(20, 10)[:5].contiguous())[0] == 0
@@ -161,18 +161,18 @@ def test_the_work_of_a_network_grows_with_its_tile(tiny: LitePipeline) -> None:
 
 
 def test_made_photos_are_the_same_and_no_noise() -> None:
-    photo = made_photo(3, 64)
-    assert np.array_equal(photo, made_photo(3, 64))
-    assert not np.array_equal(photo, made_photo(4, 64))
+    photo = make_photo(3, 64)
+    assert np.array_equal(photo, make_photo(3, 64))
+    assert not np.array_equal(photo, make_photo(4, 64))
     steps = np.abs(np.diff(photo.astype(int), axis=1))
     assert np.median(steps) < 8  # surfaces
     assert np.percentile(steps, 99) > 40  # edges
 
 
 @pytest.mark.slow
-def test_cold_starts(tiny_weights: Path, tmp_path: Path) -> None:
+def test_cold_starts_are_measured(tiny_weights: Path, tmp_path: Path) -> None:
     photo, output = tmp_path / "in.png", tmp_path / "out.png"
-    Image.fromarray(made_photo(0, 16)).save(photo)
+    Image.fromarray(make_photo(0, 16)).save(photo)
     flags = [str(photo), str(output), "--weights", str(tiny_weights), "--device", "cpu"]
     assert cold_start.seconds_to_output(flags, output, 1) > cold_start.seconds_to_help(1) > 0
     assert not output.exists()
@@ -181,7 +181,7 @@ def test_cold_starts(tiny_weights: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_command(tiny_weights: Path) -> None:
+def test_the_command_measures_its_own_start(tiny_weights: Path) -> None:
     command = [sys.executable, "-m", "strsr_cli", "bench", *SMALL, "--weights", str(tiny_weights), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     start = json.loads(done.stdout)["start_up"]

@@ -83,7 +83,7 @@ def no_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @families
-def test_bytes_do_not_depend_on_company_or_cache(
+def test_outputs_do_not_depend_on_company_or_cache(
     family: str, upscale: Run, folder: Path, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert upscale(family, folder / "b.png", "alone").exit_code == 0
@@ -102,7 +102,7 @@ def test_bytes_do_not_depend_on_company_or_cache(
     assert other_scale.exit_code == 0, other_scale.output
 
 
-def test_what_decides_the_tokens_decides_their_entry(models: Path, tmp_path: Path) -> None:
+def test_a_cache_entry_is_decided_by_what_decides_its_tokens(models: Path, tmp_path: Path) -> None:
     lq, job = torch.rand(1, 3, 4, 6), Job(tmp_path / "a.png", None, "png")
 
     def key(family: str = "zimage", precision: str = "fp32", root: Path = models, **said: Any) -> str:
@@ -188,7 +188,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(upscale: Run, folder: Pa
 
 
 @families
-def test_nothing_to_see_needs_the_text_encoder_once(
+def test_conditioning_none_needs_the_text_encoder_once(
     family: str, upscale: Run, folder: Path, tokens: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert upscale(family, folder / "a.png", "a", "--conditioning", "none").exit_code == 0
@@ -205,7 +205,7 @@ def test_nothing_to_see_needs_the_text_encoder_once(
         assert np.abs(np.asarray(image) / 255 - base[0].permute(1, 2, 0).numpy()).max() < 1 / 255
 
 
-def test_prompts_of_each_image(upscale: Run, folder: Path, tmp_path: Path) -> None:
+def test_prompts_may_be_of_each_image(upscale: Run, folder: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     (prompts / "a.txt").write_text("a cat\n")
@@ -315,7 +315,9 @@ def test_the_precision_reaches_the_parameters(upscale: Run, folder: Path) -> Non
         (["--conditioning", "mood"], "--conditioning"),
     ],
 )
-def test_options_that_make_no_sense(options: list[str], message: str, strsr: Run, folder: Path) -> None:
+def test_options_that_make_no_sense_are_refused(
+    options: list[str], message: str, strsr: Run, folder: Path
+) -> None:
     if "--model" not in options:
         options = ["--model", "zimage", *options]
     result = strsr("upscale", folder, folder.parent / "out", *options)
@@ -404,7 +406,7 @@ def test_weights_that_do_not_fit_are_one_line(
 
 
 @families
-def test_an_adapter_of_ones_own(
+def test_an_adapter_of_ones_own_is_used(
     family: str, upscale: Run, folder: Path, models: Path, tmp_path: Path
 ) -> None:
     pipeline = load_pipeline(family, models, options=PretrainedOptions(adapter="none"))

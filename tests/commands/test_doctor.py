@@ -18,30 +18,30 @@ from ..helpers.tiny_models import cached_models_folder
 Run = Callable[..., Result]
 
 
-def test_everything_is_told_to_programs(
+def test_json_holds_all_that_doctor_knows(
     strsr: Run, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     models = cached_models_folder(tmp_path_factory)
     result = strsr("doctor", "--json", "--models-dir", models)
-    found = json.loads(result.stdout)
+    examination = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert found["strsr"] == __version__
-    assert found["torch"]
-    assert found["cpu"]["cores"] >= 1
-    assert found["cpu"]["threads"] >= 1
-    assert found["cpu"]["free_bytes"] > 0
-    assert "fp32" in found["cpu"]["precisions"]
-    assert found["libraries"]["diffusers"]
-    assert found["default"]["precision"] in ("fp32", "bf16", "fp16")
-    assert {"output", "cache", "models"} == set(found["disks"])
-    assert found["disks"]["output"] == {
+    assert examination["strsr"] == __version__
+    assert examination["torch"]
+    assert examination["cpu"]["cores"] >= 1
+    assert examination["cpu"]["threads"] >= 1
+    assert examination["cpu"]["free_bytes"] > 0
+    assert "fp32" in examination["cpu"]["precisions"]
+    assert examination["libraries"]["diffusers"]
+    assert examination["default"]["precision"] in ("fp32", "bf16", "fp16")
+    assert {"output", "cache", "models"} == set(examination["disks"])
+    assert examination["disks"]["output"] == {
         "path": str(Path.cwd()),
-        "free_bytes": found["disks"]["output"]["free_bytes"],
+        "free_bytes": examination["disks"]["output"]["free_bytes"],
     }
-    assert all(disk["free_bytes"] > 0 for disk in found["disks"].values())
-    assert all(weights["present"] for weights in found["weights"].values())
-    assert {row["model"] for row in found["fit"]} == {"lite", "zimage", "flux2"}
-    assert all(row["estimated"] for row in found["fit"])
+    assert all(disk["free_bytes"] > 0 for disk in examination["disks"].values())
+    assert all(weights["present"] for weights in examination["weights"].values())
+    assert {row["model"] for row in examination["fit"]} == {"lite", "zimage", "flux2"}
+    assert all(row["estimated"] for row in examination["fit"])
 
 
 def test_missing_weights_are_no_failure(strsr: Run, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from strsr_cli.batch.job import Job
 from strsr_cli.images.color import to_tensor
 from strsr_cli.images.read import read_image
 from strsr_cli.inspection.inspect import find_sources
-from strsr_cli.inspection.measure import fitted_slope, high_energy, inspect, log_spectrum
+from strsr_cli.inspection.measure import fitted_slope, high_energy, inspect_image, log_spectrum
 from strsr_cli.inspection.text import SPECTRUM_COLUMNS, half_blocks, print_table, table_fits
 from strsr_cli.upscale.files import grid_scores
 from strsr_models.spectrum import LatticeReport, inspect_lattice, radial_profile
@@ -97,9 +97,7 @@ def test_lines_name_scores_verdict_and_strongest_peak(strsr: Run, pair: Path) ->
     assert "\x1b" not in grid
 
 
-def test_photos_of_jpeg_are_called_that_while_their_blocks_lie_at_the_origin(
-    strsr: Run, coffee: np.ndarray, tmp_path: Path
-) -> None:
+def test_jpeg_blocks_at_the_origin_are_called_jpeg(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
     blocks = save(tmp_path / "photo.jpg", coffee, quality=60)
     pixels = read_image(blocks).color
     shifted = save(tmp_path / "shifted.png", pixels[3:, 5:])
@@ -145,7 +143,7 @@ def test_a_reference_of_the_same_name_stands_beside(strsr: Run, coffee: np.ndarr
     assert against["high_frequency_energy_ratio"] > 3
 
 
-def test_an_image_does_not_differ_from_itself(strsr: Run, pair: Path) -> None:
+def test_an_image_has_no_difference_from_itself(strsr: Run, pair: Path) -> None:
     args = ("--against", pair, "--crop", "0,0,96,80", "--json")
     line = strsr("fft-inspect", pair / "clean.png", *args).stdout
     against = json.loads(line)["against"]
@@ -154,7 +152,7 @@ def test_an_image_does_not_differ_from_itself(strsr: Run, pair: Path) -> None:
     assert set(against["difference_db"]) == {0}
 
 
-def test_all_kinds_of_images_are_read(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
+def test_images_of_all_kinds_are_read(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
     import cv2
 
     gray = planted(coffee, 16)[..., :1]
@@ -169,7 +167,7 @@ def test_all_kinds_of_images_are_read(strsr: Run, coffee: np.ndarray, tmp_path: 
     assert [one["score_db"] for one in found] == pytest.approx([found[0]["score_db"]] * 6, abs=1e-3)
 
 
-def test_small_and_constant_images_are_judged_as_far_as_they_can_be(strsr: Run, tmp_path: Path) -> None:
+def test_small_and_constant_images_are_judged_as_far_as_possible(strsr: Run, tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.full((16, 16, 3), 80, np.uint8))
     save(tmp_path / "b.png", np.full((200, 300), 255, np.uint8))
     result = strsr("fft-inspect", tmp_path, "--json")
@@ -308,7 +306,7 @@ def test_half_blocks_fill_a_square_and_dots_are_brightest() -> None:
 # --- measures ----------------------------------------------------------------------------------------
 
 
-def test_white_noise_has_four_fifths_of_its_energy_above_a_quarter() -> None:
+def test_white_noise_has_four_fifths_of_energy_above_a_quarter() -> None:
     noise = 0.1 * torch.randn(1, 1, 512, 512)
     assert high_energy(noise) == pytest.approx(0.01 * (1 - torch.pi / 16), rel=0.02)
 
@@ -367,13 +365,13 @@ def test_a_grid_limit_is_a_number_and_wants_the_check(args: list[str], strsr: Ru
 
 
 @pytest.mark.parametrize("asked", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_color_where_the_terminal_has_it_and_nobody_minds(asked: dict[str, str], pair: Path) -> None:
+def test_color_is_used_where_the_terminal_has_it(asked: dict[str, str], pair: Path) -> None:
     path = pair / "sub" / "grid.png"
-    found = inspect(str(path), to_tensor(read_image(path).color), (4, 8, 16))
+    inspection = inspect_image(str(path), to_tensor(read_image(path).color), (4, 8, 16))
     terminal = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **asked}
     shown = StringIO()
     shown_as = Console(file=shown, force_terminal=True, width=100, _environ=terminal)
-    print_table(shown_as, [found], (4, 8, 16))
+    print_table(shown_as, [inspection], (4, 8, 16))
     assert "grid" in shown.getvalue()
     assert ("\N{UPPER HALF BLOCK}" in shown.getvalue()) == ("38;2;" in shown.getvalue()) == (not asked)
 
@@ -386,7 +384,7 @@ def test_a_table_wants_room_for_names(width: int, periods: tuple[int, ...], fits
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
-def test_any_name_is_shown_on_one_line(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
+def test_names_are_shown_on_one_line(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
     plain = save(tmp_path / "in" / "a.png", coffee)
     for name in (b"bytes-\xff.png", "two\nlines \x1b[31m \u65e5.png".encode()):
         (plain.parent / os.fsdecode(name)).write_bytes(plain.read_bytes())

@@ -16,7 +16,7 @@ COMMANDS = ["", "upscale", "train", "distill", "export", "doctor", "fft-inspect"
 @pytest.mark.parametrize(
     "command", [*COMMANDS, *(f"models {name}" for name in ("list", "pull", "verify", "path"))]
 )
-def test_help_page(command: str) -> None:
+def test_help_pages_are_the_stored_ones(command: str) -> None:
     environment = {**os.environ, "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "COLUMNS": "100"}
     environment.pop("GITHUB_ACTIONS", None)
     result = subprocess.run(

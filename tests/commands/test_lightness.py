@@ -49,12 +49,12 @@ def test_the_lite_path_loads_no_other_family_and_no_plotting() -> None:
     )
 
 
-def test_only_a_picture_of_spectra_loads_the_plotting() -> None:
+def test_plotting_is_loaded_for_a_picture_of_spectra_only() -> None:
     looking = "from strsr_cli.app import app\ntry: app(['fft-inspect', 'examples/cat.png'])\nexcept SystemExit: pass"
     assert "matplotlib" not in loaded_after(f"{looking}\nimport strsr_cli.upscale.stages")
 
 
-def test_all_public_names_can_be_had() -> None:
+def test_public_names_can_all_be_imported() -> None:
     import strsr_models
 
     assert all(getattr(strsr_models, name) is not None for name in strsr_models.__all__)

@@ -157,7 +157,7 @@ def test_verify_says_what_is_wrong_and_pull_repairs_it(strsr: Run, hub: FakeHub,
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def test_what_comes_damaged_is_not_kept(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+def test_downloads_that_come_damaged_are_not_kept(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
     hub.damaged.add("StrSR-zimage/state_dict.pth")
     assert "came damaged" in one_line(strsr("models", "pull", "StrSR-zimage", "--models-dir", tmp_path))
     assert not (tmp_path / "StrSR-zimage").exists()
@@ -165,7 +165,7 @@ def test_what_comes_damaged_is_not_kept(strsr: Run, hub: FakeHub, tmp_path: Path
     assert strsr("models", "pull", "StrSR-zimage", "--models-dir", tmp_path).exit_code == 0
 
 
-def test_two_pulls_do_not_write_into_one_file(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+def test_pulls_at_one_time_do_not_write_into_one_file(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
     pull = ("models", "pull", "StrSR-zimage", "--models-dir", tmp_path)
     hub.broken = True
     one_line(strsr(*pull))
@@ -201,7 +201,7 @@ def test_failures_of_the_hub_take_one_line(strsr: Run, hub: FakeHub, tmp_path: P
     assert "lists no transformer, vae" in one_line(strsr(*pull))
 
 
-def test_no_network_and_offline_take_one_line(
+def test_pull_without_network_or_offline_takes_one_line(
     strsr: Run, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull = ("models", "pull", "flux2", "--models-dir", tmp_path)
@@ -239,11 +239,11 @@ def test_the_coach_is_pulled_as_one_file(strsr: Run, hub: FakeHub, tmp_path: Pat
     for file in ("open_clip_pytorch_model.bin", "open_clip_model.safetensors", "pytorch_model.bin"):
         hub.repositories[f"laion/{name}"][file] = b"weights"
     assert strsr("models", "pull", name, "--models-dir", tmp_path).exit_code == 0
-    found = sorted(path.name for path in (tmp_path / name).iterdir())
-    assert found == ["LICENSE", "open_clip_model.safetensors", store.RECORD]
+    names = sorted(path.name for path in (tmp_path / name).iterdir())
+    assert names == ["LICENSE", "open_clip_model.safetensors", store.RECORD]
 
 
-def test_names_and_options_that_make_no_sense(strsr: Run, tmp_path: Path) -> None:
+def test_names_and_options_that_make_no_sense_take_one_line(strsr: Run, tmp_path: Path) -> None:
     assert "did you mean 'zimage'" in one_line(strsr("models", "pull", "zimagee"), 2)
     assert "lite comes with strsr" in one_line(strsr("models", "verify", "lite"), 2)
     revision = ("--revision", "v1", "--models-dir", tmp_path)
@@ -256,13 +256,13 @@ def test_list_tells_programs_and_people(strsr: Run, models: Path, tmp_path: Path
     shutil.copytree(models / "StrSR-flux", tmp_path / "StrSR-flux")
     shutil.copytree(models / "Qwen3-VL-4B-Instruct", tmp_path / "Qwen3-VL-4B-Instruct")
     (tmp_path / "Qwen3-VL-4B-Instruct" / store.RECORD).write_text("{")
-    found = json.loads(strsr("models", "list", "--json", "--models-dir", tmp_path).stdout)
-    states = {model["name"]: (model["state"], model["missing"]) for model in found["models"]}
+    description = json.loads(strsr("models", "list", "--json", "--models-dir", tmp_path).stdout)
+    states = {model["name"]: (model["state"], model["missing"]) for model in description["models"]}
     assert states["Z-Image-Turbo"] == ("incomplete", ["vae/config.json"])
     assert states["StrSR-flux"] == ("unrecorded", [])
     assert states["StrSR-zimage"] == ("absent", [])
     assert states["Qwen3-VL-4B-Instruct"] == ("incomplete", [store.RECORD])
-    assert found["families"]["zimage"] == list(FAMILIES["zimage"])
+    assert description["families"]["zimage"] == list(FAMILIES["zimage"])
     plain = strsr("models", "list", "--models-dir", tmp_path).stdout
     assert "incomplete: no vae/config.json" in plain
     assert "\x1b" not in plain

@@ -14,9 +14,10 @@ from .cases import Case
 
 HEAD = """# Hostile files, and what became of them
 
-Written by `python -m tests.hostile`: files made by code (`tests/hostile/`), one batch
-over all of them by `strsr upscale in out --scale 2 --json`. What must become of each stands in the code; the tests hold every file to it,
-compare the pixels of the pictures with what they were made from, and see that nothing else was written or said.
+Written by `python -m tests.hostile`: files made by code (`tests/hostile/`), one batch over all of
+them by `strsr upscale in out --scale 2 --json`. What must become of each stands in the code; the
+tests hold every file to it, compare the pixels of the pictures with what they were made from, and
+see that nothing else was written or said.
 """
 BLOCK = re.compile(r"(?<=<!-- hostile: begin -->\n).*?(?=<!-- hostile: end -->)", re.DOTALL)
 
@@ -31,10 +32,10 @@ def main() -> None:
         print(f"not as expected: {case.name!r}", file=sys.stderr)
     words = {case.name: cell(outcome(case, batch).replace(name + "/", "")) for case in cases}
     page = [HEAD, *short_table(cases, words, ""), *tables(cases, words)]
-    (ROOT / "docs" / "hostile.md").write_text("\n".join(page))
-    reliability = ROOT / "docs" / "reliability.md"
-    short = "\n".join(short_table(cases, words, "hostile.md")) + "\n"
-    reliability.write_text(BLOCK.sub(lambda _: short, reliability.read_text()))
+    (ROOT / "docs" / "developing" / "hostile.md").write_text("\n".join(page))
+    trust = ROOT / "docs" / "using" / "trust.md"
+    short = "\n".join(short_table(cases, words, "../developing/hostile.md")) + "\n"
+    trust.write_text(BLOCK.sub(lambda _: short, trust.read_text()))
     print(summary(batch))
 
 

@@ -44,7 +44,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(cases, root, run_batch(root / "in", root / "out", **own), before)
 
 
-def test_every_file_has_the_outcome_that_it_must_have(ran: Ran) -> None:
+def test_files_have_the_outcome_that_they_must_have(ran: Ran) -> None:
     assert {case.name: said for case in ran.cases if (said := judged(case, ran.batch))} == {}
 
 
@@ -59,7 +59,7 @@ def test_the_counts_add_up_to_the_files_that_are_there(ran: Ran) -> None:
     assert batch.done.keys() | batch.failed.keys() == images
 
 
-def test_nothing_is_said_but_json_and_no_traceback(ran: Ran) -> None:
+def test_output_is_json_without_a_traceback(ran: Ran) -> None:
     assert ran.batch.lines == []
     assert b"Traceback" not in ran.batch.stderr
     assert ran.batch.code == 1
@@ -67,7 +67,7 @@ def test_nothing_is_said_but_json_and_no_traceback(ran: Ran) -> None:
         assert reason.strip()
 
 
-def test_nothing_is_written_but_whole_outputs(ran: Ran) -> None:
+def test_the_output_folder_holds_whole_outputs_alone(ran: Ran) -> None:
     made = {os.fsencode(ran.batch.planned[name]) for name in ran.batch.done}
     after = tree(ran.root)
     out = str(ran.root / "out")

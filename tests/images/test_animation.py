@@ -125,7 +125,7 @@ def test_apng_is_composed_as_its_standard_says(tmp_path: Path, dtype: type) -> N
         np.testing.assert_array_equal(found[1], [red] * 3)
 
 
-def test_an_apng_without_alpha_gets_one_only_where_something_is_cleared(tmp_path: Path) -> None:
+def test_an_apng_without_alpha_gets_one_where_it_is_cleared(tmp_path: Path) -> None:
     parts = [Part(np.full((2, 2, 1), 7, np.uint8), disposal=1), Part(np.full((1, 1, 1), 9, np.uint8))]
     path = saved(tmp_path / "a.png", apng(2, 2, 0, parts))
     first, second = read_frame(path, 1), read_frame(path, 2)
@@ -155,9 +155,7 @@ def test_animations_of_other_programs(tmp_path: Path, photo: np.ndarray, kind: s
             assert b"Tester" in picture.metadata.exif
 
 
-def test_pages_have_tags_and_types_of_their_own_and_thumbnails_are_none(
-    tmp_path: Path, photo: np.ndarray
-) -> None:
+def test_pages_have_tags_of_their_own_and_thumbnails_are_none(tmp_path: Path, photo: np.ndarray) -> None:
     pages = [photo[:40, :50], photo[:30, :20, 0].astype(np.uint16) * 257, photo[:24, :32] / np.float32(255)]
     kinds: dict[str, dict[str, Any]] = {
         "a.tif": {},
@@ -289,7 +287,7 @@ def test_frames_before_a_damaged_one_come_out(
     assert events[-1]["found"] == found
 
 
-def test_all_frames_are_planned_made_and_known_again(
+def test_frames_are_planned_made_and_known_again(
     strsr: Run, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -344,7 +342,7 @@ def test_a_frame_is_estimated_by_its_share_of_the_file(tmp_path: Path) -> None:
     assert output_bytes(page, 16_000, 1_000) == 16_000 * 15 + 1024
 
 
-def test_more_frames_than_anybody_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames_module, "MAX_FRAMES", 4)
     for kind in ("gif", "png"):
         with pytest.raises(ImageError, match="more than 4 frames"):

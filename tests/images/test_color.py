@@ -174,7 +174,7 @@ def test_gray_stays_gray_in_its_own_space() -> None:
     assert seen.mean().item() == pytest.approx(1.055 * linear ** (1 / 2.4) - 0.055, abs=2 / 255)
 
 
-def test_a_profile_of_other_channels_is_only_carried_and_each_picture_says_so() -> None:
+def test_a_profile_of_other_channels_is_carried_with_a_remark() -> None:
     gray, sound = gray_profile(2.2), matrix_profile(*ADOBE_RGB)
     for _ in range(2):
         picture = pictured(small("coffee"), icc=gray)
@@ -199,7 +199,7 @@ def test_floats_keep_what_lies_beyond_white() -> None:
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (0, 255, 0), (255, 255, 255)], ids=["black", "green", "white"])
-def test_what_transparency_hides_does_not_bleed(hidden: tuple[int, int, int]) -> None:
+def test_colour_that_transparency_hides_does_not_bleed(hidden: tuple[int, int, int]) -> None:
     rows, columns = np.mgrid[:48, :48] - 23.5
     alpha = (np.clip(17 - np.hypot(rows, columns), 0, 1) * 255).astype(np.uint8)[..., None]
     red = np.array((200, 40, 30), np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from strsr_cli.images.find import FoundFiles, find_files, find_images, list_files, read_list
+from strsr_cli.images.find import FileList, find_files, find_images, list_files, read_list
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def names(found: FoundFiles, folder: Path) -> list[str]:
+def names(found: FileList, folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found.images]
 
 
 ALL = ["a.png", "b.jpg", "sub/c.webp"]
 
 
-def test_what_is_no_image_is_counted(folder: Path) -> None:
+def test_files_that_are_no_images_are_counted(folder: Path) -> None:
     Image.new("RGB", (4, 4)).save(folder / "scan.dat", "PNG")
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "sub/.picasa.ini"):
         (folder / name).touch()

@@ -63,7 +63,7 @@ def tiff(pixels: np.ndarray, **options: object) -> bytes:
 @pytest.mark.parametrize(
     ("depth", "expected"), [(1, [0, 255]), (2, [0, 85, 170, 255]), (4, list(range(0, 256, 17)))]
 )
-def test_gray_png_of_few_bits(depth: int, expected: list[int]) -> None:
+def test_gray_png_of_few_bits_is_read(depth: int, expected: list[int]) -> None:
     codes = np.arange(2**depth, dtype=np.uint8).repeat(8 // depth)
     bits = (codes[:, None] >> np.arange(depth)[::-1] & 1).ravel()
     picture = decode_image(png(depth, 0, np.packbits(bits)[None]), "x")
@@ -71,7 +71,7 @@ def test_gray_png_of_few_bits(depth: int, expected: list[int]) -> None:
     assert sorted(set(picture.color.ravel().tolist())) == expected
 
 
-def test_png_with_a_transparent_gray_colour_or_index() -> None:
+def test_png_with_a_transparent_gray_colour_or_index_is_read() -> None:
     rows = np.array([[0, 7, 9, 7]], np.uint8)
     for data in (
         png(8, 0, rows, tRNS=b"\0\7"),
@@ -135,7 +135,7 @@ def test_inks_have_the_colours_of_their_profile() -> None:
 
 @pytest.mark.parametrize("compression", [5, 8], ids=["lzw", "deflate"])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_deep_compressed_tiff(compression: int, dtype: type) -> None:
+def test_deep_compressed_tiff_is_read(compression: int, dtype: type) -> None:
     pixels = (np.random.default_rng(0).random((20, 30, 3)) * (65_535 if dtype is np.uint16 else 1)).astype(
         dtype
     )
@@ -145,7 +145,7 @@ def test_deep_compressed_tiff(compression: int, dtype: type) -> None:
     np.testing.assert_array_equal(picture.color, pixels)
 
 
-def test_strange_tiff() -> None:
+def test_strange_tiff_is_read() -> None:
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 65_536, (3, 20, 30)).astype(np.uint16)
     picture = decode_image(tiff(planes, photometric="rgb", planarconfig="separate"), "x")
@@ -166,7 +166,7 @@ def test_strange_tiff() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_floats_of_every_size(dtype: type, channels: int) -> None:
+def test_floats_of_every_size_are_read(dtype: type, channels: int) -> None:
     pixels = np.random.default_rng(0).random((10, 12, channels)).astype(dtype)
     data = tiff(pixels.squeeze(), photometric="minisblack" if channels == 1 else "rgb")
     picture = decode_image(data, "x")
@@ -197,7 +197,7 @@ def test_the_first_of_many_frames_is_used_with_a_warning(name: str, caplog: pyte
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "JXL"])
-def test_formats_of_other_packages(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_of_other_packages_are_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = {"HEIF": b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "JXL": b"\xff\x0a" + b"\0" * 20}
     assert sniff(heads[kind]) == kind
     module, package = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}[
@@ -291,7 +291,7 @@ def test_large_inputs_are_refused_by_their_header(strsr: Run, tiny_weights: Path
 
 
 @pytest.mark.parametrize("name", ["jpg", "webp", "tif", "bmp", "avif", "still.gif"])
-def test_every_format_obeys_the_limit(name: str) -> None:
+def test_formats_all_obey_the_limit(name: str) -> None:
     with pytest.raises(ImageError, match=r"12x10 px is more than --max-pixels 119"):
         decode_image(small_files()[name], "x", 119)
 
@@ -343,7 +343,7 @@ def test_pillows_own_limit_is_only_lifted_while_we_look() -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_outputs_that_a_format_cannot_hold_are_refused_before_any_network(
+def test_outputs_that_a_format_cannot_hold_are_refused_early(
     strsr: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("L", (8192, 1)).save(tmp_path / "wide.png")
@@ -358,7 +358,7 @@ def test_outputs_that_a_format_cannot_hold_are_refused_before_any_network(
 
 
 @pytest.mark.parametrize("kind", OUTPUT_FORMATS)
-def test_the_largest_that_fits_fits(kind: str) -> None:
+def test_the_largest_picture_that_fits_is_written(kind: str) -> None:
     form = OUTPUT_FORMATS[kind]
     check_fits(kind, 1, form.side or 1_000_000)
     if form.side is not None:
@@ -372,7 +372,7 @@ def test_the_largest_that_fits_fits(kind: str) -> None:
                 check_fits(kind, *too_large)
 
 
-def test_nothing_is_said_twice(caplog: pytest.LogCaptureFixture) -> None:
+def test_remarks_are_not_said_twice(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     decode_image(small_files()["deep.tif"], "x")
     assert caplog.messages == []

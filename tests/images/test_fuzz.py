@@ -83,7 +83,7 @@ def test_noise_behind_a_known_beginning_is_an_error(head: bytes, tail: bytes) ->
 
 
 @pytest.mark.slow
-def test_ten_minutes_of_mutations(tmp_path: Path) -> None:
+def test_mutations_for_ten_minutes_are_pictures_or_errors(tmp_path: Path) -> None:
     """A seed that is printed when it fails; STRSR_FUZZ_SECONDS sets how long (default: 600)."""
     seconds = float(os.environ.get("STRSR_FUZZ_SECONDS", "600"))
     seed, pictures, longest, began = 0, 0, 0.0, time.monotonic()

@@ -112,7 +112,7 @@ def round_trip(data: bytes, kind: str) -> bytes:
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("target", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("profile", PROFILES)
-def test_everything_arrives_in_every_format(source: str, target: str, profile: str) -> None:
+def test_metadata_arrives_in_every_format(source: str, target: str, profile: str) -> None:
     made = round_trip(with_metadata(source, 6, PROFILES[profile]), target)
     found = blocks(made, target)
     assert found["icc"] == PROFILES[profile]
@@ -138,7 +138,7 @@ def test_everything_arrives_in_every_format(source: str, target: str, profile: s
 
 
 @pytest.mark.parametrize("source", KINDS)
-def test_avif_holds_them_too(source: str) -> None:
+def test_avif_holds_metadata_too(source: str) -> None:
     """By OpenCV, as the containers' boxes are a format of their own."""
     made = round_trip(with_metadata(source, 1, PROFILES["Display P3"]), "avif")
     _, kinds, found = cv2.imdecodeWithMetadata(np.frombuffer(made, np.uint8), cv2.IMREAD_COLOR)
@@ -179,7 +179,7 @@ def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
 @pytest.mark.parametrize(
     ("deep", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.float32)], ids=str
 )
-def test_deep_files_hold_them_too(deep: str, dtype: type) -> None:
+def test_deep_files_hold_metadata_too(deep: str, dtype: type) -> None:
     picture = decode_image(with_metadata("jpg", 3, PROFILES["AdobeRGB"]), "x")
     color = (picture.color / 255 * (1 if dtype is np.float32 else 65_535)).astype(dtype)
     found = blocks(
@@ -250,7 +250,7 @@ def test_provenance_says_what_made_it(
     )
 
 
-def test_what_is_too_large_is_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_metadata_too_large_is_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     huge = Picture(PIXELS, None, b"x" * (LIMIT + 1), "PNG")
     data = encode_image(huge, "png", EncodeSettings())  # 4 kB of file for 4 MB of profile
     assert decode_image(data, "x.png").icc is None
@@ -281,7 +281,7 @@ def test_exif_that_jpeg_cannot_hold_is_dropped(caplog: pytest.LogCaptureFixture)
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool (libimage-exiftool-perl)")
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("target", KINDS)
-def test_exiftool_agrees(source: str, target: str, tmp_path: Path) -> None:
+def test_metadata_is_what_exiftool_reads(source: str, target: str, tmp_path: Path) -> None:
     import json
 
     path = tmp_path / f"out.{target}"

@@ -137,5 +137,5 @@ def test_finding_looks_below_and_past_hidden_files(tmp_path: Path) -> None:
     assert find_images(tmp_path) == [tmp_path / "a.PNG", tmp_path / "b/c.jpeg"]
 
 
-def test_every_format_states_a_suffix_that_is_read() -> None:
+def test_formats_state_a_suffix_that_is_read() -> None:
     assert all(form.suffix.lstrip(".") == kind for kind, form in OUTPUT_FORMATS.items())

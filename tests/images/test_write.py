@@ -68,7 +68,7 @@ def test_files_do_not_depend_on_how_bands_were_cut(kind: str, channels: int, dty
 @pytest.mark.parametrize("kind", ["png", "tif", "jpg", "bmp"])
 @settings(deadline=None, max_examples=25)
 @given(st.data())
-def test_any_cut_of_many_strips(kind: str, data: st.DataObject) -> None:
+def test_jpeg_of_many_strips_comes_whole_by_any_cut(kind: str, data: st.DataObject) -> None:
     """The picture is several of the writers' own strips high."""
     height = data.draw(st.integers(1, 700))
     pixels = np.resize(smooth(64, 251, 3), (height, 251, 3))
@@ -106,7 +106,7 @@ def test_joined_jpeg_has_the_pixels_of_a_whole_one(
 
 @pytest.mark.parametrize("compression", range(6))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_every_png_compression_keeps_the_pixels(compression: int, dtype: type) -> None:
+def test_png_of_every_compression_keeps_the_pixels(compression: int, dtype: type) -> None:
     for channels in (1, 2, 3, 4):
         pixels = smooth(41, 33, channels, dtype)
         pixels[10:20] = 7
@@ -132,7 +132,7 @@ def test_bitmaps_are_pillows(channels: int, width: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("order", [b"II", b"MM"])
-def test_tiff_by_other_readers(dtype: type, channels: int, order: bytes) -> None:
+def test_tiff_is_read_by_other_readers(dtype: type, channels: int, order: bytes) -> None:
     pixels, file = smooth(300, 333, channels, dtype), BytesIO()
     exif = {b"II": b"II*\0\x08\0\0\0\0\0\0\0\0\0", b"MM": b"MM\0*\0\0\0\x08\0\0\0\0\0\0"}[order]
     layout = RowLayout(*pixels.shape, dtype, metadata=Metadata(exif))
@@ -148,7 +148,7 @@ def test_tiff_by_other_readers(dtype: type, channels: int, order: bytes) -> None
 
 
 @pytest.mark.parametrize("kind", OUTPUT_FORMATS)
-def test_what_the_bands_raise_arrives_and_no_file_is_complete(kind: str) -> None:
+def test_errors_of_bands_arrive_and_no_file_is_complete(kind: str) -> None:
     class Lost(OSError):
         pass
 

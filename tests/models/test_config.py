@@ -28,12 +28,12 @@ def distilling(*settings: str) -> DistillConfig:
 
 
 @pytest.mark.parametrize("config", [LiteConfig(), TINY], ids=["quarter", "pyramid"])
-def test_both_shapes_come_back_from_their_tables(config: LiteConfig) -> None:
+def test_shapes_come_back_from_their_tables(config: LiteConfig) -> None:
     assert from_dict(LiteConfig, json.loads(json.dumps(to_dict(config))), "here") == config
 
 
 @pytest.mark.parametrize("model", [LiteConfig(), TINY], ids=["quarter", "pyramid"])
-def test_both_shapes_come_back_from_toml(model: LiteConfig, tmp_path: Path) -> None:
+def test_shapes_come_back_from_toml(model: LiteConfig, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(to_toml(TrainConfig(model=model)))
     assert read_config(TrainConfig, tmp_path / "a.toml", []).model == model
 
@@ -123,7 +123,7 @@ def test_networks_are_one_name_or_a_list() -> None:
 
 @pytest.mark.parametrize("role", ["perceptual", "coach"])
 @pytest.mark.parametrize("files", ['["a"]', '["a", "b", "c"]', '["a", ""]', "a", "[]"])
-def test_every_network_of_a_list_needs_its_file(role: str, files: str) -> None:
+def test_networks_of_a_list_each_need_their_file(role: str, files: str) -> None:
     settings = [f'{role}_network=["vgg19", "squeezenet"]', f"{role}_weights={files}"]
     settings += ["perceptual_weight=1"] if role == "perceptual" else ["coach=conv"]
     with pytest.raises(UsageError, match=rf"{role}_weights.*\['vgg19', 'squeezenet'\]"):

@@ -1,4 +1,4 @@
-"""The scripts behind docs/big-models-memory.md: what is counted is what is alive."""
+"""The scripts behind docs/developing/big-models-memory.md: what is counted is what is alive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "developing"
 
 
 def script(*args: str) -> str:
@@ -19,7 +19,7 @@ def script(*args: str) -> str:
     return found.stdout
 
 
-def test_live_bytes_and_flop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_of_live_bytes_and_flop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     from count_memory import GIB, count
 

@@ -21,7 +21,7 @@ from strsr_models import StrsrError, UsageError
 # --- means -----------------------------------------------------------------------------------------
 
 
-def test_a_value_that_is_not_finite_does_not_drop_the_mean_of_the_others() -> None:
+def test_a_mean_leaves_out_values_that_are_not_finite() -> None:
     meter = Meter(Accelerator(cpu=True))
     for value in (1.0, float("nan"), 3.0, float("inf")):
         meter.add({"l1_loss": torch.tensor(value), "lattice_16_db": torch.tensor(float("nan"))})
@@ -80,7 +80,7 @@ def test_a_loss_that_is_never_finite_stops_it_all_the_same(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_what_takes_parameters_apart_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_take_parameters_apart_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(UsageError, match=f"{name}, which does not work here: set it up for DDP"):
         make_accelerator(LoopConfig(device="cpu"))

@@ -14,17 +14,14 @@ from strsr_cli.training.data.degrade import (
     Recipe,
     Sizes,
     add_noise,
-    blur,
-    blur_kernel,
     degrade,
     draw_recipe,
     draw_sizes,
-    narrowed,
     resize,
     sharpen,
-    sinc_kernel,
 )
 from strsr_cli.training.data.jpeg import jpeg
+from strsr_cli.training.data.kernels import blur, blur_kernel, narrowed, sinc_kernel
 from strsr_cli.training.data.seeds import generator_for
 
 CLEAN = DegradeConfig(clean_share=1.0, mild_share=0.0, scale_four_share=1.0)
@@ -297,7 +294,7 @@ def moments(numbers: torch.Tensor) -> tuple[float, float, float]:
     return float(numbers.double().mean()), float(spread), float((centred / spread).pow(3).mean())
 
 
-def test_there_are_no_photons_in_the_dark() -> None:
+def test_photon_noise_leaves_the_dark_alone() -> None:
     assert torch.equal(noise(torch.zeros(1, 3, 40, 40), 3.0, False), torch.zeros(1, 3, 40, 40))
 
 

@@ -38,7 +38,7 @@ def assert_equals_libjpeg(pixels: np.ndarray, quality: int) -> None:
 
 @pytest.mark.parametrize("quality", [1, 30, 49, 50, 75, 95, 100])
 @pytest.mark.parametrize("size", [(120, 160), (61, 45), (32, 33), (17, 16), (7, 5)])
-def test_equals_libjpeg_on_a_photo(photo: np.ndarray, size: tuple[int, int], quality: int) -> None:
+def test_jpeg_equals_libjpeg_on_a_photo(photo: np.ndarray, size: tuple[int, int], quality: int) -> None:
     assert_equals_libjpeg(photo[30 : 30 + size[0], 40 : 40 + size[1]], quality)
 
 
@@ -49,7 +49,7 @@ def test_equals_libjpeg_on_a_photo(photo: np.ndarray, size: tuple[int, int], qua
     st.integers(0, 2**32 - 1),
     st.sampled_from([1, 51, 255]),
 )
-def test_equals_libjpeg_on_noise(height: int, width: int, quality: int, seed: int, step: int) -> None:
+def test_jpeg_equals_libjpeg_on_noise(height: int, width: int, quality: int, seed: int, step: int) -> None:
     """Steps of 255: every colour saturated, the largest coefficients there can be."""
     noise = np.random.default_rng(seed).integers(0, 256 // step + 1, (height, width, 3)) * step
     pixels = np.minimum(noise, 255).astype(np.uint8)
@@ -64,7 +64,7 @@ def test_flat_gray_survives_every_quality() -> None:
     assert torch.equal(jpeg(flat, [1, 50, 100]), flat)
 
 
-def test_each_image_has_its_quality_and_does_not_know_its_neighbours(photo: np.ndarray) -> None:
+def test_images_have_their_qualities_and_ignore_each_other(photo: np.ndarray) -> None:
     images = torch.cat([to_tensor(photo[top : top + 50, :71]) for top in (0, 20, 40)])
     qualities = [30, 95, 60]
     together = jpeg(images, qualities)

@@ -38,7 +38,7 @@ def test_tensors_without_numbers_take_what_real_ones_take(tiny_weights: Path) ->
 @pytest.mark.parametrize(
     "way", ["gradient_checkpointing=true", "gradient_checkpointing=false", "precision=bf16"]
 )
-def test_so_it_is_with_all_judges_and_families(
+def test_estimates_equal_the_real_for_all_judges_and_families(
     student: str, way: str, squeezenet: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     files = [f"{name}_weights={squeezenet}" for name in ("coach", "perceptual", "fdl")]

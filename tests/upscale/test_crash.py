@@ -63,7 +63,7 @@ def pictures(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 @pytest.mark.slow
-def test_thirty_killed_runs_then_one_to_the_end(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_killed_thirty_times_comes_to_its_end(pictures: Path, tmp_path: Path) -> None:
     """STRSR_CRASH_RUNS says how many; each is killed after a seeded time from its start or its first output."""
     runs = int(os.environ.get("STRSR_CRASH_RUNS", "30"))
     start, work = timed(pictures, tmp_path / "whole")
@@ -119,7 +119,7 @@ def kill(folder: Path, out: Path, seconds: float, at_once: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_while_it_renames(
+def test_a_run_killed_while_it_renames_leaves_whole_files(
     moment: str, strsr: Run, photo: np.ndarray, tiny_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()

@@ -252,7 +252,7 @@ def test_inputs_that_go_while_it_runs_are_errors(folder: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.skipif(ROOT and sys.platform != "linux", reason="root may read and write anything")
-def test_what_may_not_be_read_or_written_is_named(photo: np.ndarray, tmp_path: Path) -> None:
+def test_files_that_may_not_be_read_or_written_are_named(photo: np.ndarray, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     for name in ("good.png", "forbidden.png", "closed/inside.png", "below/held.png"):
         path = source / name

@@ -52,7 +52,7 @@ def test_settings_of_other_pixels_have_another_hash(job: Job, tmp_path: Path) ->
     assert len({hashed(job), *others}) == len(others) + 1
 
 
-def test_where_it_is_computed_changes_no_hash(job: Job, tmp_path: Path) -> None:
+def test_the_settings_hash_ignores_where_it_is_computed(job: Job, tmp_path: Path) -> None:
     assert hashed(job, device="cuda:0", batch=8, jobs=3, local=1) == hashed(job)
     assert hashed(job, big=BigModelOptions(offload="none")) == hashed(job, big=BigModelOptions())
 

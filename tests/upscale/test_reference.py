@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import Result
 
-from strsr_models.encoders.qwen import load_vision_language, seen_size
+from strsr_models.encoders.qwen import load_vision_language, trained_size
 
 PROMPT = (
     "Descibe this image in detail, especially the text in image. Cinematic, hyper sharpness, highly "
@@ -198,8 +198,10 @@ def test_pictures_reach_the_processor_as_trained(
         ((100, 200_000), (56, 160_272)),
     ],
 )
-def test_extreme_pictures_are_brought_within_bounds(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert seen_size(*size) == expected
+def test_pictures_of_extreme_shape_are_brought_within_bounds(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert trained_size(*size) == expected
 
 
 def made_by(
@@ -217,7 +219,7 @@ def made_by(
 
 @pytest.mark.parametrize("words", [None, WORDS], ids=["vlm", "text"])
 @pytest.mark.parametrize("family", [zimage, flux2])
-def test_one_tile_is_the_method_to_the_letter(
+def test_a_single_tile_is_the_method_to_the_letter(
     family: Callable, words: str | None, strsr: Callable[..., Result], models: Path, small: Path
 ) -> None:
     with torch.no_grad():

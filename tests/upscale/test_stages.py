@@ -150,7 +150,7 @@ def test_an_interruption_leaves_no_thread_and_no_partial_file(
     assert threading.active_count() == before
 
 
-def test_what_nobody_foresaw_fails_the_picture_and_is_named(
+def test_an_unforeseen_error_fails_its_picture_and_is_named(
     make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One odd file among thousands must not end the batch, nor be passed over."""
@@ -192,7 +192,7 @@ def test_pictures_do_not_pile_up_before_slow_writers(
     assert most[0] < 10
 
 
-def test_what_was_read_ahead_is_given_back_when_the_batch_is_to_end(
+def test_pictures_read_ahead_are_given_back_at_the_end(
     folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the last picture is finished, which may take long, other processes can make the rest."""
@@ -239,7 +239,7 @@ def test_reading_ahead_is_bounded_by_number_and_weight() -> None:
             assert len(begun) - item <= 2
 
 
-def test_each_thread_keeps_the_number_of_threads_that_it_was_given() -> None:
+def test_threads_keep_the_number_of_threads_they_were_given() -> None:
     """PyTorch gives a new thread what was set last, anywhere, at its first operation and not before."""
     found: list[int] = []
     given, other = threading.Event(), threading.Event()

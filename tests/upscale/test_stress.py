@@ -134,7 +134,7 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whatever_fails_and_wherever(
+def test_pictures_fail_alone_whatever_fails_and_wherever(
     seed: int, folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = threading.active_count()

@@ -20,7 +20,7 @@ def test_entries_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert cache.get("other") is None
 
 
-def test_damage_is_seen(tmp_path: Path) -> None:
+def test_damage_of_an_entry_is_seen(tmp_path: Path) -> None:
     cache = TokenCache(tmp_path)
     cache.put("k", torch.ones(1, 2, 3))
     path = tmp_path / "k.safetensors"
@@ -34,7 +34,7 @@ def test_damage_is_seen(tmp_path: Path) -> None:
     assert cache.get("k") is not None
 
 
-def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_without_a_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cache = TokenCache(None)
     cache.put("k", torch.ones(1, 2, 3))
@@ -43,7 +43,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+def test_entries_used_longest_ago_go_first(tmp_path: Path) -> None:
     cache = TokenCache(tmp_path)
     for age, key in enumerate(["new", "middle", "old", "oldest"]):
         cache.put(key, torch.full((1, 100, 10), float(age)))

@@ -18,7 +18,7 @@ def test_save_and_load_give_the_same_pipeline(tiny: LitePipeline, tiny_weights: 
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_all_mismatches_come_in_one_message(tiny_weights: Path) -> None:
+def test_mismatches_come_in_one_message(tiny_weights: Path) -> None:
     path = tiny_weights / "model.safetensors"
     tensors = load_file(path)
     tensors["left.over"] = tensors.pop("dit.patch_in.bias")

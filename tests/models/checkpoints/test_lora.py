@@ -85,7 +85,7 @@ def test_the_adapter_of_a_bfloat16_model_is_float32(models: Path) -> None:
     assert torch.isfinite(run(ZImagePipeline, dit)).all()
 
 
-def test_the_published_targets(models: Path) -> None:
+def test_targets_are_the_published_ones(models: Path) -> None:
     names = target_names(transformer(ZImagePipeline, models), ZImagePipeline.lora_targets)
     blocks = ("noise_refiner.0", "context_refiner.0", "layers.0", "layers.1")
     parts = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
@@ -114,7 +114,7 @@ def test_an_adapter_can_be_trained_on(family: type[PretrainedPipeline], models: 
         load_lora(dit, lora_state_dict(wrapped(family, models, rank=2)), path)
 
 
-def test_scale_and_rounding(models: Path) -> None:
+def test_an_adapter_is_merged_with_its_scale_in_float32(models: Path) -> None:
     """W + scale * B A in float32, rounded once to what W is stored in."""
     tensors = lora_state_dict(wrapped(ZImagePipeline, models))
     key = "base_model.model.layers.0.attention.to_k.lora_{}.default.weight"
@@ -144,7 +144,7 @@ def test_an_adapter_of_another_family_is_told_so_in_short(models: Path) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_all_mismatches_come_in_one_message(models: Path) -> None:
+def test_mismatches_come_in_one_message(models: Path) -> None:
     tensors: dict[str, Any] = dict(lora_state_dict(wrapped(ZImagePipeline, models)))
     key = "base_model.model.layers.0.attention.{}.lora_{}.default.weight"
     tensors["left.over"] = tensors.pop(key.format("to_q", "B"))
@@ -165,7 +165,7 @@ def test_all_mismatches_come_in_one_message(models: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in dit.state_dict().items())
 
 
-def test_no_rank_or_several_are_refused(models: Path) -> None:
+def test_adapters_without_rank_or_with_several_are_refused(models: Path) -> None:
     with pytest.raises(WeightsError, match="holds no LoRA tensors"):
         merge_lora(nn.Identity(), {"0.weight": torch.zeros(2, 2)}, ("to_q",), HERE)
     tensors = dict(lora_state_dict(wrapped(ZImagePipeline, models)))

@@ -95,7 +95,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 @families
 @pytest.mark.parametrize("plant", [feed_forward, residual, embedding])
-def test_what_overflows_float16_agrees_with_float32(
+def test_blocks_that_overflow_float16_agree_with_float32(
     family: str, plant: Callable[[Any], None], models: Path
 ) -> None:
     exact = base(family, models)
@@ -106,7 +106,7 @@ def test_what_overflows_float16_agrees_with_float32(
 
 
 @families
-def test_what_does_not_overflow_is_as_close_as_plain_float16(family: str, models: Path) -> None:
+def test_blocks_without_overflow_are_as_close_as_plain_float16(family: str, models: Path) -> None:
     expected, plain, safe = answers(family, base(family, models))
     assert 0 < error(safe, expected) < 1.1 * error(plain, expected) < CLOSE
 
@@ -127,7 +127,7 @@ def test_a_condition_past_float16_comes_in_whole(family: str, models: Path) -> N
 
 
 @families
-def test_weights_that_come_layer_by_layer(family: str, models: Path) -> None:
+def test_weights_may_come_layer_by_layer(family: str, models: Path) -> None:
     """Offloading replaces the same methods, around these."""
     from accelerate import cpu_offload
 
@@ -144,7 +144,9 @@ def test_weights_that_come_layer_by_layer(family: str, models: Path) -> None:
 
 
 @families
-def test_a_picture_in_float16(family: str, models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_picture_in_float16_is_close_to_float32(
+    family: str, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     exact = load(family, models, conditioning="given")
     rough = load(family, models, conditioning="given", precision="fp16")
     assert rough.native_precision == "fp16"
@@ -163,7 +165,7 @@ def test_a_picture_in_float16(family: str, models: Path, caplog: pytest.LogCaptu
     assert torch.equal(rough.upscale(lq, 4, cond=cond), found)
 
 
-def test_nothing_but_the_transformer_is_in_float16(models: Path) -> None:
+def test_the_transformer_alone_is_in_float16(models: Path) -> None:
     pipeline = load("zimage", models, precision="fp16")
     assert pipeline.dit.dtype == torch.float16
     assert pipeline.vae.dtype == pipeline.semantic_encoder.model.dtype == torch.float32  # no bf16 here
@@ -171,7 +173,7 @@ def test_nothing_but_the_transformer_is_in_float16(models: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_product_of_matrices_at_the_edge_of_float16() -> None:
+def test_products_of_matrices_at_the_edge_of_float16_are_finite() -> None:
     """Whatever comes in, the linear layer inside sees and gives numbers within float16."""
     linear = nn.Linear(64, 48).half()
     seen: list[Tensor] = []
@@ -238,7 +240,7 @@ def test_a_residual_that_has_become_narrow_is_noticed(models: Path) -> None:
         pipeline.upscale(torch.rand(1, 3, 8, 8), 2, cond=torch.randn(1, 5, JOINT_WIDTH))
 
 
-def test_which_precision_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precisions_depend_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     half, brain, single = torch.float16, torch.bfloat16, torch.float32
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for has_bf16, auto, beside in ((True, brain, brain), (False, half, single)):

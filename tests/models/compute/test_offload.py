@@ -49,14 +49,16 @@ def test_offloading_changes_no_bit(family: str, mode: str, models: Path) -> None
 
 @families
 @pytest.mark.parametrize("mode", ["auto", "model", "sequential"])
-def test_on_the_cpu_nothing_moves(family: str, mode: str, models: Path) -> None:
+def test_offloading_moves_nothing_on_the_cpu(family: str, mode: str, models: Path) -> None:
     pipeline = load(family, models, offload=mode)
     assert pipeline.offload == "none"
     assert not hasattr(pipeline.dit, "_hf_hook")
 
 
 @pytest.mark.parametrize("mode", ["model", "sequential"])
-def test_what_is_not_finite_is_done_again(mode: str, models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tile_that_is_not_finite_is_done_again(
+    mode: str, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     results = []
     for placed in ("none", mode):
         pipeline = load("zimage", models, precision="fp16")
@@ -108,7 +110,7 @@ def test_a_conditioner_gives_what_the_whole_pipeline_would(family: str, models: 
             )
 
 
-def test_the_fastest_mode_that_fits() -> None:
+def test_the_offload_mode_is_the_fastest_that_fits() -> None:
     gigabyte, work = 10**9, 1024**2
     dit, vae = 12_300_000_000, 170_000_000  # Z-Image in bfloat16
     assert fitting_mode(24 * gigabyte, dit, vae, work) == "none"

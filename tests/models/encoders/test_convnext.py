@@ -82,7 +82,7 @@ def test_the_default_is_the_published_trunk() -> None:
     assert repository == "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup"
 
 
-def test_only_the_visual_tower_is_built_and_it_is_frozen() -> None:
+def test_the_visual_tower_alone_is_built_and_it_is_frozen() -> None:
     trunk = ConvNextTrunk("random", TINY).train()
     assert not any(module.training for module in trunk.modules())
     assert not any(p.requires_grad for p in trunk.parameters())
@@ -92,7 +92,7 @@ def test_only_the_visual_tower_is_built_and_it_is_frozen() -> None:
     assert torch.equal(trunk(image)[1], trunk(image)[1])  # no dropped paths
 
 
-def test_it_coaches_and_passes_gradients_to_the_image() -> None:
+def test_the_trunk_coaches_and_passes_gradients_to_the_image() -> None:
     trunk = ConvNextTrunk("random", TINY)
     config = DiscriminatorConfig(trunk.channels, trunk.embedding_channels, hidden=8)
     coach = Coach(trunk, Discriminator(config)).train()
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_named(suffix: str, content: bytes, tmp_path: Path) ->
         ConvNextTrunk(path, TINY)
 
 
-def test_without_weights_the_message_says_where_to_get_them(
+def test_missing_weights_are_told_with_where_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import socket
@@ -215,7 +215,7 @@ def test_a_name_that_is_no_convnext_is_refused(name: str, message: str) -> None:
         ConvNextTrunk("random", name)
 
 
-def test_too_small_an_image_is_refused() -> None:
+def test_an_image_too_small_is_refused() -> None:
     trunk = ConvNextTrunk("random", TINY)
     assert trunk(torch.rand(1, 3, 32, 47))[0][2].shape[-2:] == (2, 2)
     with pytest.raises(UsageError, match=r"at least 32 px, got \(31, 64\)"):

@@ -95,7 +95,7 @@ def test_batchnorm_statistics_stay_whatever_mode_is_asked_for(files: dict[str, P
     torch.testing.assert_close(network(image[:1])[0], before[0][:1])  # no batch statistics
 
 
-def test_resnet50v2_by_its_published_size_and_a_pre_activation() -> None:
+def test_resnet50v2_has_its_published_size_and_pre_activations() -> None:
     network = ResNet50V2Stages().eval()
     # ResNet-50 without its last stage and classifier.
     assert 8.4e6 < sum(p.numel() for p in network.parameters()) < 8.7e6
@@ -128,7 +128,7 @@ def test_a_torch_checkpoint_with_a_classifier_does_as_well(files: dict[str, Path
     torch.testing.assert_close(found[0], expected[0], rtol=0.02, atol=0.02)
 
 
-def test_it_moves_between_devices_and_types(files: dict[str, Path]) -> None:
+def test_a_feature_network_moves_between_devices_and_types(files: dict[str, Path]) -> None:
     network = FeatureNetwork("resnet50v2", files["resnet50v2"]).to("cpu", torch.float64)
     assert network(torch.rand(1, 3, 32, 32, dtype=torch.float64))[0].dtype == torch.float64
     assert not any(value.is_meta for value in network.state_dict().values())

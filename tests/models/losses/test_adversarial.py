@@ -13,7 +13,7 @@ def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-def test_both_losses_by_hand() -> None:
+def test_adversarial_losses_are_those_by_hand() -> None:
     """One head, a batch of two: r = 1, 3 (mean 2), f = -1, 0 (mean -0.5)."""
     real, fake = [torch.tensor([[1.0], [3.0]])], [torch.tensor([[-1.0], [0.0]])]
     # BCE(x, 1) = softplus(-x), BCE(x, 0) = softplus(x)
@@ -43,13 +43,13 @@ def test_heads_are_summed_however_large_their_maps_are() -> None:
         torch.testing.assert_close(both, loss(*one) + loss(*other))
 
 
-def test_who_cannot_tell_them_apart_loses_log_two_per_head() -> None:
+def test_a_coach_that_cannot_tell_loses_log_two_per_head() -> None:
     logits = [torch.full((3, 1, 2, 2), 4.0), torch.full((3, 1), -2.0)]
     assert float(discriminator_loss(logits, logits)) == pytest.approx(2 * math.log(2))
     assert float(generator_loss(logits, logits)) == pytest.approx(2 * math.log(2))
 
 
-def test_each_side_pulls_its_own_way() -> None:
+def test_losses_of_each_side_pull_its_own_way() -> None:
     real, fake = torch.randn(2, 4, 1, 3, 3).requires_grad_().unbind(0)
     real.retain_grad()
     fake.retain_grad()
@@ -79,7 +79,7 @@ def test_heads_that_do_not_match_are_an_error() -> None:
         discriminator_loss([torch.zeros(1, 1)], [])
 
 
-def test_r1_by_hand() -> None:
+def test_r1_is_that_by_hand() -> None:
     """A coach of two heads: the sum of the image, and twice its first pixel."""
     image = torch.rand(2, 3, 4, 4)
     scale = torch.tensor(1.0, requires_grad=True)
@@ -97,7 +97,7 @@ def test_r1_by_hand() -> None:
     assert scale.grad.item() == pytest.approx(2 * noise.sum((1, 2, 3)).square().mean().item(), rel=1e-4)
 
 
-def test_the_noise_is_small_positive_and_from_the_given_generator_alone() -> None:
+def test_noise_is_small_positive_and_of_the_given_generator() -> None:
     seen: list[Tensor] = []
 
     def logits_of(x: Tensor) -> list[Tensor]:

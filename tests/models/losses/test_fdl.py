@@ -67,7 +67,7 @@ def by_numpy(loss: FrequencyDistributionLoss, pred: np.ndarray, target: np.ndarr
 @pytest.mark.parametrize(
     ("channels", "projections", "kernel", "stride"), [(1, 1, 1, 1), (2, 3, 2, 1), (3, 4, 3, 2)]
 )
-def test_it_is_what_its_definition_says(channels: int, projections: int, kernel: int, stride: int) -> None:
+def test_fdl_is_what_its_definition_says(channels: int, projections: int, kernel: int, stride: int) -> None:
     loss = FrequencyDistributionLoss([channels], projections, kernel, strides=stride, phase_weight=0.7)
     # Odd sides and a positive mean: no bin is negative and real, where -pi and pi are one phase.
     pred, target = 2 + torch.randn(2, 2, channels, 7, 5, dtype=torch.float64)
@@ -76,14 +76,14 @@ def test_it_is_what_its_definition_says(channels: int, projections: int, kernel:
     assert float(loss([pred.float()], [target.float()])) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_case_by_hand() -> None:
+def test_fdl_is_that_of_a_case_by_hand() -> None:
     """Rows (1, 3) and (2, 2): amplitudes {4, 2} and {4, 0}, phases {0, pi} and {0, 0}."""
     loss = FrequencyDistributionLoss([1], projections=1, kernel=1)
     pred, target = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2), torch.tensor([2.0, 2.0]).view(1, 1, 1, 2)
     assert float(loss([pred], [target])) == pytest.approx((2 + np.pi) / 2, rel=1e-6)
 
 
-def test_its_gradient_is_that_of_finite_differences() -> None:
+def test_the_gradient_is_that_of_finite_differences() -> None:
     loss = FrequencyDistributionLoss([2, 1], projections=3, kernel=2, strides=[1, 2])
     target = [torch.randn(1, 2, 3, 4, dtype=torch.float64), torch.randn(2, 1, 4, 3, dtype=torch.float64)]
     pred = [torch.randn_like(x).requires_grad_() for x in target]
@@ -141,7 +141,7 @@ def test_chunks_do_not_change_the_result() -> None:
         torch.testing.assert_close(gradient, found[2][1])
 
 
-def test_autocast_does_not_round_it() -> None:
+def test_fdl_is_not_rounded_by_autocast() -> None:
     loss = FrequencyDistributionLoss([16, 32], projections=8)
     pred, target = pyramid(torch.rand(1, 3, 24, 24)), pyramid(torch.rand(1, 3, 24, 24))
     for maps in pred:
@@ -175,7 +175,7 @@ def test_projections_depend_on_the_seed_alone_and_are_not_saved() -> None:
 
 
 @pytest.mark.parametrize("name", ["cat.png", "astronaut.jpg"])
-def test_a_lattice_costs_the_more_the_stronger_it_is_and_more_than_noise_of_its_strength(name: str) -> None:
+def test_fdl_grows_with_a_lattice_and_exceeds_equal_noise(name: str) -> None:
     loss = FrequencyDistributionLoss([16, 32], projections=16)
     photo = load(name)[..., :112, :112]
     light = torch.arange(112) % 16 < 8
@@ -191,7 +191,7 @@ def test_a_lattice_costs_the_more_the_stronger_it_is_and_more_than_noise_of_its_
     assert all(a > 1.3 * b for a, b in zip(with_lattice, with_noise, strict=True))
 
 
-def test_descending_it_to_a_shifted_target_takes_a_lattice_away() -> None:
+def test_fdl_descent_to_a_shifted_target_takes_a_lattice_away() -> None:
     photo, loss = load("rocket.jpg"), FrequencyDistributionLoss([2], projections=16)
     clean, goal = photo[..., 60:156, 40:136], slopes(photo[..., 63:159, 43:139])
     planted = clean + 8 / 255 * lines(96)

@@ -41,7 +41,7 @@ def test_a_smoother_picture_costs_nothing_either(photos: Tensor) -> None:
     assert lattice_loss(photos, with_grid).item() < lattice_loss(with_grid, photos).item() / 50
 
 
-def test_grows_with_the_grid(photos: Tensor) -> None:
+def test_lattice_loss_grows_with_the_grid(photos: Tensor) -> None:
     losses = [lattice_loss(photos + grid(a / 255), photos).item() for a in (0.5, 1, 2, 4)]
     assert losses == sorted(losses)
     noise = lattice_loss(photos + white_noise(0.5 / 255), photos).item()
@@ -54,7 +54,7 @@ def test_a_line_in_one_picture_of_three_costs_less_than_in_all(photos: Tensor) -
     assert lattice_loss(one, photos).item() < lattice_loss(photos + grid(2 / 255), photos).item() / 2
 
 
-def test_descending_it_removes_a_grid(photos: Tensor) -> None:
+def test_lattice_loss_descent_removes_a_grid(photos: Tensor) -> None:
     pattern = torch.zeros(4)
     pattern[0] = 4 / 255
     pattern.requires_grad_(True)  # what a decoder's biases print
@@ -69,14 +69,14 @@ def test_descending_it_removes_a_grid(photos: Tensor) -> None:
     assert after < before / 3
 
 
-def test_gradients_are_finite_where_there_is_nothing_to_see() -> None:
+def test_gradients_are_finite_where_nothing_is_to_be_seen() -> None:
     flat = torch.full((2, 3, 128, 128), 0.5, requires_grad=True)
     lattice_loss(flat, torch.rand(2, 3, 128, 128)).backward()
     assert flat.grad is not None
     assert flat.grad.isfinite().all()
 
 
-def test_a_checkerboard_of_dots_is_seen_though_it_has_nothing_on_the_axes(photos: Tensor) -> None:
+def test_a_checkerboard_is_seen_though_nothing_is_on_the_axes(photos: Tensor) -> None:
     steps = torch.arange(128) // 4
     board = ((steps[:, None] + steps) % 2 * 2 - 1) / 255  # squares of 4 px: period 8 on both axes
     assert over(photos + board, photos, 8) < 1

@@ -22,7 +22,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_its_values_are_those_of_the_package(backbone: Path) -> None:
+def test_lpips_values_are_those_of_the_package(backbone: Path) -> None:
     import lpips
 
     with warnings.catch_warnings():
@@ -39,7 +39,7 @@ def test_its_values_are_those_of_the_package(backbone: Path) -> None:
     torch.testing.assert_close(found, expected.detach(), rtol=1e-3, atol=1e-6)
 
 
-def test_it_is_zero_at_equality_and_trains_the_prediction_only(backbone: Path) -> None:
+def test_lpips_is_zero_at_equality_and_trains_predictions_only(backbone: Path) -> None:
     lpips = Lpips("squeeze", backbone).train()
     assert not any(module.training for module in lpips.modules())
     assert not any(p.requires_grad for p in lpips.parameters())
@@ -65,7 +65,7 @@ def test_black_pictures_and_autocast_give_finite_float32(backbone: Path) -> None
     assert torch.isfinite(pred.grad).all()
 
 
-def test_without_a_backbone_the_message_says_where_to_get_it(
+def test_a_missing_backbone_is_told_with_where_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import socket

@@ -39,13 +39,13 @@ def inputs(b: int = 2, h: int = 8, w: int = 8) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize(
     ("h", "w", "logits"), [(1, 1, (1, 1)), (2, 2, (1, 1)), (8, 8, (2, 2)), (5, 9, (2, 3)), (64, 3, (16, 1))]
 )
-def test_each_head_gives_logits_for_maps_of_any_size(h: int, w: int, logits: tuple[int, int]) -> None:
+def test_heads_give_logits_for_maps_of_any_size(h: int, w: int, logits: tuple[int, int]) -> None:
     maps, embedding = inputs(2, h, w)
     found = Discriminator(CONFIG)(maps, embedding)
     assert [tuple(x.shape) for x in found] == [(2, 1, *logits), (2, 1, *logits), (2, 1)]
 
 
-def test_all_of_the_heads_learns() -> None:
+def test_heads_learn_in_all_their_parameters() -> None:
     heads = Discriminator(CONFIG)
     sum(logits.square().sum() for logits in heads(*inputs())).backward()
     assert all(p.grad is not None and p.grad.count_nonzero() > 0 for p in heads.parameters())
@@ -68,7 +68,7 @@ def test_the_spectral_norm_of_every_layer_is_one() -> None:
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1, abs=0.02)
 
 
-def test_blur_pool_by_hand() -> None:
+def test_blur_pool_is_that_by_hand() -> None:
     dot = torch.zeros(1, 2, 5, 5)
     dot[0, 0, 2, 2] = 16
     blurred = BlurPool()(dot)
@@ -85,7 +85,7 @@ def test_a_checkerboard_does_not_alias_into_a_map_head() -> None:
     assert BlurPool()(board)[..., 1:-1, 1:-1].abs().max() < 1e-6
 
 
-def test_eval_mode_repeats_and_train_mode_moves_the_power_iteration() -> None:
+def test_power_iteration_moves_in_train_mode_and_rests_in_eval() -> None:
     heads, (maps, embedding) = Discriminator(CONFIG), inputs()
     state = copy.deepcopy(heads.state_dict())
     heads.eval()(maps, embedding)
@@ -108,7 +108,7 @@ def steps(coach: Coach, optimizer: torch.optim.Optimizer, rng: torch.Generator, 
         optimizer.step()
 
 
-def test_stopped_and_resumed_equals_straight() -> None:
+def test_training_stopped_and_resumed_equals_straight() -> None:
     trunk = TinyTrunk()
 
     def fresh() -> tuple[Coach, torch.optim.Optimizer, torch.Generator]:

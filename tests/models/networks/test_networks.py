@@ -22,7 +22,7 @@ def test_shapes_hold_for_any_multiple_of_sixteen(height: int, width: int) -> Non
     assert Decoder(TINY.autoencoder)(latents).shape == lq_up.shape
 
 
-def test_every_parameter_gets_a_gradient(tiny: LitePipeline) -> None:
+def test_parameters_all_get_a_gradient(tiny: LitePipeline) -> None:
     image = torch.rand(1, 3, 32, 48)
     tiny.restore(image, tiny.encode_condition(image)).square().sum().backward()
     silent = [name for name, p in tiny.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -87,7 +87,7 @@ def test_a_decoder_alone_gives_a_constant_inside() -> None:
 
 
 @pytest.mark.parametrize("level_cell", [0, 32])
-def test_no_period_is_printed_into_flat_fields(level_cell: int) -> None:
+def test_flat_fields_get_no_period_printed_into_them(level_cell: int) -> None:
     config = LiteConfig(autoencoder=QuarterConfig(16, 1, 2, level_cell), dit=SMALL.dit)
     detail = flat_detail(config)
     assert [phase_spread(detail, period) < 0.05 for period in PERIODS] == [True] * 4

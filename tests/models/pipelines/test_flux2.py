@@ -63,7 +63,7 @@ def straight_line(models: Path, lq: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_a_picture_by_what_is_seen_in_it(models: Path) -> None:
+def test_a_picture_is_restored_by_what_is_seen_in_it(models: Path) -> None:
     lq = (torch.rand(1, 3, 12, 16) * 255).round() / 255
     tokens = project(models / "StrSR-flux" / "projector.pth", look_at(models, lq, PROMPT, (84, 56)))
     expected = straight_line(models, lq, tokens)
@@ -74,7 +74,7 @@ def test_a_picture_by_what_is_seen_in_it(models: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_picture_by_a_prompt(models: Path) -> None:
+def test_a_picture_is_restored_by_a_prompt(models: Path) -> None:
     lq = torch.rand(1, 3, 12, 16)
     tokens = tokens_of_text(models, "a cat on a wall")
     expected = straight_line(models, lq, tokens)
@@ -84,7 +84,7 @@ def test_a_picture_by_a_prompt(models: Path) -> None:
     torch.testing.assert_close(pipeline.upscale(lq, 4), expected, atol=1e-4, rtol=0)
 
 
-def test_packing_and_positions(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_packed_with_their_positions(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a transformer that answers zero, latents come back; what it saw is written out."""
     pipeline = load_pipeline("flux2", models)
     assert isinstance(pipeline, Flux2Pipeline)

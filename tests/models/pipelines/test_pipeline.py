@@ -138,7 +138,7 @@ def test_a_tensor_of_the_wrong_kind_is_refused(tiny: LitePipeline) -> None:
             tiny.upscale(wrong)
 
 
-def test_beyond_the_image_it_is_reflected_even_where_there_is_little_to_reflect() -> None:
+def test_images_are_reflected_beyond_their_borders_even_if_tiny() -> None:
     row = torch.tensor([0.0, 1.0, 2.0]).expand(1, 1, 1, 3)
 
     def extended(image: Tensor, height: int, width: int) -> Tensor:
@@ -161,7 +161,7 @@ def test_enlarging_is_torch_bicubic_clamped() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(1, 5), st.randoms(use_true_random=False))
-def test_a_rectangle_of_an_enlargement_is_that_of_the_whole_to_the_bit(
+def test_a_rectangle_of_an_enlargement_is_that_of_the_whole(
     height: int, width: int, scale: float, choose: random.Random
 ) -> None:
     image = torch.rand(1, 3, height, width)
@@ -204,7 +204,7 @@ class Cramped:
         return [(view, precision) for view in views]
 
 
-def test_too_little_memory_halves_the_batch_then_the_tile(
+def test_memory_shortage_halves_the_batch_then_the_tile(
     tiny: LitePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views = [torch.rand(1, 3, 256, 256) for _ in range(8)]
@@ -240,7 +240,7 @@ def test_a_cut_tile_is_of_the_precision_that_some_part_needed(
     assert used == "fp32"
 
 
-def test_other_errors_are_not_taken_for_too_little_memory(
+def test_errors_of_other_kinds_are_not_taken_for_little_memory(
     tiny: LitePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> list[tuple[Tensor, str]]:

@@ -117,7 +117,7 @@ def test_a_step_in_mixed_precision(family: str, base: str, models: Path) -> None
 
 
 @both_trainable
-def test_what_was_trained_is_saved_and_merged_at_load(
+def test_trained_parts_are_saved_and_merged_at_load(
     trainable: PretrainedPipeline, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = trainable.name
@@ -210,7 +210,7 @@ def test_an_overflow_in_half_precision_is_done_again_in_float32(
 
 
 @families
-def test_missing_pieces_are_named_with_their_source(family: str, tmp_path: Path) -> None:
+def test_pieces_that_are_missing_are_named_with_their_source(family: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         load_pipeline(family, tmp_path)
     message = str(caught.value)
@@ -260,7 +260,7 @@ def test_damaged_files_are_named(damaged: Path) -> None:
         load("zimage", damaged, conditioning="given")
 
 
-def test_the_damaged_one_of_several_files_is_named(damaged: Path) -> None:
+def test_the_damaged_file_of_several_is_named(damaged: Path) -> None:
     from diffusers import ZImageTransformer2DModel
 
     folder = damaged / "Z-Image-Turbo" / "transformer"
@@ -305,7 +305,7 @@ def test_a_prompt_that_is_cut_is_told(models: Path, caplog: pytest.LogCaptureFix
     ]
 
 
-def test_a_checkpoint_that_lacks_tensors_is_not_filled_with_noise(damaged: Path) -> None:
+def test_a_checkpoint_lacking_tensors_is_not_filled_with_noise(damaged: Path) -> None:
     from safetensors.torch import save_file
 
     weights = damaged / "Z-Image-Turbo" / "transformer" / "diffusion_pytorch_model.safetensors"

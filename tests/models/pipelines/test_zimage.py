@@ -47,7 +47,7 @@ def straight_line(models: Path, lq: Tensor, captions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_a_picture_by_what_is_seen_in_it(models: Path) -> None:
+def test_a_picture_is_restored_by_what_is_seen_in_it(models: Path) -> None:
     lq = (torch.rand(1, 3, 12, 16) * 255).round() / 255
     captions = project(models / "StrSR-zimage" / "projector.pth", look_at(models, lq, PROMPT, (84, 56)))
     expected = straight_line(models, lq, captions)
@@ -58,7 +58,7 @@ def test_a_picture_by_what_is_seen_in_it(models: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_picture_by_a_prompt(models: Path) -> None:
+def test_a_picture_is_restored_by_a_prompt(models: Path) -> None:
     lq = torch.rand(1, 3, 12, 16)
     captions = tokens_of_text(models, "a cat on a wall")
     expected = straight_line(models, lq, captions)
@@ -68,7 +68,9 @@ def test_a_picture_by_a_prompt(models: Path) -> None:
     torch.testing.assert_close(pipeline.upscale(lq, 4), expected, atol=1e-4, rtol=0)
 
 
-def test_one_call_unscaled_at_time_a_fifth_and_negated(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_transformer_is_called_once_at_a_fifth_and_negated(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a transformer that answers its input plus one, every constant can be read off."""
     pipeline = load_pipeline("zimage", models)
     assert isinstance(pipeline, ZImagePipeline)
@@ -97,7 +99,7 @@ def test_decoding_divides_then_shifts(models: Path) -> None:
         torch.testing.assert_close(pipeline.decode_latents(latents, latents), expected)
 
 
-def test_a_vae_without_shift_adds_none_and_one_without_scale_is_refused(models: Path) -> None:
+def test_a_vae_may_lack_its_shift_but_not_its_scale(models: Path) -> None:
     pipeline: Any = load_pipeline("zimage", models)
     latents = torch.randn(1, 4, 2, 2)
     pipeline.vae.register_to_config(shift_factor=None)

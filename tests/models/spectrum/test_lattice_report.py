@@ -69,7 +69,7 @@ def test_a_planted_lattice_is_a_grid_of_its_period(photo: Tensor, period: int, p
     assert report.peaks[0].period <= period
 
 
-def test_period_two_whose_values_are_all_real_is_judged_by_their_signs(photo: Tensor) -> None:
+def test_period_two_is_judged_by_the_signs_of_its_real_values(photo: Tensor) -> None:
     noise = torch.rand(1, 1, 160, 200, generator=torch.Generator().manual_seed(0))
     for clean in (photo, noise):
         assert verdict(inspect_lattice(clean, (2,))) == "clean"
@@ -77,7 +77,7 @@ def test_period_two_whose_values_are_all_real_is_judged_by_their_signs(photo: Te
 
 
 @pytest.mark.parametrize("period", [8, 16])
-def test_one_step_of_eight_bits_is_noticed(photo: Tensor, period: int) -> None:
+def test_a_grid_of_one_step_of_eight_bits_is_noticed(photo: Tensor, period: int) -> None:
     eight_bits = ((photo + tiled(period, 1)) * 255).round() / 255
     assert verdict(inspect_lattice(eight_bits)) != "clean"
 
@@ -88,7 +88,7 @@ def test_the_score_is_that_of_lattice_excess(photo: Tensor) -> None:
     assert inspect_lattice(image, (3, 4, 8, 16)).excess == pytest.approx(excess.tolist(), abs=1e-3)
 
 
-def test_the_score_of_a_known_lattice_in_noise_is_what_theory_says() -> None:
+def test_the_score_of_a_lattice_in_noise_is_what_theory_says() -> None:
     """Stripes a * cos, deviation s of white noise: a line of a^2 / 4 on a noise of s^2 per bin, gathered by a
     Hann window of 64 px on 2-D blocks: 10 log10(1 + 64^2 * (2 / 3)^2 * a^2 / 4 / s^2). Log-power's mean over noise
     is 2.5 dB below its power's, which the line's is not."""
@@ -111,7 +111,7 @@ def test_prints_do_not_depend_on_contrast(factor: float) -> None:
     )
 
 
-def test_it_does_not_matter_where_a_lattice_begins(photo: Tensor) -> None:
+def test_scores_do_not_depend_on_where_a_lattice_begins(photo: Tensor) -> None:
     found = [of(inspect_lattice(photo + tiled(8, 2, shift), (8,)), 8) for shift in ((0, 0), (3, 5), (7, 1))]
     excess, coherent = zip(*found, strict=True)
     assert max(excess) - min(excess) < 0.6
@@ -239,7 +239,7 @@ def test_a_channel_can_be_looked_at_alone(photo: Tensor) -> None:
     assert verdict(inspect_lattice(image, (8,), channel="cb")) == "grid"
 
 
-def test_what_cannot_be_judged_is_refused() -> None:
+def test_inputs_that_cannot_be_judged_are_refused() -> None:
     with pytest.raises(UsageError, match="channel 'alpha': must be one of luma, red"):
         inspect_lattice(torch.rand(1, 3, 64, 64), channel="alpha")
     with pytest.raises(UsageError, match="one image, got 2"):

@@ -38,7 +38,7 @@ def test_amplitude_and_phase_are_those_of_numpy() -> None:
     np.testing.assert_allclose(np.exp(1j * phase.numpy()), expected / np.abs(expected), atol=1e-9)
 
 
-def test_gradients_of_amplitude_and_phase_are_those_of_finite_differences() -> None:
+def test_spectrum_gradients_are_those_of_finite_differences() -> None:
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(amplitude_and_phase, (x,))
 
@@ -74,7 +74,7 @@ def test_luma_weighs_colours_and_keeps_grey() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 2, 8, 8), (1, 4, 8, 8), (1, 3, 0, 8)])
-def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_tensors_that_are_no_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="expected an image"):
         lattice_excess(torch.zeros(shape))
 
@@ -104,7 +104,7 @@ def test_the_radial_profile_finds_a_wave_from_any_direction() -> None:
         assert frequency[profile[0].argmax()] == pytest.approx(0.25, abs=1 / 128)
 
 
-def test_the_radial_profile_of_noise_is_flat_and_does_not_know_rows_from_columns() -> None:
+def test_the_radial_profile_of_noise_is_flat_in_every_direction() -> None:
     noise = 0.1 * torch.randn(1, 3, 260, 390)
     frequency, profile = radial_profile(noise)
     turned = radial_profile(noise.transpose(2, 3))[1]
@@ -118,7 +118,7 @@ def test_the_radial_profile_of_noise_is_flat_and_does_not_know_rows_from_columns
 
 
 @pytest.mark.parametrize(("height", "width", "count"), [(5, 9, 2), (64, 70, 32), (1, 1, 0)])
-def test_the_radial_profile_of_a_small_image(height: int, width: int, count: int) -> None:
+def test_the_radial_profile_is_defined_for_a_small_image(height: int, width: int, count: int) -> None:
     frequency, profile = radial_profile(torch.rand(2, 3, height, width))
     assert frequency.shape == (count,)
     assert profile.shape == (2, count)
@@ -167,7 +167,7 @@ def test_a_lattice_of_one_grey_level_shows_in_a_flat_image(thickness: int | None
     assert planted[0, 2] > 20
 
 
-def test_it_does_not_matter_where_a_lattice_begins() -> None:
+def test_scores_do_not_depend_on_where_a_lattice_begins() -> None:
     noise = 0.02 * torch.randn(1, 1, 256, 256)
     scores = [
         float(lattice_excess(noise + 4 / 255 * lattice(256, 256, 16, shift))[0, 2]) for shift in range(16)
@@ -177,7 +177,7 @@ def test_it_does_not_matter_where_a_lattice_begins() -> None:
 
 
 @pytest.mark.parametrize("period", [5, 7, 9, 11])
-def test_another_period_is_not_mistaken_for_sixteen(period: int) -> None:
+def test_a_lattice_of_another_period_is_not_taken_for_sixteen(period: int) -> None:
     image = 0.5 + 4 / 255 * lattice(512, 512, period)[None, None]
     other, sixteen = lattice_excess(image, (period, 16))[0].tolist()
     assert other > 30
@@ -205,7 +205,7 @@ def test_a_frequency_belongs_to_one_period_only() -> None:
     assert max(four, eight) < sixteen - 30
 
 
-def test_a_score_does_not_depend_on_the_others_asked_for_nor_on_the_batch() -> None:
+def test_a_score_does_not_depend_on_other_scores_or_the_batch() -> None:
     images = torch.rand(3, 3, 150, 180)
     together = lattice_excess(images, (4, 7, 16, 8))
     for column, period in enumerate((4, 7, 16, 8)):
