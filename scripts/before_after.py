@@ -1,7 +1,7 @@
 """Make the README's picture: parts of the examples, enlarged by bicubic and by strsr.
 
 strsr upscale examples out --scale 4
-python scripts/before_after.py examples out docs/before-after.png
+python scripts/before_after.py examples out docs/images/before-after.png
 """
 
 from __future__ import annotations

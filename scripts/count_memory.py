@@ -183,7 +183,7 @@ def count_look(qwen: Any, image_tokens: int) -> float:
 
 
 def main() -> None:
-    """Print the tables of docs/big-models-memory.md."""
+    """Print the tables of docs/developing/big-models-memory.md."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tile", type=int, default=1024, help="output px")
     tile = parser.parse_args().tile

@@ -1,6 +1,6 @@
-"""How well lattices are found in photos, and how seldom where there are none: the figures of docs/fft.md.
+"""How well lattices are found in photos, and how seldom where there are none: the figures of docs/developing/grid-estimator.md.
 
-    python scripts/detection.py --photos FOLDER [--clean FOLDER ...] [--textures FOLDER] [--out docs]
+    python scripts/detection.py --photos FOLDER [--clean FOLDER ...] [--textures FOLDER] [--out docs/images]
 
 Photos of scikit-image and of --photos get lattices planted; they and those of --clean as they are tell false
 alarms and the noise floor. All are reduced to three quarters first (antialiased), since JPEG and WebP print
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--clean", type=Path, nargs="*", default=[])
     parser.add_argument("--textures", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     photos = {name: reduced(getattr(data, name)(), REDUCE) for name in PHOTOS}
     if args.photos:

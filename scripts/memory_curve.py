@@ -1,6 +1,6 @@
 """Resident memory of `strsr upscale` over time, for outputs of several sizes; a table and a plot.
 
-    python scripts/memory_curve.py PHOTO docs/memory-curve.png --megapixels 12 48 100 400 --format png
+    python scripts/memory_curve.py PHOTO docs/images/memory-curve.png --megapixels 12 48 100 400 --format png
 
 PHOTO is resized to what makes each output at --scale, and written beside it as JPEG.
 """

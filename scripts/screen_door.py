@@ -4,7 +4,7 @@
 
 Four lites that have learnt nothing restore a gray picture. Two layers are exchanged: the one that turns
 tokens into a velocity (one patch each, or smooth) and the one that turns latents into pixels (pixel shuffles, or one
-balanced shuffle); see docs/screen-door.md. The table has, for each period, how far the means of its phases
+balanced shuffle); see docs/developing/screen-door.md. The table has, for each period, how far the means of its phases
 lie apart, in levels of 255. The picture shows the middle of the four outputs' green, all in the same contrast.
 """
 
