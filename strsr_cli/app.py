@@ -1,6 +1,6 @@
 """The command line: which commands there are, and the one place where errors become exit codes.
 
-Imports nothing heavy, so that --help and completion answer at once.
+This module imports nothing heavy, so that --help and completion answer at once.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ from .system.signals import (
 
 
 def exit_code(error: StrsrError) -> int:
-    """The exit code that an error stands for."""
+    """Return the exit code that an error stands for."""
     if isinstance(error, UsageError):
         return EXIT_USAGE
     return EXIT_NOT_AVAILABLE if isinstance(error, WeightsError | DeviceError) else EXIT_SOME_FAILED
 
 
 class Commands(TyperGroup):
-    """Turns our errors into one line on stderr and an exit code, wherever they were raised."""
+    """The group of all commands, which turns our errors into one line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Names that standard output cannot write are escaped there, as on standard error."""
+        """Run the command.
+
+        Names that standard output cannot write are escaped there, as they are on standard error.
+        """
         open_closed_streams()
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -59,11 +62,11 @@ class Commands(TyperGroup):
         except StrsrError as error:
             tell(str(error))
             raise typer.Exit(exit_code(error)) from error
-        # Whoever read our output has enough: `... | head`.
+        # Whoever reads our output has enough of it, as in `... | head`.
         except BrokenPipeError as error:
             quiet_pipes()
             raise typer.Exit(EXIT_PIPE) from error
-        # Any file or folder that the user may not touch.
+        # The user may not touch some file or folder.
         except PermissionError as error:
             tell(f"{error.filename}: {error.strerror}")
             raise typer.Exit(EXIT_NOT_AVAILABLE) from error
@@ -79,7 +82,7 @@ class Commands(TyperGroup):
 
 def tell(reason: str) -> None:
     """Say in one line on stderr why the command ends."""
-    # rich, which that module loads, is not needed for help.
+    # Imported here because that module loads rich, which help does without.
     from .system.console import visible
 
     typer.secho(f"strsr: {visible(reason)}", err=True, fg="red")
@@ -94,7 +97,7 @@ app = typer.Typer(
 
 
 def print_version(wanted: bool) -> None:
-    """--version: print and leave."""
+    """Print the version and leave, where --version asks for it."""
     if wanted:
         typer.echo(f"strsr {__version__}")
         raise typer.Exit

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 
 class StrsrError(Exception):
-    """Base of every error with a message meant for the person at the terminal."""
+    """The base of every error whose message is meant for the person at the terminal."""
 
 
 class ImageError(StrsrError):
@@ -36,7 +36,18 @@ class DeviceError(StrsrError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` when some known name is close to `name`, else a list of them."""
+    """Return "did you mean 'x'?" when some known name is close to `name`, else a list of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def first_line(error: BaseException, skip_blank: bool = False) -> str:
+    """Return an error's message as far as its first line; the name of its type where it has no message.
+
+    skip_blank: blank lines before the message are passed over, and only a newline ends the line.
+    """
+    if skip_blank:
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    message = str(error)
+    return message.splitlines()[0] if message else type(error).__name__

@@ -1,1 +1,1 @@
-"""Which pictures, and what became of each; knows no network."""
+"""The room of the batch: which pictures, and what became of each; it knows no network."""

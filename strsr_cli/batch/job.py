@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,15 +16,15 @@ STREAM = "-"  # in place of a path: standard input or output
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make. source or target is None for a stream.
+    """One image to make; its source or its target is None where that is a stream.
 
-    frame: the number, from 1, of a frame or page, where a file's are made one by one; count: how many that
-    file has. pipe: a named one that is read in place of standard input.
+    frame: the number, from 1, of a frame or page, where those of a file are made one by one. count: how many
+    of them that file has. pipe: a named pipe that is read in place of standard input.
     """
 
     source: Path | None
     target: Path | None
-    kind: str  # of the output, a key of OUTPUT_FORMATS
+    kind: str  # format of the output, a key of OUTPUT_FORMATS
     frame: int | None = None
     count: int = 1
     pipe: Path | None = None
@@ -37,7 +37,7 @@ class Job:
         return str(self.source) if self.frame is None else f"{self.source} (frame {self.frame})"
 
     def read_stream(self) -> bytes:
-        """All of a stream, which can be read only once. Raises ImageError."""
+        """Return all bytes of a stream, which can be read only once. Raises ImageError."""
         try:
             return sys.stdin.buffer.read() if self.pipe is None else self.pipe.read_bytes()
         except OSError as error:
@@ -59,20 +59,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `count`, from 1. local: this process's number on its machine, from 0, if known."""
+    """Part `number` of `count`, counted from 1, of a list that several processes share.
+
+    local: this process's number on its machine, from 0, if known. source: what said so.
+    """
 
     number: int = 1
     count: int = 1
     local: int | None = None
-    source: str = ""  # what said so
+    source: str = ""
 
     def of(self, items: list[T]) -> list[T]:
-        """Every count-th item: the same ones in every process that has the same list."""
+        """Return every count-th item: the same ones in every process that has the same list."""
         return items[self.number - 1 :: self.count]
 
 
 def parse_shard(text: str) -> Shard:
-    """`2/4` -> the second of four."""
+    """Return the shard that a text stands for: `2/4` is the second of four. Raises UsageError."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match:
         number, count = int(match[1]), int(match[2])
@@ -82,28 +85,35 @@ def parse_shard(text: str) -> Shard:
 
 
 def resolve_shard(given: str | None, environment: Mapping[str, str]) -> Shard:
-    """What --shard says; else what torchrun, accelerate launch or srun have put into the environment.
+    """Return the shard of this process: the one that --shard gives, else the one that the environment names.
 
-    The GPU goes by the environment even where the part is given. In an sbatch script itself, outside
-    of srun, Slurm's variables speak of the job and not of processes: they are not followed.
+    torchrun, accelerate launch and srun put it into the environment. The GPU goes by the environment even
+    where the part is given. In an sbatch script itself, outside of srun, Slurm's variables speak of the job
+    and not of processes: they are not followed.
     """
-    found = Shard()
+    launched = Shard()
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        found = _numbered(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
+        launched = _read_shard(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
     elif environment.get("SLURM_STEP_ID", "").isdecimal():
         tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
-        found = _numbered(environment, "SLURM_PROCID", tasks, "SLURM_LOCALID")
+        launched = _read_shard(environment, "SLURM_PROCID", tasks, "SLURM_LOCALID")
     if given is None:
-        return found
-    shard = parse_shard(given)
-    return Shard(shard.number, shard.count, found.local, shard.source)
+        return launched
+    return replace(parse_shard(given), local=launched.local)
 
 
-def _numbered(environment: Mapping[str, str], rank: str, size: str, local: str) -> Shard:
-    numbers = [environment.get(name, "") for name in (rank, size, local)]
-    if not all(number.isdecimal() for number in numbers[:2]):
+def _read_shard(environment: Mapping[str, str], rank: str, size: str, local: str) -> Shard:
+    """Return the shard that the variables of those three names describe; a single part where they do not."""
+    rank_text, size_text = environment.get(rank, ""), environment.get(size, "")
+    if not rank_text.isdecimal() or not size_text.isdecimal():
         return Shard()
-    number, count = int(numbers[0]) + 1, int(numbers[1])
+    number, count = int(rank_text) + 1, int(size_text)
     if count < 2 or number > count:
         return Shard()
-    return Shard(number, count, int(numbers[2]) if numbers[2].isdecimal() else None, f"{rank} and {size}")
+    local_text = environment.get(local, "")
+    return Shard(
+        number=number,
+        count=count,
+        local=int(local_text) if local_text.isdecimal() else None,
+        source=f"{rank} and {size}",
+    )

@@ -42,26 +42,26 @@ class Made:
 
 
 class Journal:
-    """What was made in an output folder, one JSON object a line; threads and processes may share it.
+    """The record of what was made in an output folder, one JSON object a line; threads and processes may share it.
 
     The file is only ever appended to, a line at a time. A line that cannot be understood, such as the
     last one after a full disk, is as good as none. Its names are relative to the folder.
     """
 
     def __init__(self, root: Path, silent: bool = False) -> None:
-        """silent: look, and write nothing."""
+        """Read the journal of the folder `root`. silent: nothing is written."""
         self.root, self.path, self.silent = root, root / JOURNAL, silent
-        # The newest last.
+        # Records by the output's name, the newest last.
         self.made: dict[str, list[Made]] = {}
-        # Names of inputs that outputs were made from the last time.
+        # The input's name that each output was last made from.
         self.sources: dict[str, str] = {}
-        # Of those whose last try failed.
+        # Reasons of failure by the output's name, where the last try failed.
         self.reasons: dict[str, str] = {}
-        # Bytes.
+        # How many bytes of the file have been read.
         self._read = 0
-        # Whether the last line has no end.
+        # Whether the last line has no end, so that the next one has to begin a new line.
         self._torn = False
-        # That it cannot be written to.
+        # Whether the user knows already that the file cannot be written.
         self._told = False
         self._lock = threading.RLock()
         self.refresh()
@@ -100,11 +100,11 @@ class Journal:
             elif entry["state"] == "failed":
                 self.reasons[name] = str(entry["reason"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            # Infinity is no size.
+            # A line of another kind is as good as none; OverflowError stands for a size of Infinity.
             return
 
     def name(self, target: Path) -> str:
-        """What an output is called in the journal."""
+        """Return what an output is called in the journal."""
         return target.relative_to(self.root).as_posix()
 
     def done(self, target: Path, source: Path, made: Made) -> None:
@@ -138,7 +138,7 @@ class Journal:
             self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         )
         try:
-            # One call: lines of several processes do not mix.
+            # Written by one call, so that lines of several processes do not mix.
             written = os.write(handle, data)
         finally:
             os.close(handle)
@@ -148,7 +148,7 @@ class Journal:
 
 
 def _opened_at_once(path: str | Path, flags: int) -> int:
-    """A file's handle; what is no file, such as a pipe, is not waited for."""
+    """Return a file's handle without waiting for what is no file, such as a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
@@ -158,7 +158,7 @@ def _version(entry: dict[str, Any]) -> Version:
 
 
 def version_of(path: Path, known: Iterable[Version] = ()) -> Version:
-    """The state of a file; not read where size and time are those of a known one. Raises OSError."""
+    """Return the state of a file, which is read only where no known one has its size and time. Raises OSError."""
     before = path.stat()
     for version in known:
         if (version.size, version.mtime_ns) == (before.st_size, before.st_mtime_ns):

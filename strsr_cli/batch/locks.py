@@ -1,8 +1,8 @@
 """Several processes on one output folder: each image is one process's own while it is being made.
 
-A claim is a file that only one can make (O_CREAT | O_EXCL, which holds on NFS too). It names its
-process, so that a dead one's claim can be told: on the same machine by the process, elsewhere by a
-heartbeat that has stopped.
+A claim is a file that only one process can make (O_CREAT | O_EXCL, which holds on NFS too). It names its
+process, so that the claim of a dead one can be recognised: on the same machine by the process, elsewhere by
+a heartbeat that has stopped.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class OutputLocks:
             _drop(path)
         with contextlib.suppress(OSError):
             left = [path for path in self.folder.iterdir() if path.name != TAKEOVER]
-            # Of a process that was killed when its image was done.
+            # Some may be left of a process that was killed when its image was done.
             if any(map(self._is_stale, left)):
                 with FileLock(self.folder / TAKEOVER):
                     for path in filter(self._is_stale, left):
@@ -88,7 +88,7 @@ class OutputLocks:
                 self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
-        """One length for all names, and no folders."""
+        """Return the file of a claim, whose name has one length for all outputs and needs no folders."""
         return self.folder / hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
     def _make(self, path: Path, name: str) -> bool:
@@ -110,7 +110,7 @@ class OutputLocks:
             if os.write(handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            # Of a full disk; an empty claim would look like another process's, just begun.
+            # The disk is full, and an empty claim would look like another process's that has just begun.
             _drop(path)
             raise
         finally:
@@ -132,9 +132,9 @@ class OutputLocks:
             owner = json.loads(path.read_bytes())
             where, pid, since = str(owner["place"]), int(owner["pid"]), float(owner["started"])
         except FileNotFoundError:
-            # Given back meanwhile.
+            # The claim has been given back meanwhile.
             return True
-        # Its process ended, or is, between two lines of _make.
+        # The claim has no owner in it yet: its process is between two steps of _make, or ended there.
         except (
             ValueError,
             KeyError,
@@ -148,7 +148,7 @@ class OutputLocks:
         return self._now() - beaten > STALE
 
     def _now(self) -> float:
-        """The time by the clock of the disk, which may be another machine's."""
+        """Return the time by the clock of the disk, which may be another machine's."""
         probe = self.folder / f"clock-{machine_id()}-{os.getpid()}-{threading.get_ident()}"
         try:
             probe.touch()

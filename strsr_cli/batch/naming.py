@@ -1,4 +1,4 @@
-"""What outputs are called: no two alike, whatever the inputs are called.
+"""The names of outputs: no two alike, whatever the inputs are called.
 
 An output has its input's name, with the suffix of its format. Names are compared without case and with
 accents composed (NFC), as file systems of Windows and macOS do. Where two inputs ask for one name:
@@ -19,14 +19,17 @@ from ..images.formats import FORMAT_BY_SUFFIX, OUTPUT_FORMATS
 
 
 def compared(path: Path) -> str:
-    """A path as names are compared."""
-    # Case may bring forth what composing changes, and the other way round.
+    """Return a path in the form in which names are compared."""
+    # Folding case may bring forth what composing changes, and the other way round.
     folded = unicodedata.normalize("NFC", path.as_posix()).casefold()
     return unicodedata.normalize("NFC", folded)
 
 
 def output_name(source: Path, kind: str, add: str = "", whole: bool = False) -> Path:
-    """The name of one output. add: to the stem; whole: the input's suffix stays before the new one."""
+    """Return the name of one output.
+
+    add: what is added to the stem. whole: the input's suffix stays before the new one.
+    """
     own = FORMAT_BY_SUFFIX.get(source.suffix.lower()) == kind
     suffix = source.suffix if own else OUTPUT_FORMATS[kind].suffix
     stem = source.name if whole and not own else source.stem
@@ -34,7 +37,7 @@ def output_name(source: Path, kind: str, add: str = "", whole: bool = False) -> 
 
 
 def frame_name(source: Path, number: int, count: int) -> Path:
-    """What a file would be called that held that frame of `count`."""
+    """Return the name of a file that would hold that frame, one of `count`, alone."""
     digits = max(4, len(str(count)))
     return source.with_name(f"{source.stem}_{number:0{digits}}{source.suffix}")
 
@@ -42,9 +45,9 @@ def frame_name(source: Path, number: int, count: int) -> Path:
 def output_names(
     sources: list[Path], kinds: list[str], add: str = "", are_frames: Container[int] = ()
 ) -> list[Path]:
-    """Names for the outputs of inputs with those relative names and those formats (of OUTPUT_FORMATS).
+    """Return the outputs' names for inputs with those relative names and output formats (of OUTPUT_FORMATS).
 
-    unreal: which of the inputs are no files of that name, but frames.
+    are_frames: the positions of inputs that are no files of that name, but frames of one.
     """
     both = list(zip(sources, kinds, strict=True))
     short = [output_name(source, kind, add) for source, kind in both]
@@ -69,9 +72,10 @@ def output_names(
 
 
 def _free(name: Path, taken: set[str], numbers: Counter[str], add: str) -> Path:
-    """The name, or the first with a number that nobody has. numbers: the last that each name was given.
+    """Return the name, or where it is taken the first numbered one that is free.
 
-    The number comes before what was added, by which outputs are told from inputs.
+    numbers: the last number that each name was given. A number comes before what was added, by which outputs
+    are told from inputs.
     """
     free, base, stem = name, compared(name), name.stem.removesuffix(add)
     while compared(free) in taken:

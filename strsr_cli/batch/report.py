@@ -1,6 +1,6 @@
-"""What a person or a program is told while a batch runs.
+"""The reports of a batch: what a person or a program is told while it runs.
 
-Three voices for the same events: rich bars on a terminal, plain lines elsewhere, JSON on request.
+There are three voices for the same events: rich bars on a terminal, plain lines elsewhere, JSON on request.
 All but JSON goes to stderr; stdout belongs to results.
 """
 
@@ -25,19 +25,24 @@ EXISTS = "exists (--overwrite makes it again)"
 
 
 class Reporter(logging.Handler):
-    """Counts and events of one batch. Also a logging handler: warnings of any module join the rest.
+    """The counts and events of one batch, as plain lines; a logging handler too, whose warnings join them.
 
     Every image found ends in one of the counts: done, skipped, failed, left (to other processes), or it was
-    not reached. Any thread may tell of any image.
+    not reached. Any thread may report any image.
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        super().__init__(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+        level = logging.WARNING
+        if verbose:
+            level = logging.DEBUG
+        elif quiet:
+            level = logging.ERROR
+        super().__init__(level)
         self.quiet, self.verbose = quiet, verbose
         self.counts = {"found": 0, "done": 0, "skipped": 0, "failed": 0, "left": 0}
-        # Files that are no inputs, by kind.
+        # How many files are no inputs, by kind.
         self.passed_over: Counter[str] = Counter()
-        # Called with the name and the reason.
+        # Called with the name and the reason of each failure.
         self.on_failed: Callable[[str, str], None] | None = None
         self.one_at_a_time = threading.RLock()
         self.megapixels = 0.0
@@ -46,70 +51,79 @@ class Reporter(logging.Handler):
         for name in ("strsr_cli", "strsr_models"):
             logger = logging.getLogger(name)
             self._levels[name] = logger.level
-            logger.setLevel(self.level)
+            logger.setLevel(level)
             logger.addHandler(self)
 
     # --- events, in the order in which they come ---
 
     def planned(self, source: str, target: str, **sizes: Any) -> None:
-        """One image found, and what is to become of it."""
+        """Report an image that was found, and what is to become of it."""
         self.count("found")
         self.say("planned", input=source, output=target, **sizes)
 
     def elsewhere(self, count: int) -> None:
-        """So many images found are other shards', which is not told one by one."""
+        """Count images that were found and belong to other shards; they are not reported one by one."""
         self.count("found", count)
         self.count("left", count)
 
     def skipped(self, source: str, target: str, reason: str = EXISTS) -> None:
-        """The output is there already, or is not to be made for another reason."""
+        """Report that an output is there already, or is not to be made for another reason."""
         self.count("skipped")
         self.say("skipped", input=source, output=target, reason=reason)
 
     def left(self, source: str, target: str, reason: str) -> None:
-        """Another process makes this image."""
+        """Report that another process makes an image."""
         self.count("left")
         self.say("left", input=source, output=target, reason=reason)
 
     def note(self, text: str) -> None:
-        """Something that a person should know, and that is no warning."""
+        """Report something that a person should know, and that is no warning."""
         self.say("message", level="info", text=text)
 
     def start(self, pending: int) -> None:
-        """The work begins: `pending` images are left to do."""
+        """Report that the work begins, with `pending` images left to do."""
 
     def looked(self, done: int, total: int) -> None:
-        """The condition of `done` of `total` images is known, in models that have two phases."""
+        """Report that the conditions of `done` of `total` images are known, in models that have two phases."""
 
     def tile(self, done: int, total: int) -> None:
-        """`done` of `total` tiles of the current image."""
+        """Report that `done` of `total` tiles of the current image are computed."""
 
-    def done(self, source: str, target: str, width: int, height: int, seconds: float, **found: Any) -> None:
-        """One image written, width x height px. found: verdict and score_db, where a grid was looked for."""
+    def done(self, source: str, target: str, width: int, height: int, seconds: float, **grid: Any) -> None:
+        """Report an image that was written, width x height px.
+
+        grid: verdict and score_db, where a grid was looked for.
+        """
         self.count("done")
         with self.one_at_a_time:
             self.megapixels += width * height / 1e6
         sizes = {"width": width, "height": height, "seconds": round(seconds, 3)}
-        self.say("done", input=source, output=target, **sizes, **found)
+        self.say("done", input=source, output=target, **sizes, **grid)
 
     def failed(self, source: str, reason: str) -> None:
-        """One image could not be done; the batch goes on."""
+        """Report an image that could not be done; the batch goes on."""
         self.count("failed")
         self.say("failed", input=source, reason=reason)
         if self.on_failed is not None:
             self.on_failed(source, reason)
 
     def forecast(self, **numbers: Any) -> None:
-        """The last event of a dry run: how many are to_make and skipped, will_fail; bytes and seconds."""
+        """Report the last event of a dry run: how many are to_make, skipped and will_fail; bytes and seconds."""
         self.say("forecast", **numbers, passed_over=dict(self.passed_over))
 
     def summary(self) -> None:
-        """The last event."""
+        """Report the last event: all counts, and what the batch took."""
         counts = dict(self.counts)
-        counts["unreached"] = 2 * counts["found"] - sum(counts.values())
+        ended = counts["done"] + counts["skipped"] + counts["failed"] + counts["left"]
+        counts["unreached"] = counts["found"] - ended
         seconds = round(time.monotonic() - self.began, 3)
-        more = {"passed_over": dict(self.passed_over), "megapixels": round(self.megapixels, 3)}
-        self.say("summary", **counts, **more, seconds=seconds)
+        self.say(
+            "summary",
+            **counts,
+            passed_over=dict(self.passed_over),
+            megapixels=round(self.megapixels, 3),
+            seconds=seconds,
+        )
 
     def close(self) -> None:
         """Give the terminal and the loggers back."""
@@ -126,23 +140,23 @@ class Reporter(logging.Handler):
             self.counts[what] += number
 
     def say(self, event: str, **fields: Any) -> None:
-        """Utter one event."""
+        """Say one event."""
         text = as_text(event, fields, self.verbose)
         if text and (not self.quiet or event == "failed"):
             self.write_line(text)
 
     def write_line(self, text: str) -> None:
-        """One line to stderr."""
+        """Write one line to stderr."""
         with self.one_at_a_time:
             print(visible(text), file=sys.stderr, flush=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A message logged by any module of ours."""
+        """Report a message logged by any module of ours."""
         self.write_line(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
-    """An event as a line for people; empty for those that only programs and --verbose need."""
+    """Return an event as a line for people; "" for those that only programs and --verbose need."""
     if event == "planned":
         return describe_plan(fields) if verbose else ""
     if event in ("skipped", "left"):
@@ -159,7 +173,7 @@ def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
 
 
 def describe_summary(fields: dict[str, Any]) -> str:
-    """The last line: counts, speed, and what was passed over."""
+    """Return the last line of a batch: counts, speed, and what was passed over."""
     counts = f"{fields['done']} done, {fields['skipped']} skipped, {fields['failed']} failed"
     for name, words in (("left", "left to other processes"), ("unreached", "not reached")):
         counts += f", {fields[name]} {words}" if fields[name] else ""
@@ -169,7 +183,7 @@ def describe_summary(fields: dict[str, Any]) -> str:
 
 
 def describe_plan(fields: dict[str, Any]) -> str:
-    """One line of a plan: source, target and sizes, or why it will fail."""
+    """Return one line of a plan: source, target and sizes, or why the image will fail."""
     line = f"{fields['input']} -> {fields['output']}"
     if "error" in fields:
         return f"{line}  will fail: {fields['error']}"
@@ -179,20 +193,20 @@ def describe_plan(fields: dict[str, Any]) -> str:
 
 
 class JsonReporter(Reporter):
-    """One JSON object per event on stdout, nothing else there."""
+    """The voice for programs: one JSON object per event on stdout, and nothing else there."""
 
     def say(self, event: str, **fields: Any) -> None:
-        """Utter one event."""
+        """Say one event."""
         with self.one_at_a_time:
             print(json.dumps({"event": event, **fields}), flush=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A message logged by any module of ours."""
+        """Report a message logged by any module of ours."""
         self.say("message", level=record.levelname.lower(), text=record.getMessage())
 
 
 class RichReporter(Reporter):
-    """Bars for files and tiles on a terminal, failures above them."""
+    """The voice on a terminal: bars for files and tiles, and failures above them."""
 
     def __init__(self, verbose: bool = False) -> None:
         super().__init__(verbose=verbose)
@@ -205,7 +219,7 @@ class RichReporter(Reporter):
             TimeRemainingColumn(),
             console=self.console,
         )
-        self.looks = self.progress.add_task("looked at", total=None, rate="", visible=False)
+        self.conditions = self.progress.add_task("looked at", total=None, rate="", visible=False)
         self.files = self.progress.add_task("files", total=None, rate="", visible=False)
         self.tiles = self.progress.add_task("tiles", total=None, rate="", visible=False)
 
@@ -215,15 +229,15 @@ class RichReporter(Reporter):
         self.progress.start()
 
     def looked(self, done: int, total: int) -> None:
-        """Move the first phase's bar, which goes when all is looked at."""
-        self.progress.update(self.looks, completed=done, total=total, visible=done < total)
+        """Move the first phase's bar, which vanishes once all images are looked at."""
+        self.progress.update(self.conditions, completed=done, total=total, visible=done < total)
 
     def tile(self, done: int, total: int) -> None:
         """Move the lower bar."""
         self.progress.update(self.tiles, completed=done, total=total, visible=True)
 
     def say(self, event: str, **fields: Any) -> None:
-        """Utter one event: a move of the upper bar, and a line where a person needs one."""
+        """Say one event: a move of the upper bar, and a line where a person needs one."""
         if event in ("done", "failed", "left"):
             seconds = time.monotonic() - self.began
             rate = f"{self.megapixels / seconds:.2f} MP/s" if self.megapixels else ""
@@ -234,8 +248,12 @@ class RichReporter(Reporter):
             super().say(event, **fields)
 
     def write_line(self, text: str) -> None:
-        """One line above the bars."""
-        style = "red" if text.startswith("failed") else "yellow" if text.startswith("warning") else None
+        """Write one line above the bars."""
+        style = None
+        if text.startswith("failed"):
+            style = "red"
+        elif text.startswith("warning"):
+            style = "yellow"
         self.console.print(visible(text), style=style, markup=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -245,7 +263,7 @@ class RichReporter(Reporter):
 
 
 def make_reporter(json_events: bool, quiet: bool, verbose: bool) -> Reporter:
-    """The voice that suits the options and the terminal."""
+    """Return the voice that suits the options and the terminal."""
     if json_events:
         return JsonReporter(quiet, verbose)
     if sys.stderr.isatty() and not quiet:

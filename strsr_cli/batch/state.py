@@ -1,6 +1,6 @@
-"""What a run asks and tells of each image: is it done, is it mine, it is made, it failed.
+"""The state of a batch: whether an image is done before, whether it is this process's, that it is made or failed.
 
-Ties the journal (what was made), the claims (which process makes what) and the wish to stop together.
+It ties the journal (what was made), the claims (which process makes what) and the wish to stop together.
 Every method may be called from any thread, for several images at a time.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .locks import OutputLocks
 from .report import EXISTS, Reporter
 
 FOREIGN = "exists, not made by strsr here (--overwrite replaces it)"
-OTHERS = "made from {name} (--overwrite replaces it)"
+OTHER_SOURCE = "made from {name} (--overwrite replaces it)"
 CHANGED = "a whole image, changed since strsr made it (--overwrite replaces it)"
 DONE = "done before"
 NOT_FAILED = "not recorded as failed"
@@ -30,8 +30,8 @@ NOT_FAILED = "not recorded as failed"
 class BatchState:
     """The state of a batch. Without a root, as for a single image, nothing is remembered or claimed.
 
-    settings: the hash of a job's settings. weights: the hash of the network's. is_whole: whether a file is
-    an image that can be read to its end.
+    settings: gives the hash of a job's settings. weights: the hash of the network's weights. is_whole: whether
+    a file is an image that can be read to its end.
     """
 
     root: Path | None = None
@@ -48,22 +48,23 @@ class BatchState:
     def __post_init__(self) -> None:
         self.journal = Journal(self.root, self.silent) if self.root and self.remember else None
         self._locks = OutputLocks(self.root) if self.root and not self.silent else None
-        # Of jobs under way.
+        # The states of the inputs of jobs under way.
         self._inputs: dict[Job, Version] = {}
-        # By the name that messages use.
+        # The jobs by the name that messages use.
         self._jobs: dict[str, Job] = {}
         # How many records each output had when the run began.
         self._before: dict[str, int] = {}
         if self.journal is not None:
-            self._before = {name: len(made) for name, made in self.journal.made.items()}
-        self._lock, self._hashing = threading.Lock(), threading.Lock()
-        # Files of several frames.
+            self._before = {name: len(records) for name, records in self.journal.made.items()}
+        self._lock = threading.Lock()
+        self._hashing = threading.Lock()
+        # The states of files of several frames, which are hashed once.
         self._hashed: dict[Path, Version] = {}
 
     # --- while planning ---
 
     def settled(self, job: Job) -> str | None:
-        """Why a job need not or may not be done, or None when it is to be done."""
+        """Return why a job need not or may not be done, or None when it is to be done."""
         self._jobs[job.name] = job
         if job.target is None:
             return None
@@ -71,63 +72,62 @@ class BatchState:
             return EXISTS if job.finished and not self.overwrite else None
         if self.retry_failed and self.journal.name(job.target) not in self.journal.reasons:
             return NOT_FAILED
-        return None if self.overwrite else self._state(self.journal, job, job.target, job.source)
+        if self.overwrite:
+            return None
+        return self._settled_by_record(self.journal, job, job.target, job.source)
 
-    def _state(self, journal: Journal, job: Job, target: Path, source: Path) -> str | None:
-        versions = journal.made.get(journal.name(target), [])
+    def _settled_by_record(self, journal: Journal, job: Job, target: Path, source: Path) -> str | None:
+        """Return why the records of an output and the file under its name settle a job, or None."""
+        records = journal.made.get(journal.name(target), [])
         try:
-            there = version_of(target, [made.output for made in versions])
+            output = version_of(target, [record.output for record in records])
         except OSError:
-            # Missing; or it cannot be read, and what cannot be replaced will say so.
+            # It is missing; or it cannot be read, and the attempt to replace it will say so.
             return None
-        mine = [made for made in versions if made.output.sha256 == there.sha256]
-        if not mine:
-            if not versions:
-                return FOREIGN
-            # What is cut off is no larger than it was; a larger file is somebody's work that we cannot read.
-            longer = there.size > max(made.output.size for made in versions)
-            return CHANGED if longer or self.is_whole(target) else None
+        matching = [record for record in records if record.output.sha256 == output.sha256]
+        if not matching:
+            return self._settled_by_another_file(target, output, records)
+        latest = matching[-1]
         try:
-            given = self._version_of_input(job, source, versions)
+            version = self._version_of_input(job, source, records)
         except OSError:
             return None
-        if self._wanted(mine[-1], job, given):
-            # Touched or copied: not to be hashed again.
-            if (given, there) != (
-                mine[-1].input,
-                mine[-1].output,
-            ):
-                journal.done(target, source, Made(given, there, mine[-1].settings, mine[-1].weights))
+        if self._is_current(latest, job, version):
+            # Files that were only touched or copied are recorded anew, so as not to be hashed again.
+            if version != latest.input or output != latest.output:
+                journal.done(target, source, Made(version, output, latest.settings, latest.weights))
             return DONE
         name = Path(journal.sources[journal.name(target)]).name
-        if name != source.name and given.sha256 != mine[-1].input.sha256:
-            # Of another list: a.gif's a.png is not to be lost to a.png's.
-            return OTHERS.format(name=name)
+        if name != source.name and version.sha256 != latest.input.sha256:
+            # The output comes from another list: a.gif's a.png must not be lost to a.png's.
+            return OTHER_SOURCE.format(name=name)
         return None
 
-    def _wanted(self, made: Made, job: Job, given: Version) -> bool:
-        asked = (given.sha256, self.settings(job), self.weights)
-        return (made.input.sha256, made.settings, made.weights) == asked
+    def _settled_by_another_file(self, target: Path, output: Version, records: list[Made]) -> str | None:
+        """Return why a file that is none of the recorded outputs is to be kept, or None where it is a torn one."""
+        if not records:
+            return FOREIGN
+        # What is cut off is no larger than it was; a larger file is somebody's work that we cannot read.
+        if output.size > max(record.output.size for record in records) or self.is_whole(target):
+            return CHANGED
+        return None
+
+    def _is_current(self, record: Made, job: Job, version: Version) -> bool:
+        """Whether an output was made from that content of the input, with the settings and weights of this run."""
+        if record.input.sha256 != version.sha256:
+            return False
+        return record.settings == self.settings(job) and record.weights == self.weights
 
     def sweep(self, jobs: list[Job]) -> int:
-        """Remove what killed runs have left unfinished in the folders of these jobs; returns how many files."""
+        """Remove what killed runs have left unfinished in the folders of these jobs; return how many files."""
         return sweep({job.target.parent for job in jobs if job.target is not None})
 
     # --- while working ---
 
-    @contextlib.contextmanager
-    def hold(self, job: Job) -> Iterator[bool]:
-        """Take a job for a while; False when it is left to others."""
-        mine = self.take(job)
-        try:
-            yield mine
-        finally:
-            if mine:
-                self.release(job)
-
     def take(self, job: Job) -> bool:
-        """Begin a job, before its input is read. False when another process is at it or has just done it:
-        that has been told, and the job is to be left.
+        """Begin a job, before its input is read, and return whether it is this process's.
+
+        False: another process is at it or has just done it; that has been reported, and the job is to be left.
         """
         self.stop.working = True
         reason = self._taken_by_others(job)
@@ -138,31 +138,34 @@ class BatchState:
         if self.journal is not None and job.source is not None:
             # The content is hashed before it is read: a file that changes in between is made again next time.
             with contextlib.suppress(OSError):
-                made = self.journal.made.get(self.journal.name(job.target), []) if job.target else []
-                version = self._version_of_input(job, job.source, made)
+                records = self.journal.made.get(self.journal.name(job.target), []) if job.target else []
+                version = self._version_of_input(job, job.source, records)
                 with self._lock:
                     self._inputs[job] = version
         return True
 
-    def _version_of_input(self, job: Job, source: Path, made: list[Made]) -> Version:
-        """Of a file of many frames the content is hashed once. Raises OSError."""
+    def _version_of_input(self, job: Job, source: Path, records: list[Made]) -> Version:
+        """Return the state of an input; a file of many frames is hashed once for all of them. Raises OSError."""
+        known = [record.input for record in records]
         if job.frame is None:
-            return version_of(source, [each.input for each in made])
+            return version_of(source, known)
         with self._hashing:
-            hashed = [self._hashed[source]] if source in self._hashed else []
-            self._hashed[source] = version_of(source, [*hashed, *(each.input for each in made)])
+            if source in self._hashed:
+                known.insert(0, self._hashed[source])
+            self._hashed[source] = version_of(source, known)
             return self._hashed[source]
 
     def _taken_by_others(self, job: Job) -> str | None:
+        """Return what another process does with a job, or None where this process has claimed it."""
         if self._locks is None or self.root is None or job.target is None:
             return None
         name = job.target.relative_to(self.root).as_posix()
         if not self._locks.take(name):
             return "another process is at it"
-        done = self._done_meanwhile(job, job.target, name)
-        if done:
-            self._locks.release(name)
-        return "another process has done it" if done else None
+        if not self._done_meanwhile(job, job.target, name):
+            return None
+        self._locks.release(name)
+        return "another process has done it"
 
     def _done_meanwhile(self, job: Job, target: Path, name: str) -> bool:
         """Whether another process has done a job since this run was planned."""
@@ -173,16 +176,16 @@ class BatchState:
         if not new:
             return False
         try:
-            given = self._version_of_input(job, job.source, new)
-            there = version_of(target, [made.output for made in new])
+            version = self._version_of_input(job, job.source, new)
+            output = version_of(target, [record.output for record in new])
         except OSError:
             return False
-        return new[-1].output.sha256 == there.sha256 and self._wanted(new[-1], job, given)
+        return new[-1].output.sha256 == output.sha256 and self._is_current(new[-1], job, version)
 
     def recorder(self, job: Job) -> Callable[[Path], None] | None:
-        """For `whole_file(target, before=...)`: writes the output down just before it gets its name.
+        """Return what `whole_file(target, before=...)` calls to record the output just before it gets its name.
 
-        So that at every moment a file under that name is either one that is written down, or none of ours.
+        Thus at every moment a file under that name is either one that is recorded, or none of ours.
         """
         journal, target, source = self.journal, job.target, job.source
         if journal is None or target is None or source is None:
@@ -190,10 +193,10 @@ class BatchState:
 
         def record(temporary: Path) -> None:
             with self._lock:
-                given = self._inputs.get(job)
-            if given is not None:
-                made = Made(given, version_of(temporary), self.settings(job), self.weights)
-                journal.done(target, source, made)
+                version = self._inputs.get(job)
+            if version is not None:
+                output = version_of(temporary)
+                journal.done(target, source, Made(version, output, self.settings(job), self.weights))
 
         return record
 

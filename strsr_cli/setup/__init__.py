@@ -1,1 +1,1 @@
-"""What must be there first: strsr doctor, strsr models."""
+"""The room of what must be there first: strsr doctor, strsr models."""

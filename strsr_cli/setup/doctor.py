@@ -1,4 +1,4 @@
-"""`strsr doctor`: what this machine has, which weights are there, and what will fit. It never fails."""
+"""The examination by `strsr doctor`: what this machine has, which weights are there, what will fit. It never fails."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from strsr_models.errors import StrsrError
 
 from .. import __version__
 from ..system.atomic import free_space
-from ..system.console import print_table, size_text
+from ..system.console import Tell, print_table, size_text
 from ..system.machine import examine_cpu, examine_gpus, or_none, versions
 from . import store
 
-# Parameters, counted; bytes follow from the precision.
+# How many parameters there are, as counted; the bytes follow from the precision.
 PARAMETERS = {
     "zimage": {"dit": 6.15e9, "vlm": 4.44e9, "vae": 0.084e9},
     "flux2": {"dit": 3.88e9, "vlm": 4.44e9, "vae": 0.084e9},
@@ -29,7 +29,7 @@ LITE = 0.5e9  # bytes for lite and an output of about 10 megapixels
 
 
 def peak_bytes(model: str, precision: str) -> float:
-    """Estimated memory of a model for tiles of 1024 px, its two phases one after the other.
+    """Return the estimated bytes of memory of a model for tiles of 1024 px, its two phases one after the other.
 
     First the vision-language model looks at the picture, then it makes room for transformer and VAE.
     """
@@ -40,7 +40,7 @@ def peak_bytes(model: str, precision: str) -> float:
 
 
 def examine(models_dir: Path) -> dict[str, Any]:
-    """Everything that is shown, for programs; what cannot be found out is None."""
+    """Return everything that is shown, for programs; None stands for what cannot be found out."""
     cpu = examine_cpu()
     gpus = or_none(examine_gpus) or []
     libraries = versions()
@@ -62,14 +62,14 @@ def examine(models_dir: Path) -> dict[str, Any]:
 
 
 def _disk(place: Callable[[], Path]) -> dict[str, Any]:
-    """A folder, which need not be there yet, and the bytes free on its disk."""
+    """Return the path of a folder, which need not be there yet, and the bytes free on its disk."""
     path = or_none(place)
     free = None if path is None else or_none(lambda: free_space(path))
     return {"path": None if path is None else str(path), "free_bytes": free}
 
 
 def _default() -> dict[str, str]:
-    """Where lite computes, and in what, when no option says."""
+    """Return the device and the precision in which lite computes where no option says."""
     from strsr_models.compute.devices import resolve_device, resolve_precision
 
     device = resolve_device("auto")
@@ -83,12 +83,13 @@ def _torch_version() -> str:
 
 
 def examine_weights(models_dir: Path, model: str) -> dict[str, Any]:
-    """Whether a model's weights are there, what is missing, and how to get it."""
+    """Return whether a model's weights are there, what is missing, and how to get it."""
     if model == "lite":
         from strsr_models import __file__ as package
 
-        there = (Path(package).parent / "weights" / "lite" / "model.safetensors").is_file()
-        return {"present": there, "missing": [] if there else ["the package's own weights; install it again"]}
+        present = (Path(package).parent / "weights" / "lite" / "model.safetensors").is_file()
+        missing = [] if present else ["the package's own weights; install it again"]
+        return {"present": present, "missing": missing}
     missing = []
     for folder in FAMILIES[model]:
         try:
@@ -106,7 +107,7 @@ def examine_weights(models_dir: Path, model: str) -> dict[str, Any]:
 
 
 def estimates(device: dict[str, Any]) -> list[dict[str, Any]]:
-    """Whether each model will fit on a device as it is now: estimates from parameter counts.
+    """Return estimates, from parameter counts, of whether each model will fit on a device as it is now.
 
     The big models compute in bf16 on GPUs; on CPUs in fp32 unless bf16 is asked for.
     """
@@ -127,39 +128,37 @@ def estimates(device: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def show(found: dict[str, Any], as_json: bool, report: Callable[[str], None]) -> None:
-    """Print it, for people or as one JSON object."""
+def show(examination: dict[str, Any], as_json: bool, report: Tell) -> None:
+    """Print an examination, for people or as one JSON object."""
     if as_json:
-        report(json.dumps(found))
+        report(json.dumps(examination))
         return
-    report(
-        f"strsr {found['strsr']}, Python {found['python']}, PyTorch {found['torch'] or 'cannot be loaded'}"
-    )
-    report(found["platform"])
-    report(", ".join(f"{name} {version}" for name, version in found["libraries"].items() if version))
-    absent = [name for name, version in found["libraries"].items() if not version]
+    torch = examination["torch"] or "cannot be loaded"
+    report(f"strsr {examination['strsr']}, Python {examination['python']}, PyTorch {torch}")
+    report(examination["platform"])
+    report(", ".join(f"{name} {version}" for name, version in examination["libraries"].items() if version))
+    absent = [name for name, version in examination["libraries"].items() if not version]
     if absent:
         report(f"not installed: {', '.join(absent)}")
+    devices = [*examination["gpus"], examination["cpu"]]
     print_table(
-        ["device", "what", "memory free", "of", "precisions"], [_device_row(d) for d in _devices(found)]
+        ["device", "what", "memory free", "of", "precisions"], [_device_row(device) for device in devices]
     )
-    if found["default"]:
-        report("unless told otherwise, lite computes on {device} in {precision}".format(**found["default"]))
-    what = {"output": "this folder", "cache": "cache", "models": "models folder"}
-    for name, disk in found["disks"].items():
-        report(f"{what[name]}: {disk['path'] or 'unknown'}, {_size(disk['free_bytes'])} free on its disk")
-    for model, weights in found["weights"].items():
+    if examination["default"]:
+        report(
+            "unless told otherwise, lite computes on {device} in {precision}".format(**examination["default"])
+        )
+    words = {"output": "this folder", "cache": "cache", "models": "models folder"}
+    for name, disk in examination["disks"].items():
+        report(f"{words[name]}: {disk['path'] or 'unknown'}, {_size(disk['free_bytes'])} free on its disk")
+    for model, weights in examination["weights"].items():
         if weights["present"]:
             report(f"{model}: weights are there")
         else:
             command = f"; {weights['command']}" if "command" in weights else ""
             report(f"{model}: missing {', '.join(weights['missing'])}{command}")
     report("memory for tiles of 1024 px, the phases in turn; estimated from parameter counts:")
-    print_table(["model", "on", "in", "needs", "verdict"], [_fit_row(row) for row in found["fit"]])
-
-
-def _devices(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*found["gpus"], found["cpu"]]
+    print_table(["model", "on", "in", "needs", "verdict"], [_fit_row(row) for row in examination["fit"]])
 
 
 def _device_row(device: dict[str, Any]) -> list[str]:

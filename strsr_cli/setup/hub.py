@@ -1,6 +1,6 @@
-"""What is asked of huggingface.co (or HF_ENDPOINT): listings of repositories, and files, resumed by bytes.
+"""The questions to huggingface.co (or HF_ENDPOINT): listings of repositories, and files, resumed by bytes.
 
-Every failure of the network becomes one line. huggingface_hub is imported on the first question.
+Every failure of the network becomes one line. The library huggingface_hub is imported on the first question.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 from strsr_models.checkpoints.published import Published
 from strsr_models.errors import StrsrError, WeightsError
 
+from ..system.console import first_line
+
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 SECONDS = 20.0  # to wait for an answer
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a repository that is wanted."""
+    """One file of a repository that is to be fetched."""
 
     name: str  # in the folder of the models folder
     path: str  # in the repository
@@ -35,7 +37,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What is wanted of a repository at one commit."""
+    """The files that are wanted of a repository at one commit."""
 
     published: Published
     revision: str  # a commit
@@ -44,12 +46,12 @@ class Listing:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The bytes of all files together."""
         return sum(file.size for file in self.files)
 
 
 def endpoint() -> str:
-    """Where to ask: HF_ENDPOINT names a mirror."""
+    """Return the address to ask, which is a mirror's where HF_ENDPOINT names one."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
@@ -61,7 +63,7 @@ def refuse_offline() -> None:
 
 
 def look_up(published: Published, revision: str | None, text_encoder: bool) -> Listing:
-    """Commit, licence and wanted files of a repository. Raises WeightsError."""
+    """Return the commit, licence and wanted files of a repository. Raises WeightsError."""
     refuse_offline()
     with one_line_errors(published.repository):
         from huggingface_hub import HfApi
@@ -74,31 +76,43 @@ def look_up(published: Published, revision: str | None, text_encoder: bool) -> L
     files = [_remote_file(name, siblings[path]) for name, path in sorted(wanted.items())]
     card: Any = info.card_data
     licence = (card and (card.get("license_name") or card.get("license"))) or published.licence
-    return Listing(published, str(info.sha), str(licence), tuple(files))
+    return Listing(published=published, revision=str(info.sha), licence=str(licence), files=tuple(files))
 
 
 def _remote_file(name: str, sibling: Any) -> RemoteFile:
     if sibling.lfs is not None:
-        return RemoteFile(name, sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256, None)
-    return RemoteFile(name, sibling.rfilename, sibling.size or 0, None, sibling.blob_id)
+        return RemoteFile(
+            name=name,
+            path=sibling.rfilename,
+            size=sibling.lfs.size,
+            sha256=sibling.lfs.sha256,
+            git_blob=None,
+        )
+    return RemoteFile(
+        name=name,
+        path=sibling.rfilename,
+        size=sibling.size or 0,
+        sha256=None,
+        git_blob=sibling.blob_id,
+    )
 
 
 def choose(published: Published, paths: list[str], text_encoder: bool) -> dict[str, str]:
-    """{name in the folder: path in the repository} of the files needed. Raises WeightsError if one is not there.
+    """Return {name in the folder: path in the repository} of the files needed. Raises WeightsError if one is missing.
 
     StrSR's repository holds files of one name for both families; wherever they lie, the family's word
     is in their path.
     """
     if published.word:
-        return {part: _of_family(published, part, paths) for part in published.parts}
+        return {part: _find_part(published, part, paths) for part in published.parts}
     patterns = published.files + (published.text_encoder if text_encoder else ())
     wanted = {path: path for path in paths if any(_fits(path, pattern) for pattern in patterns)}
     if published.one_of:
-        first = [name for name in published.one_of if name in paths][:1]
-        wanted.update({name: name for name in first})
-    lacking = [
-        part for part in published.parts if part != "." and not any(p.startswith(f"{part}/") for p in wanted)
-    ]
+        first = next((name for name in published.one_of if name in paths), None)
+        if first is not None:
+            wanted[first] = first
+    folders = [part for part in published.parts if part != "."]
+    lacking = [part for part in folders if not any(path.startswith(f"{part}/") for path in wanted)]
     if lacking or not any(path.endswith((".safetensors", ".bin")) for path in wanted):
         what = ", ".join(lacking) or "weights"
         raise WeightsError(f"{published.repository}: lists no {what}; it is not laid out as it was published")
@@ -109,16 +123,17 @@ def _fits(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
 
 
-def _of_family(published: Published, part: str, paths: list[str]) -> str:
-    found = [
+def _find_part(published: Published, part: str, paths: list[str]) -> str:
+    """Return the path of a part in a repository that holds several families. Raises WeightsError."""
+    matches = [
         path
         for path in paths
         if path.endswith(part) and published.word in re.sub("[^a-z0-9]", "", path.lower())
     ]
-    exact = [path for path in found if path.split("/")[-2:] == [published.folder, part]]
-    chosen = exact if len(exact) == 1 else found
+    exact = [path for path in matches if path.split("/")[-2:] == [published.folder, part]]
+    chosen = exact if len(exact) == 1 else matches
     if len(chosen) != 1:
-        listed = ", ".join(found or paths[:20]) or "nothing"
+        listed = ", ".join(matches or paths[:20]) or "nothing"
         raise WeightsError(
             f"{published.repository}: cannot tell which file is {published.folder}/{part} (listed: {listed}); "
             f"put it there by hand"
@@ -156,7 +171,7 @@ def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
 
 
 def part_of(file: RemoteFile, target: Path) -> Path:
-    """Where a file lies as long as it is not whole; another version of it has another name."""
+    """Return where a file lies as long as it is not whole; another version of it has another name."""
     return target.with_name(f"{target.name}.{(file.sha256 or file.git_blob or 'unknown')[:12]}.part")
 
 
@@ -189,9 +204,9 @@ def one_line_errors(repository: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            # The disk's, not the network's.
+            # It is an error of the disk, not of the network.
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error, skip_blank=True)
         raise WeightsError(
             f"{repository}: cannot be pulled from {endpoint()} ({reason}); what was fetched is kept, the same "
             f"command goes on"

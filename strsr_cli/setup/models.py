@@ -1,9 +1,8 @@
-"""`strsr models`: list, pull, verify and find the published checkpoints of a models folder."""
+"""The commands of `strsr models`: list, pull, verify and find the published checkpoints of a models folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,14 @@ from strsr_models.checkpoints.published import FAMILIES, FOLDERS, Published, nam
 from strsr_models.errors import UsageError, WeightsError
 
 from ..system.atomic import free_space, sha256_of
-from ..system.console import print_table, size_text
+from ..system.console import Tell, print_table, size_text
 from . import hub, store
 
-Report = Callable[[str], None]
 SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """What exists and what of it is in `root`, for programs."""
+    """Return what exists and what of it is in `root`, for programs."""
     models = []
     for name, published in FOLDERS.items():
         state = store.state_of(root, published)
@@ -36,18 +34,19 @@ def describe(root: Path) -> dict[str, Any]:
                 "path": str(root / name),
             }
         )
-    return {"models_dir": str(root), "models": models, "families": {k: list(v) for k, v in FAMILIES.items()}}
+    families = {family: list(folders) for family, folders in FAMILIES.items()}
+    return {"models_dir": str(root), "models": models, "families": families}
 
 
-def list_models(root: Path, as_json: bool, report: Report) -> None:
+def list_models(root: Path, as_json: bool, report: Tell) -> None:
     """Print the table of published checkpoints, or JSON."""
-    found = describe(root)
+    description = describe(root)
     if as_json:
-        report(json.dumps(found))
+        report(json.dumps(description))
         return
     report(f"models folder: {root}")
     rows = []
-    for model in found["models"]:
+    for model in description["models"]:
         absent = model["state"] == "absent"
         size = f"about {size_text(model['about_bytes'])}" if absent else size_text(model["bytes"])
         state = model["state"] + (f": no {', '.join(model['missing'][:3])}" if model["missing"] else "")
@@ -58,7 +57,7 @@ def list_models(root: Path, as_json: bool, report: Report) -> None:
     report("lite comes with strsr")
 
 
-def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report: Report) -> None:
+def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report: Tell) -> None:
     """Bring a folder, or all of a family, into `root`; the same call goes on after an interruption.
 
     Everything is looked up, and the disk measured, before the first file is fetched. Files that are
@@ -85,10 +84,10 @@ def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report
 
 
 def look_up(root: Path, published: Published, revision: str | None, text_encoder: bool) -> hub.Listing:
-    """What to fetch; a text encoder that was pulled once stays part of its folder."""
+    """Return what to fetch; a text encoder that was pulled once stays part of its folder."""
     record = store.read_record(root / published.folder)
-    had = record is not None and any(file.startswith("text_encoder/") for file in record.files)
-    return hub.look_up(published, revision, text_encoder or had)
+    pulled_before = record is not None and any(file.startswith("text_encoder/") for file in record.files)
+    return hub.look_up(published, revision, text_encoder or pulled_before)
 
 
 def check_space(root: Path, listings: list[hub.Listing]) -> None:
@@ -96,9 +95,9 @@ def check_space(root: Path, listings: list[hub.Listing]) -> None:
     needed = 0
     for listing in listings:
         for file in listing.files:
-            places = [folder / file.name for folder in folders_of(root, listing.published)]
-            if file.size not in [store.size_of(place) for place in places]:
-                needed += file.size - (store.size_of(hub.part_of(file, places[0])) or 0)
+            paths = [folder / file.name for folder in folders_of(root, listing.published)]
+            if file.size not in [store.size_of(path) for path in paths]:
+                needed += file.size - (store.size_of(hub.part_of(file, paths[0])) or 0)
     free = free_space(root)
     if needed and needed + SPARE > free:
         raise WeightsError(
@@ -108,24 +107,26 @@ def check_space(root: Path, listings: list[hub.Listing]) -> None:
 
 
 def folders_of(root: Path, published: Published) -> tuple[Path, Path]:
-    """Where a file of it may lie: gathered by a pull, or in its place."""
+    """Return the folders in which published files may lie: that in which a pull gathers them, and their place."""
     return store.staging(root, published), root / published.folder
 
 
-def pull_one(root: Path, listing: hub.Listing, report: Report) -> None:
-    """Fetch what is not there yet or damaged, then put all in its place."""
+def pull_one(root: Path, listing: hub.Listing, report: Tell) -> None:
+    """Fetch the files that are missing or damaged, then put all in their place."""
     published = listing.published
     gathered, folder = folders_of(root, published)
-    files, fetched = {}, 0
-    if any(place.is_dir() for place in (gathered, folder)):
+    files = {}
+    fetched = 0
+    if gathered.is_dir() or folder.is_dir():
         report(f"{published.folder}: checking what is there")
     for number, file in enumerate(listing.files, start=1):
-        found = [place / file.name for place in (gathered, folder) if vouched(file, place / file.name)]
-        if not found:
+        paths = [gathered / file.name, folder / file.name]
+        intact = [path for path in paths if vouched(file, path)]
+        if not intact:
             report(f"  {number}/{len(listing.files)} {file.name} {size_text(file.size)}")
-            found = [fetch(listing, file, gathered / file.name)]
+            intact = [fetch(listing, file, gathered / file.name)]
             fetched += 1
-        files[file.name] = store.FileRecord(file.size, file.sha256 or sha256_of(found[0]))
+        files[file.name] = store.FileRecord(file.size, file.sha256 or sha256_of(intact[0]))
     record = store.read_record(folder)
     if fetched or gathered.is_dir() or record is None or not files.items() <= record.files.items():
         gathered.mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,7 @@ def vouched(file: hub.RemoteFile, path: Path) -> bool:
     return file.git_blob is None or store.git_blob_of(path) == file.git_blob
 
 
-def verify(name: str, root: Path, report: Report) -> None:
+def verify(name: str, root: Path, report: Tell) -> None:
     """Read every file again and compare it with the record of its pull. Raises WeightsError."""
     problems = []
     for published in named(name):
@@ -165,19 +166,19 @@ def verify(name: str, root: Path, report: Report) -> None:
             problems.append(f"{published.folder}: {why}")
             report(f"{published.folder}: {why}")
             continue
-        wrong = [(file, what) for file, what in store.verify(folder, record) if what]
-        for file, what in wrong:
-            report(f"{folder / file}: {what}")
+        faults = [(file, fault) for file, fault in store.verify(folder, record) if fault]
+        for file, fault in faults:
+            report(f"{folder / file}: {fault}")
         for file in store.strangers(folder, record):
             report(f"{folder / file}: extra, not from the pull; left alone")
-        problems += [f"{published.folder}/{file} {what}" for file, what in wrong]
-        if not wrong:
+        problems += [f"{published.folder}/{file} {fault}" for file, fault in faults]
+        if not faults:
             report(f"{published.folder}: {len(record.files)} files as pulled ({record.revision[:12]})")
     if problems:
         raise WeightsError(f"{root}: {'; '.join(problems[:5])}; to repair: {pull_command(root, [name])}")
 
 
-def path(name: str, root: Path, report: Report) -> None:
+def path(name: str, root: Path, report: Tell) -> None:
     """Print where a folder, or each of a family, is. Raises WeightsError if one is not whole."""
     wanted = named(name)
     lacking = [entry.folder for entry in wanted if not store.state_of(root, entry).usable]

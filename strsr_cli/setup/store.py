@@ -26,7 +26,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file as it was pulled."""
+    """One file as it was pulled: its size in bytes and its hash."""
 
     size: int
     sha256: str
@@ -34,7 +34,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """What a pull has brought into a folder."""
+    """The record of what a pull has brought into a folder."""
 
     repository: str
     revision: str  # a commit
@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a folder without reading its weights.
+    """The state of a folder, as far as it is known without reading the weights.
 
     word: "pulled" (whole, with a record), "unrecorded" (whole as far as can be seen; put there by
     hand), "incomplete" or "absent".
@@ -57,17 +57,17 @@ class State:
 
     @property
     def usable(self) -> bool:
-        """Whether a model can be loaded from it."""
+        """Whether a model can be loaded from the folder."""
         return self.word in ("pulled", "unrecorded")
 
 
 def staging(root: Path, published: Published) -> Path:
-    """Where a pull gathers its files: on the same disk, out of the loader's sight."""
+    """Return the folder where a pull gathers its files: on the same disk, out of the loader's sight."""
     return root / f".{published.folder}.pull"
 
 
 def state_of(root: Path, published: Published) -> State:
-    """The state of one folder of a models folder."""
+    """Return the state of one folder of a models folder."""
     folder = root / published.folder
     missing = missing_parts(folder, published)
     if not folder.is_dir():
@@ -79,19 +79,21 @@ def state_of(root: Path, published: Published) -> State:
     except WeightsError:
         return State("incomplete", (RECORD,), size)
     if record is None:
-        empty = not any(folder.iterdir())
-        return State("absent" if empty else "incomplete" if missing else "unrecorded", missing, size)
+        if not any(folder.iterdir()):
+            return State("absent", missing, size)
+        return State("incomplete" if missing else "unrecorded", missing, size)
     broken = [name for name, entry in record.files.items() if size_of(folder / name) != entry.size]
     missing = tuple(dict.fromkeys([*missing, *broken]))
     return State("incomplete" if missing else "pulled", missing, size, record.revision)
 
 
 def missing_parts(folder: Path, published: Published) -> tuple[str, ...]:
-    """Parts, or files of them, that a model cannot be loaded without."""
+    """Return the missing parts, or files of them, that a model cannot be loaded without."""
     missing: list[str] = []
     for part in published.parts:
         if Path(part).suffix in WEIGHT_SUFFIXES:
-            missing += [] if (folder / part).is_file() else [part]
+            if not (folder / part).is_file():
+                missing.append(part)
         elif not (folder / part).is_dir():
             missing.append(part)
         else:
@@ -103,11 +105,13 @@ def missing_parts(folder: Path, published: Published) -> tuple[str, ...]:
 
 
 def missing_of_model(folder: Path) -> list[str]:
-    """Of a transformers or diffusers model's folder: config.json, weights, or shards its index names."""
+    """Return what a transformers or diffusers model's folder lacks: config.json, weights, or shards its index names."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if not indices:
-        return missing + ([] if any(folder.glob("*.safetensors")) else ["*.safetensors"])
+        if not any(folder.glob("*.safetensors")):
+            missing.append("*.safetensors")
+        return missing
     try:
         shards = set(json.loads(indices[0].read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -116,17 +120,17 @@ def missing_of_model(folder: Path) -> list[str]:
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a file, None where there is none."""
+    """Return the bytes of a file, None where there is none."""
     return path.stat().st_size if path.is_file() else None
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files in a folder; 0 where there is none."""
+    """Return the bytes of all files in a folder; 0 where there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a pull, None where there is none. Raises WeightsError for one that is damaged."""
+    """Return the record of a pull, None where there is none. Raises WeightsError for one that is damaged."""
     path = folder / RECORD
     if not path.exists():
         return None
@@ -153,21 +157,21 @@ def settle(root: Path, published: Published, record: Record) -> None:
     else:
         for path in source.rglob("*"):
             if path.is_file() and path.relative_to(source).as_posix() not in record.files:
-                # Begun from another revision.
+                # It was begun from another revision.
                 path.unlink()
         write_record(source, record)
         os.replace(source, folder)
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write RECORD, whole or not at all."""
+    """Write a record to the file RECORD of a folder, whole or not at all."""
     data = {**asdict(record), "pulled": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     with whole_file(folder / RECORD) as file:
         file.write(json.dumps(data, indent=2).encode() + b"\n")
 
 
 def verify(folder: Path, record: Record) -> Iterator[tuple[str, str]]:
-    """(file, what is wrong with it or "") for every file of a record; all of them are read."""
+    """Yield (file, what is wrong with it or "") for every file of a record; all of them are read."""
     for name, entry in record.files.items():
         size = size_of(folder / name)
         if size is None:
@@ -181,7 +185,7 @@ def verify(folder: Path, record: Record) -> Iterator[tuple[str, str]]:
 
 
 def strangers(folder: Path, record: Record) -> list[str]:
-    """Files of a folder that no pull has brought; hidden ones do not count."""
+    """Return the files of a folder that no pull has brought; hidden ones do not count."""
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     known = {*record.files, RECORD}
     return [
@@ -192,6 +196,6 @@ def strangers(folder: Path, record: Record) -> list[str]:
 
 
 def git_blob_of(path: Path) -> str:
-    """The name that git gives a file's content: how the hub vouches for its small files."""
+    """Return the name that git gives a file's content, by which the hub vouches for its small files."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -1,1 +1,1 @@
-"""This machine, this process, its disk, its terminal; knows no image and no model."""
+"""The room of the system: this machine, this process, its disk, its terminal; it knows no image and no model."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from strsr_models.errors import StrsrError
+from strsr_models.errors import StrsrError, first_line
 
 from .processes import machine_id, started
 
@@ -22,13 +22,13 @@ TEMPORARY_PREFIX = ".strsr-part-"
 DAY = 86_400  # s
 _LEFTOVER = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?P<place>[0-9a-f]{{8}})-(?P<pid>\d+)-\w+(\.\w+)?")
 
-
-_unfinished: set[str] = set()  # temporary files that this process is writing
+# Names of the temporary files that this process is writing.
+_unfinished: set[str] = set()
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iterator[IO[bytes]]:
-    """A binary file to write and read, which takes the place of `path` on success and vanishes otherwise.
+    """Yield a binary file to write and read, which takes the place of `path` on success and vanishes otherwise.
 
     It lies in the same folder, so that the last step is one atomic rename; its data is on the disk
     before the rename. before: called with the finished temporary file just before that. Raises OSError.
@@ -39,13 +39,13 @@ def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iter
     _unfinished.add(name)
     try:
         os.close(handle)
-        # One that knows its name, which tifffile asks for.
+        # Opened by its name, since tifffile asks the file for it.
         with open(name, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # Mkstemp makes files that only the owner can read.
-        os.chmod(name, 0o666 & ~_umask())
+        # mkstemp makes files that only the owner can read.
+        os.chmod(name, 0o666 & ~_UMASK)
         if before is not None:
             before(Path(name))
         os.replace(name, path)
@@ -59,7 +59,10 @@ def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iter
 
 @contextlib.contextmanager
 def passing_file() -> Iterator[IO[bytes]]:
-    """A binary file in the system's temporary folder, for what is to go through a pipe; gone at the end. Raises OSError."""
+    """Yield a binary file in the system's temporary folder, for bytes on their way into a pipe.
+
+    It is gone at the end. Raises OSError.
+    """
     with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX) as file:
         _unfinished.add(file.name)
         try:
@@ -74,22 +77,19 @@ def _read_umask() -> int:
     return mask
 
 
-_UMASK = _read_umask()  # at the start: to read it is to change it for a moment, under other threads' feet
-
-
-def _umask() -> int:
-    return _UMASK
+# Read at the start, because to read it is to change it for a moment, under other threads' feet.
+_UMASK = _read_umask()
 
 
 def drop_unfinished() -> None:
-    """Remove the temporary files that threads of this process are writing; for its last moments."""
+    """Remove the temporary files that threads of this process are writing, in its last moments."""
     for name in list(_unfinished):
         with contextlib.suppress(OSError):
             os.unlink(name)
 
 
 def sweep(folders: Iterable[Path]) -> int:
-    """Remove what dead processes have left unfinished in some folders; returns how many files.
+    """Remove what dead processes have left unfinished in some folders; return how many files.
 
     A process of another machine counts as dead when its file has not grown for a day.
     """
@@ -97,24 +97,25 @@ def sweep(folders: Iterable[Path]) -> int:
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                named = _LEFTOVER.fullmatch(entry.name)
-                if named and _is_left(entry, named["place"], int(named["pid"])):
+                match = _LEFTOVER.fullmatch(entry.name)
+                if match and _is_left(entry, match["place"], int(match["pid"])):
                     os.unlink(entry)
                     swept += 1
     return swept
 
 
 def _is_left(entry: os.DirEntry[str], where: str, pid: int) -> bool:
+    """Whether the process that was writing a temporary file, on the machine `where`, is dead."""
     written = entry.stat(follow_symlinks=False).st_mtime
     if where != machine_id():
         return time.time() - written > DAY
     began = started(pid)
-    # The number has been given to another process.
+    # A process that began after the last write has only inherited the number.
     return began is None or began > written + 2
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    """Return the SHA-256 of a file, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -123,7 +124,7 @@ def sha256_of(path: Path) -> str:
 
 
 def free_space(path: Path) -> int:
-    """Bytes free on the disk that holds `path` or would. Raises OSError."""
+    """Return the bytes free on the disk that holds `path` or would hold it. Raises OSError."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
@@ -131,7 +132,7 @@ def free_space(path: Path) -> int:
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str) -> Iterator[None]:
-    """Inside, an OSError is a StrsrError that says that `path` cannot be written."""
+    """Turn an OSError raised inside into a StrsrError that says that `path` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -139,10 +140,10 @@ def writing(path: Path, advice: str) -> Iterator[None]:
 
 
 def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") -> None:
-    """A folder that takes the place of `target` once `write(folder)` has filled it and it is on the disk.
+    """Put a folder in the place of `target` once `write(folder)` has filled it and it is on the disk.
 
-    Raises StrsrError, and leaves `target` as it was, when the disk does not take it. Everything beside
-    it has a private name and is made here, so that nobody's folder is ever removed.
+    Raises StrsrError, and leaves `target` as it was, when the disk does not take it. Everything beside it
+    has a private name and is made here, so that nobody's folder is ever removed.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,23 +165,20 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
             raise
         _sync(target.parent)
     except Exception as error:
-        # Torch and safetensors have an error of their own for a full disk.
+        # Any error counts: torch and safetensors have errors of their own for a full disk.
         raise cannot_write(target, error, advice) from error
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
 def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
-    """What to tell a person whose disk did not take something."""
+    """Return the error for a person whose disk did not take something."""
     if isinstance(error, StrsrError):
         return error
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return StrsrError(
-        f"{target}: cannot be written ({reason}){'; is the disk full?' if full else ';'} {advice}".rstrip(
-            " ;"
-        )
-    )
+    may_be_full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    question = "; is the disk full?" if may_be_full else ";"
+    message = f"{target}: cannot be written ({first_line(error)}){question} {advice}"
+    return StrsrError(message.rstrip(" ;"))
 
 
 def _sync_all(folder: Path) -> None:

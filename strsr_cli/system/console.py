@@ -1,4 +1,4 @@
-"""Text for terminals: what can be shown safely, errors, sizes, durations, tables."""
+"""Text for terminals: characters that are safe to show, errors, sizes, durations, tables."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Tell = Callable[[str], None]  # takes a line for people
+# Written once, in the models, which may not import this module.
+from strsr_models.errors import first_line as first_line  # noqa: PLC0414
+
+# What takes a line for people.
+Tell = Callable[[str], None]
 
 # Control characters, and those that break lines or turn the direction of text around.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def visible(text: str) -> str:
-    """One line for a terminal: names of files must not move its cursor, colour it or fake a second line."""
+    """Return a text as one line for a terminal.
+
+    Names of files must not move its cursor, colour it or fake a second line.
+    """
     return UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's message as far as its first line; its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def show_warnings() -> None:
@@ -32,7 +34,7 @@ def show_warnings() -> None:
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that suits them: 12.3 GB (decimal)."""
+    """Return a number of bytes in the unit that suits it, such as 12.3 GB (decimal)."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
@@ -40,7 +42,7 @@ def size_text(size: float) -> str:
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout: drawn on a terminal wide enough, elsewhere a line per row, padded to columns."""
+    """Print a table on stdout: drawn on a terminal wide enough, elsewhere a line per row, padded to columns."""
     console = Console(highlight=False)
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     # The first column is never folded, the others not to less than a word, and each has a frame.
@@ -52,7 +54,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
         return
     table = Table()
     for number, heading in enumerate(headings):
-        # The first is for copying.
+        # The first column is for copying, so it stays in one piece.
         table.add_column(heading, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -60,7 +62,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Return a number of seconds in the unit that suits it: h, min or s."""
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,4 +1,7 @@
-"""What this machine is and has: processors, GPUs, memory, precisions, versions. Imports nothing heavy before it is asked."""
+"""This machine: its processors, GPUs, memory, precisions, versions.
+
+The module imports nothing heavy before it is asked.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,26 @@ from typing import Any
 
 # Libraries that decide what is fast and what works; the rest are as the package asks for them.
 LIBRARIES = (
-    *("torch", "torchvision", "diffusers", "transformers", "numpy", "pillow", "opencv-python", "isal"),
-    *("tifffile", "torchao", "pillow-heif", "pillow-jxl-plugin"),
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "pillow",
+    "opencv-python",
+    "isal",
+    "tifffile",
+    "torchao",
+    "pillow-heif",
+    "pillow-jxl-plugin",
 )
 
 
 def or_none(question: Callable[[], Any]) -> Any:
-    """The answer, or None: a library or driver that is broken must not hide what else there is to say."""
+    """Return the answer to a question, or None where it fails.
+
+    A library or driver that is broken must not hide what else there is to say.
+    """
     try:
         return question()
     except Exception:  # noqa: BLE001  (drivers raise anything)
@@ -26,20 +42,20 @@ def or_none(question: Callable[[], Any]) -> Any:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return how many processors this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many PyTorch computes with on the CPU."""
+    """Return how many threads PyTorch computes with on the CPU."""
     import torch
 
     return torch.get_num_threads()
 
 
 def processor() -> str:
-    """The CPU's name, as far as the system tells it."""
+    """Return the CPU's name, as far as the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -50,7 +66,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of the libraries in use, without loading them; None: not installed."""
+    """Return the versions of the libraries in use, without loading them; None where one is not installed."""
 
     def version(name: str) -> str:
         return importlib.metadata.version(name)
@@ -59,7 +75,7 @@ def versions() -> dict[str, str | None]:
 
 
 def examine_cpu() -> dict[str, Any]:
-    """Name, cores and threads, memory, working precisions, and whether bf16 is computed in hardware."""
+    """Return the CPU's name, cores and threads, memory in bytes, working precisions, and whether its bf16 is fast."""
 
     def fast_bf16() -> bool:
         from strsr_models.compute.devices import cpu_has_fast_bf16
@@ -85,7 +101,7 @@ def examine_cpu() -> dict[str, Any]:
 
 
 def examine_gpus() -> list[dict[str, Any]]:
-    """Name, memory and working precisions of every GPU."""
+    """Return the name, memory in bytes and working precisions of every GPU."""
     import torch
 
     gpus = []
@@ -105,12 +121,12 @@ def examine_gpus() -> list[dict[str, Any]]:
 
 
 def working_precisions(device: str) -> list[str]:
-    """Those of fp32, bf16 and fp16 that a device computes in, fast or slow."""
+    """Return those of fp32, bf16 and fp16 that a device computes in, fast or slow."""
     return [precision for precision in ("fp32", "bf16", "fp16") if computes(device, precision)]
 
 
 def computes(device: str, precision: str) -> bool:
-    """Whether a device multiplies matrices and convolves in a precision: it is tried."""
+    """Whether a device multiplies matrices and convolves in a precision, by trying it."""
 
     def attempt() -> bool:
         import torch

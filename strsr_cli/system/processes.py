@@ -1,4 +1,4 @@
-"""Which process made a file, and whether it still lives: for locks and for leftovers of a kill -9."""
+"""The processes that made files, and whether they still live: for locks and for leftovers of a kill -9."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ SAME_START = 10.0  # s: two readings of one process's start differ when a clock 
 
 @functools.cache
 def machine_id() -> str:
-    """Eight hexadecimal digits for where process ids mean the same: this machine since its start, and
-    inside it this container.
+    """Return eight hexadecimal digits for the place in which process ids mean the same.
+
+    That is this machine since its start, and inside it this container.
     """
     parts = [platform.node()]
     for read in (_boot, _namespace):
         try:
             parts.append(read())
         except OSError:
-            # Not Linux.
+            # Systems other than Linux have no such file.
             parts.append("")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
@@ -36,15 +37,15 @@ def _namespace() -> str:
 
 
 def started(pid: int) -> float | None:
-    """When a process began, in seconds since 1970; None where there is none, or only a dead one's shell."""
+    """Return when a process began, in seconds since 1970; None where there is none, or only a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.AccessDenied:
-        # Somebody else's: it lives.
+        # A process that is somebody else's lives, whenever it began.
         return 0.0
     except (psutil.Error, ValueError, OverflowError):
-        # A number that no process has.
+        # No process has that number.
         return None
 
 

@@ -1,4 +1,4 @@
-"""What ^C, kill and closed pipes do: a batch or a run ends between two steps, or at once but clean; and exit codes."""
+"""Signals, closed pipes and exit codes: a batch or a run ends between two steps, or at once but clean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+    # The module typing has it from Python 3.11 on.
+    from typing_extensions import Self
 
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOT_AVAILABLE = 1, 2, 3
@@ -21,7 +22,7 @@ OUR_THREADS = "strsr-"  # how the names of threads begin that read, restore and 
 
 
 class EndedBySignal(KeyboardInterrupt):
-    """The process is to end at once. exit_code: 128 and the signal's number."""
+    """The end of a process at once, by a signal. exit_code: 128 plus the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -29,7 +30,7 @@ class EndedBySignal(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether the person at the keyboard wants a batch to end; the loop asks before each image.
+    """The wish of the person at the keyboard that a batch end; the loop asks for it before each image.
 
     The first ^C sets `requested`, once images are under way; before that, and the second time, it raises
     EndedBySignal in the main thread, as SIGTERM does. The third is Python's own, and ends everything.
@@ -37,19 +38,19 @@ class Stop:
 
     def __init__(self, quiet: bool = True) -> None:
         self.requested = False
-        # Whether there is something to finish.
+        # Whether an image is under way, which a first ^C lets finish.
         self.working = False
         self._quiet = quiet
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Take the signals, and give them back. Only the main thread can; elsewhere nothing changes."""
+        """Take the signals, and give them back at the end. Only the main thread can; elsewhere nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         # A shell starts what runs in its background with ^C ignored, and that is respected.
-        wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._on_signal) for number in wanted}
+        heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in heeded}
         try:
             yield
         finally:
@@ -59,7 +60,7 @@ class Stop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.working and not self.requested:
             self.requested = True
-            # By os.write: a print may be what has been interrupted.
+            # Written by os.write, because a print may be what has been interrupted.
             if not self._quiet:
                 os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
             return
@@ -79,7 +80,7 @@ def open_closed_streams() -> None:
 
 
 def quiet_pipes() -> None:
-    """Let nothing more be written to pipes that nobody reads, nor complained of at the exit."""
+    """Let nothing more be written to pipes that nobody reads, so that Python does not complain at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -93,7 +94,7 @@ def quiet_pipes() -> None:
 def leave_at_once(code: int) -> None:
     """End the process where threads of ours still compute, whose results nobody waits for; else do nothing.
 
-    Daemons too: torch aborts the process (SIGABRT) if they are inside it while Python ends.
+    Daemon threads count too: torch aborts the process (SIGABRT) if they are inside it while Python ends.
     """
     if any(thread.name.startswith(OUR_THREADS) for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
@@ -103,21 +104,21 @@ def leave_at_once(code: int) -> None:
 
 
 class StopSignals:
-    """Inside `with`, SIGTERM and SIGINT only ask for a stop, which comes after the step under way."""
+    """A context in which SIGTERM and SIGINT only ask for a stop, which comes after the step under way."""
 
     def __init__(self) -> None:
         self._received: list[int] = []
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Catch them, where this is the main thread."""
+        """Catch the signals, where this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, _frame: object) -> None:
-        # Asked twice: at once, whatever is lost.
+        # A second signal ends the process at once, whatever is lost.
         if self._received:
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
@@ -130,17 +131,17 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal has stopped: 130 for SIGINT, 143 for SIGTERM; 0: none."""
+        """The exit code that a shell expects of a stopped process: 130 for SIGINT, 143 for SIGTERM; 0 without a signal."""
         return 128 + self._received[0] if self._received else 0
 
     def __exit__(self, *_: object) -> None:
-        """As before."""
+        """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 class Stopped(Exception):
-    """A signal has ended a run, whose checkpoint is written."""
+    """The end of a run by a signal, once its checkpoint is written."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
