@@ -1,1 +1,1 @@
-"""Image files to pixels, and back."""
+"""Image files read into pixels, and pixels written into image files."""

@@ -1,8 +1,8 @@
-"""What the networks see of colours, and how what they add comes back into the picture's own.
+"""The colours that the networks see, and how what they add comes back into the picture's own.
 
 Networks know sRGB's numbers. A picture in another colour space is shown to them in sRGB, clipped where
-its colours are wider; of their answer only the difference to what they saw is taken back, and added to
-an enlargement that never left the picture's own space: so wide colours stay, and nothing shifts.
+its colours are wider; only the difference between their answer and what they saw is taken back, and added
+to an enlargement that never left the picture's own space: so wide colours stay, and nothing shifts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALL = slice(None)
 
 
 def network_input(picture: Picture, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-    """(1, 3, h, w) in [0, 1], sRGB: what the networks see of a picture, or of a rectangle of it."""
+    """Return what the networks see of a picture, or of a rectangle of it: (1, 3, h, w) in [0, 1], sRGB."""
     color = to_tensor(picture.color[rows, columns]).clamp(0, 1)
     space = space_of(picture)
     if space is not None:
@@ -39,7 +39,7 @@ def network_input(picture: Picture, rows: slice = ALL, columns: slice = ALL) -> 
 
 @dataclass(frozen=True)
 class ColorRestorer:
-    """A picture's own colours, enlarged, and what a network adds to them; rows by rows.
+    """A picture's own colours, enlarged, with what a network adds to them, some rows at a time.
 
     target: (height, width) of the output.
     """
@@ -49,14 +49,15 @@ class ColorRestorer:
 
     @functools.cached_property
     def enlargement(self) -> Enlargement:
-        """Of the picture."""
+        """The plain enlargement of the picture to the output's size."""
         height, width = self.picture.color.shape[:2]
         return Enlargement((height, width), self.target)
 
     @property
     def channels(self) -> int:
-        """Of the output, with that of transparency."""
-        return int(self.picture.color.shape[2]) + (self.picture.alpha is not None)
+        """The number of channels of the output, alpha included."""
+        color = int(self.picture.color.shape[2])
+        return color if self.picture.alpha is None else color + 1
 
     @property
     def direct(self) -> bool:
@@ -64,49 +65,55 @@ class ColorRestorer:
         return self.picture.color.dtype == np.uint8 and space_of(self.picture) is None
 
     def keep_needed(self, hq: Tensor) -> Tensor:
-        """The network's rows (1, 3, n, W) in [0, 1] without what `output_rows` does not need: before they are kept."""
+        """Reduce the network's rows (1, 3, n, W) in [0, 1] to what has to be kept for `output_rows`."""
         if self.picture.color.shape[2] == 1:
             hq = hq.mean(1, keepdim=True)
         return (255 * hq).round_().to(torch.uint8) if self.direct else hq
 
-    def output_rows(self, top: int, keep_needed: Tensor) -> np.ndarray:
-        """Rows of the output from `top` on: (n, W, channels) of the picture's own type."""
+    def output_rows(self, top: int, rows: Tensor) -> np.ndarray:
+        """Return rows of the output from `top` on: (n, W, channels) of the picture's own type.
+
+        rows: the network's, as `keep_needed` has left them.
+        """
         dtype = self.picture.color.dtype
-        parts = [keep_needed if self.direct else self._repainted(top, keep_needed)]
+        parts = [rows if self.direct else self._restore_colors(top, rows)]
         if self.picture.alpha is not None:
             alpha = self.picture.alpha
-            parts.append(self._enlarged(top, keep_needed, lambda at: to_tensor(alpha[at])).clamp(0, 1))
+            parts.append(self._enlarge(top, rows, lambda place: to_tensor(alpha[place])).clamp(0, 1))
         return np.concatenate([to_pixels(part, dtype) for part in parts], axis=2)
 
-    def _repainted(self, top: int, hq: Tensor) -> Tensor:
-        """The picture's own colours, enlarged, with the difference between what the network saw and made."""
-        space, channels = space_of(self.picture), self.picture.color.shape[2]
+    def _restore_colors(self, top: int, hq: Tensor) -> Tensor:
+        """Add the difference between the network's answer and its input to the enlarged own colours."""
+        space = space_of(self.picture)
+        channels = self.picture.color.shape[2]
         floats = self.picture.color.dtype == np.float32
         if space is None and not floats:
             return hq
-        low = self._enlarged(top, hq, lambda at: to_tensor(self.picture.color[at]))
-        seen = self._enlarged(top, hq, lambda at: network_input(self.picture, *at)[:, :channels]).clamp(0, 1)
+        own = self._enlarge(top, hq, lambda place: to_tensor(self.picture.color[place]))
+        shown = self._enlarge(top, hq, lambda place: network_input(self.picture, *place)[:, :channels])
+        shown = shown.clamp(0, 1)
         if not floats:
-            low = low.clamp(0, 1)
+            own = own.clamp(0, 1)
         if space is not None:
-            hq, seen = space.from_srgb(hq), space.from_srgb(seen)
-        return low + (hq - seen)
+            hq = space.from_srgb(hq)
+            shown = space.from_srgb(shown)
+        return own + (hq - shown)
 
-    def _enlarged(self, top: int, like: Tensor, part: Callable[[tuple[slice, slice]], Tensor]) -> Tensor:
+    def _enlarge(self, top: int, like: Tensor, part: Callable[[tuple[slice, slice]], Tensor]) -> Tensor:
+        """Enlarge rows from `top` on, as many as `like` has. part: gives (1, c, h, w) of a place."""
         rows = slice(top, top + like.shape[-2])
-        return self.enlargement.crop(
-            lambda rows, columns: part((rows, columns)), rows, slice(0, self.target[1])
-        )
+        columns = slice(0, self.target[1])
+        return self.enlargement.crop(lambda *place: part(place), rows, columns)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(h, w, c) uint8 or uint16 -> float32 (1, c, h, w) in [0, 1]; float32 as it is."""
+    """Turn uint8 or uint16 pixels (h, w, c) into float32 (1, c, h, w) in [0, 1]; floats keep their values."""
     top = 1 if pixels.dtype == np.float32 else np.iinfo(pixels.dtype).max
     return torch.from_numpy(pixels.astype(np.float32) / top).permute(2, 0, 1)[None].contiguous()
 
 
 def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """(1, c, h, w) in [0, 1] -> (h, w, c) of an unsigned integer type, rounded; floats as they are, uint8 too."""
+    """Round (1, c, h, w) in [0, 1] to integers (h, w, c) of a type; floats and uint8 keep their values."""
     values = image[0].permute(1, 2, 0).contiguous().cpu().numpy()
     if image.dtype == torch.uint8 or dtype == np.float32:
         return values
@@ -118,9 +125,9 @@ def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
 
 
 def fill_transparent(picture: Picture) -> Picture:
-    """The picture with the colours around in place of those that its transparency hides.
+    """Put the colours around in place of those that a picture's transparency hides.
 
-    They are arbitrary, often black, and would bleed into the edge.
+    Hidden colours are arbitrary, often black, and would bleed into the edge.
     """
     if picture.alpha is None:
         return picture
@@ -129,7 +136,7 @@ def fill_transparent(picture: Picture) -> Picture:
 
 
 def without_hidden(color: Tensor, alpha: Tensor) -> Tensor:
-    """color (1, c, h, w) with the colours around wherever alpha (1, 1, h, w) hides its own."""
+    """Replace colours (1, c, h, w) by those around wherever alpha (1, 1, h, w) hides them."""
     weight = (alpha / VISIBLE).clamp(0, 1)
     if bool((weight == 1).all()) or not bool((weight > 0).any()):
         return color
@@ -137,7 +144,10 @@ def without_hidden(color: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _surroundings(color: Tensor, weight: Tensor) -> Tensor:
-    """Weighted means of colours, over as little as has any weight: halved until all has, then back."""
+    """Return weighted means of colours over the smallest surroundings with any weight.
+
+    The image is halved until all of it has weight, and then enlarged again.
+    """
     known = color / weight.clamp(min=1e-6)
     if min(color.shape[-2:]) == 1 and max(color.shape[-2:]) == 1:
         return known
@@ -154,58 +164,72 @@ def _surroundings(color: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Space:
-    """A colour space beside sRGB as two tables of n nodes a side: (3, n, n, n), of gray ones (1, n)."""
+    """A colour space other than sRGB, as two tables of n nodes a side: (3, n, n, n), or (1, n) for gray."""
 
     forward: Tensor
     backward: Tensor
 
     def to_srgb(self, color: Tensor) -> Tensor:
-        """(1, c, h, w) in [0, 1], its own numbers to sRGB's."""
+        """Convert colours (1, c, h, w) in [0, 1] from the space's own numbers to sRGB's."""
         bands = torch.split(color, BAND, dim=2)
         return torch.cat([_look_up(self.forward, rows) for rows in bands], dim=2)
 
     def from_srgb(self, color: Tensor) -> Tensor:
-        """The way back."""
+        """Convert colours (1, c, h, w) in [0, 1] from sRGB's numbers to the space's own."""
         return _look_up(self.backward, color)
 
 
 def space_of(picture: Picture) -> Space | None:
-    """The picture's space; None for sRGB, which is also what pictures without a usable profile are in."""
+    """Return the picture's space; None for sRGB, the space of pictures without a usable profile too."""
     return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])[0]
 
 
 def profile_problem(picture: Picture) -> str | None:
-    """Why its profile cannot be used, so that its numbers are taken as sRGB's; None where it can, or is none."""
+    """Say why a picture's profile cannot be used, so that its numbers are taken as sRGB's.
+
+    None where it can be used, or where there is none.
+    """
     return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])[1]
 
 
 @functools.lru_cache(maxsize=8)
 def _space(icc: bytes, channels: int) -> tuple[Space | None, str | None]:
-    """(None, None) for a profile that says sRGB; (None, why) for one that is damaged or belongs to other channels."""
+    """Return a profile's space and None; None twice for sRGB.
+
+    None and the reason come back for a profile that is damaged or belongs to other channels.
+    """
     mode = "L" if channels == 1 else "RGB"
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(icc))
         if own.profile.xcolor_space.strip() != ("GRAY" if mode == "L" else "RGB"):
             raise ValueError(f"it is for {own.profile.xcolor_space.strip()}")
         srgb = ImageCms.createProfile("sRGB")
-        there = ImageCms.buildTransform(own, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
-        back = ImageCms.buildTransform(srgb, own, "RGB", mode, ImageCms.Intent.RELATIVE_COLORIMETRIC)
-        space = Space(_table(there, mode), _table(back, mode))
+        forward = ImageCms.buildTransform(own, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
+        backward = ImageCms.buildTransform(srgb, own, "RGB", mode, ImageCms.Intent.RELATIVE_COLORIMETRIC)
+        space = Space(_table(forward, mode), _table(backward, mode))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         return None, str(error)
     same = _identity(space.forward.ndim - 1, len(space.forward), space.forward.shape[-1])
-    return None if (space.forward - same).abs().max() <= 2 / 255 else space, None
+    if (space.forward - same).abs().max() <= 2 / 255:
+        return None, None
+    return space, None
 
 
 def _table(transform: ImageCms.ImageCmsTransform, mode: str) -> Tensor:
-    """A transform at every fifth of 256 numbers a channel, in [0, 1].
+    """Tabulate a transform at every fifth of 256 numbers a channel, in [0, 1].
 
     The transform rounds to 8 bits. Nodes are means over them and their neighbours, so that rounding
     does not turn into steps of the slope, by which the network's detail is scaled.
     """
-    nodes = [n + d for n in range(0, 256, STEP) for d in ((0,) if n in (0, 255) else (-1, 0, 1))]
-    starts = np.cumsum([0] + [1 if n in (0, 255) else 3 for n in range(0, 256, STEP)])
-    axis, counts = np.array(nodes, np.uint8), np.diff(starts)
+    samples: list[int] = []
+    counts: list[int] = []
+    for node in range(0, 256, STEP):
+        around = [node] if node in (0, 255) else [node - 1, node, node + 1]
+        samples += around
+        counts.append(len(around))
+    axis = np.array(samples, np.uint8)
+    sizes = np.array(counts)
+    starts = np.cumsum([0, *counts])[:-1]
     if mode == "L":
         stacked = axis[None, :, None].repeat(3, 2)
     else:
@@ -216,27 +240,29 @@ def _table(transform: ImageCms.ImageCmsTransform, mode: str) -> Tensor:
     values = np.asarray(ImageCms.applyTransform(image, transform), np.float64)
     if mode == "L":
         values = values[0] if values.ndim == 2 else values[0, :, 0]
-        return torch.from_numpy(np.add.reduceat(values, starts[:-1]) / counts / 255)[None].float()
+        return torch.from_numpy(np.add.reduceat(values, starts) / sizes / 255)[None].float()
     values = values.reshape(len(axis), len(axis), len(axis), 3)
     for dim in range(3):
-        shape = [-1 if d == dim else 1 for d in range(4)]
-        values = np.add.reduceat(values, starts[:-1], axis=dim) / counts.reshape(shape)
+        shape = [1, 1, 1, 1]
+        shape[dim] = -1
+        values = np.add.reduceat(values, starts, axis=dim) / sizes.reshape(shape)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(3, 0, 1, 2)) / 255).float()
 
 
 def _identity(dims: int, channels: int, size: int) -> Tensor:
+    """Return the table (channels, size, ...) of so many dimensions that leaves colours as they are."""
     axis = torch.linspace(0, 1, size)
     return torch.stack(torch.meshgrid(*[axis] * dims, indexing="ij")[:channels])
 
 
 def _look_up(table: Tensor, color: Tensor) -> Tensor:
-    """color (1, c, h, w) in [0, 1] through a table, linearly between its nodes."""
+    """Look colours (1, c, h, w) in [0, 1] up in a table, linearly between its nodes."""
     if table.ndim == 2:
         place = color * (table.shape[-1] - 1)
         low = place.floor().clamp(0, table.shape[-1] - 2)
         left, right = table[0][low.long()], table[0][low.long() + 1]
         return left + (right - left) * (place - low)
-    # The last axis of the table comes first.
+    # `grid_sample` wants the coordinate of the table's last axis first.
     grid = (2 * color - 1).flip(1).permute(0, 2, 3, 1)[:, None]
-    found = F.grid_sample(table[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return found[:, :, 0]
+    colors = F.grid_sample(table[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return colors[:, :, 0]

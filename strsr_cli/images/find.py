@@ -1,6 +1,6 @@
-"""Which files are images: those of a folder and all below it, or those of a list. Decodes nothing.
+"""The image files of a folder and all below it, or those of a list. Decodes nothing.
 
-Nothing is passed over in silence: what is no image is counted, what cannot be looked at is named.
+Nothing is passed over in silence: files that are no images are counted, those that cannot be read are named.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from pathlib import Path
 from .formats import FORMAT_BY_SUFFIX, HEAD, READ_ONLY_SUFFIXES, sniff
 
 IMAGE_SUFFIXES = {*FORMAT_BY_SUFFIX, *READ_ONLY_SUFFIXES}
-OWN = ".strsr-"  # journal, locks, unfinished files: of no interest to anybody
-
+OWN = ".strsr-"  # the beginning of the names of journals, locks and unfinished files, which are never counted
 
 # What file managers and archivers leave in folders of photos; names with a leading dot are hidden anyway.
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
 
-
-# Never looked into: they are no pictures to enlarge, though some begin like one (a camera's raw file and
-# a backup like the TIFF or JPEG that they hold).
+# Suffixes of files that are never looked into: they are no pictures to enlarge, though some begin like one
+# (a camera's raw file and a backup like the TIFF or JPEG that they hold).
 _OTHER = (
     "bak old orig tmp temp part partial crdownload download swp "
     "3fr arw cr2 cr3 crw dcr dng erf fff iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw "
@@ -34,14 +32,12 @@ _OTHER = (
     "mp4 m4v mov avi mkv webm mpg mpeg mts m2ts 3gp wmv flv mp3 m4a aac wav flac ogg opus "
     "zip gz bz2 xz zst 7z rar tar tgz iso dmg exe dll so bin safetensors pth pt ckpt onnx"
 )
-
-
 OTHER_SUFFIXES = {f".{name}" for name in _OTHER.split()}
 
 
 @dataclass
-class FoundFiles:
-    """What is in a folder: images, sorted; failures as (path, reason); the number of other files by kind.
+class FileList:
+    """The files of a folder: images, sorted; failures as (path, reason); the number of other files by kind.
 
     Kinds: hidden, other, output (what lies in OUTPUT, or has the name of one), again (in a list a
     second time; a link to a folder that is read anyway), folder (in a list).
@@ -52,7 +48,7 @@ class FoundFiles:
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def add(self, path: Path) -> None:
-        """Look at one file, by its name and, where that tells nothing, by its first bytes."""
+        """Add one file, told by its name and, where that tells nothing, by its first bytes."""
         suffix = path.suffix.lower()
         if suffix in OTHER_SUFFIXES:
             self.passed_over["other"] += 1
@@ -69,12 +65,12 @@ class FoundFiles:
             if suffix in IMAGE_SUFFIXES or error.errno not in (errno.ENOENT, errno.ELOOP):
                 self.failed.append((path, f"cannot be read: {error.strerror or error}"))
             else:
-                # A link to nothing, which does not call itself an image.
+                # It is a link to nothing, which does not call itself an image.
                 self.passed_over["other"] += 1
 
 
 def kind_of(path: Path) -> str | None:
-    """Pillow's name of a file's format by its first bytes, or None. Raises OSError."""
+    """Return Pillow's name of a file's format by its first bytes, or None. Raises OSError."""
     with open(path, "rb") as file:
         return sniff(file.read(HEAD))
 
@@ -85,26 +81,26 @@ def is_hidden(name: str) -> bool:
 
 
 def find_images(folder: Path, without: Path | None = None) -> list[Path]:
-    """All images below a folder, sorted; see find_files."""
+    """Return all images below a folder, sorted; see find_files."""
     return find_files(folder, without).images
 
 
-def find_files(folder: Path, without: Path | None = None) -> FoundFiles:
-    """All files below a folder but for what lies in `without`, unless that is the folder itself.
+def find_files(folder: Path, without: Path | None = None) -> FileList:
+    """Find all files below a folder but for what lies in `without`, unless that is the folder itself.
 
     Images are told by suffix, those of other suffixes by content. Links are followed; each folder is read
     once, under its own name if that is below `folder` too, so that loops of links end.
     """
-    found = FoundFiles()
-    for path in _walk(folder, identity(without) if without else None, found):
-        found.add(path)
-    found.images.sort()
-    found.failed.sort()
-    return found
+    files = FileList()
+    for path in _walk(folder, identity(without) if without else None, files):
+        files.add(path)
+    files.images.sort()
+    files.failed.sort()
+    return files
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What is the same for all names of one file or folder; None where there is none."""
+    """Return device and inode, the same for all names of a file or folder; None where there is none."""
     try:
         state = path.stat()
     except OSError:
@@ -112,99 +108,109 @@ def identity(path: Path) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
-def _walk(top: Path, without: tuple[int, int] | None, found: FoundFiles) -> Iterator[Path]:
-    """All files that are not hidden. Links to folders wait until all that is not linked has been read."""
+def _walk(top: Path, without: tuple[int, int] | None, files: FileList) -> Iterator[Path]:
+    """Walk through all files that are not hidden, and count the others in `files`.
+
+    Links to folders wait until all that is not linked has been read.
+    """
     if without == identity(top):
         without = None
-    seen: set[tuple[int, int] | None] = {identity(top)}
-    folders, links = [top], list[Path]()
+    visited: set[tuple[int, int] | None] = {identity(top)}
+    folders = [top]
+    links: list[Path] = []
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         if folder != top:
             own = identity(folder)
             if own is not None and own == without:
-                found.passed_over["output"] += _count_files(folder)
+                files.passed_over["output"] += _count_files(folder)
                 continue
-            if own in seen:
-                found.passed_over["again"] += 1
+            if own in visited:
+                files.passed_over["again"] += 1
                 continue
-            seen.add(own)
+            visited.add(own)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            found.failed.append((folder, f"this folder cannot be read: {error.strerror or error}"))
+            files.failed.append((folder, f"this folder cannot be read: {error.strerror or error}"))
             continue
         for entry in entries:
             path = Path(folder, entry.name)
             if entry.name.startswith(OWN):
                 continue
             if is_hidden(entry.name):
-                found.passed_over["hidden"] += 1
+                files.passed_over["hidden"] += 1
             elif not _is_folder(entry):
                 yield path
+            elif entry.is_symlink():
+                links.append(path)
             else:
-                (links if entry.is_symlink() else folders).append(path)
+                folders.append(path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself.
+        # A link that leads to itself is neither.
         return False
 
 
 def _count_files(folder: Path) -> int:
+    """Count the files in a folder and all below it."""
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def list_files(names: list[str], folder: Path, without: Path) -> FoundFiles:
-    """The files that a list names, relative to `folder` or absolute and below it; in the list's order.
+def list_files(names: list[str], folder: Path, without: Path) -> FileList:
+    """Find the files that a list names, relative to `folder` or absolute and below it, in the list's order.
 
     What is hidden or no image is passed over, as if the folder had been walked; what is not there, or not
     below the folder, fails.
     """
-    found = FoundFiles()
-    root, taken = str(_lexical(folder)), set[str]()
+    files = FileList()
+    root = str(_lexical(folder))
+    taken: set[str] = set()
     outside = None if identity(without) == identity(folder) else str(_lexical(without))
     for name in names:
         if "\0" in name:
-            found.failed.append((Path(name.split("\0")[0]), "has a NUL; use --files0-from for such a list"))
+            files.failed.append((Path(name.split("\0")[0]), "has a NUL; use --files0-from for such a list"))
             continue
         full = _lexical(Path(root, name))
         if str(full) != root and not _below(str(full), root):
-            found.failed.append(
+            files.failed.append(
                 (Path(name), f"is outside of INPUT {folder}, to which names in a list belong")
             )
             continue
         relative = full.relative_to(root)
         path = folder / relative
         if str(full) in taken:
-            found.passed_over["again"] += 1
+            files.passed_over["again"] += 1
         elif outside is not None and _below(str(full), outside):
-            found.passed_over["output"] += 1
+            files.passed_over["output"] += 1
         elif any(map(is_hidden, relative.parts)):
-            found.passed_over["hidden"] += 1
+            files.passed_over["hidden"] += 1
         else:
-            _add_listed(found, path)
+            _add_listed(files, path)
         taken.add(str(full))
-    return found
+    return files
 
 
-def _add_listed(found: FoundFiles, path: Path) -> None:
+def _add_listed(files: FileList, path: Path) -> None:
+    """Add a file that a list names; folders are counted, and one that is missing fails."""
     try:
         if stat.S_ISDIR(path.stat().st_mode):
-            found.passed_over["folder"] += 1
+            files.passed_over["folder"] += 1
         else:
-            found.add(path)
+            files.add(path)
     except FileNotFoundError:
-        found.failed.append((path, "no such file; names in a list are relative to INPUT"))
+        files.failed.append((path, "no such file; names in a list are relative to INPUT"))
     except OSError as error:
-        found.failed.append((path, f"cannot be read: {error.strerror or error}"))
+        files.failed.append((path, f"cannot be read: {error.strerror or error}"))
 
 
 def _lexical(path: Path) -> Path:
-    """Absolute and without .., by the name alone: links are not looked at."""
+    """Make a path absolute and without .., by its name alone: links are not followed."""
     return Path(os.path.normpath(path.absolute()))
 
 
@@ -214,7 +220,7 @@ def _below(path: str, root: str) -> bool:
 
 
 def read_list(data: bytes, zero: bool) -> list[str]:
-    """The names in a list that ends each with NUL or, in a text, with a line; empty ones left out."""
+    """Read the names in a list, each ended by NUL or, in a text, by its line; empty ones are left out."""
     if zero:
         parts = data.split(b"\0")
     else:
@@ -224,7 +230,7 @@ def read_list(data: bytes, zero: bool) -> list[str]:
 
 
 def describe_passed_over(passed_over: Counter[str]) -> str:
-    """What was passed over, in words; empty when that is nothing."""
+    """Say in words what was passed over; an empty text when that is nothing."""
     words = {
         "hidden": "hidden file",
         "other": "other file",
@@ -232,6 +238,9 @@ def describe_passed_over(passed_over: Counter[str]) -> str:
         "again": "second name",
         "folder": "folder",
     }
-    counts = [(passed_over[kind], word) for kind, word in words.items() if passed_over[kind]]
-    parts = [f"{count} {word}{'s' * (count != 1)}" for count, word in counts]
+    parts = []
+    for kind, word in words.items():
+        count = passed_over[kind]
+        if count:
+            parts.append(f"{count} {word}" if count == 1 else f"{count} {word}s")
     return f"passed over: {', '.join(parts)}" if parts else ""

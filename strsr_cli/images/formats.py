@@ -1,4 +1,4 @@
-"""What file formats are called, how their files begin, and what they can hold. Opens no files."""
+"""The file formats: their names, how their files begin, and what they can hold. Opens no files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from strsr_models.errors import ImageError
 
-QUALITY, PNG_COMPRESSION = 95, 1  # of outputs, unless --quality and --png-compression say otherwise
+QUALITY = 95  # of outputs, unless --quality says otherwise
+PNG_COMPRESSION = 1  # of outputs, unless --png-compression says otherwise
 MAX_PIXELS = 2**28  # of an input, unless --max-pixels says otherwise: 268 million, 0.8 GB as 8-bit RGB
 
 # Suffixes of formats that are read and written -> keys of OUTPUT_FORMATS.
@@ -22,18 +23,20 @@ FORMAT_BY_SUFFIX = {
     ".bmp": "bmp",
     ".avif": "avif",
 }
-# Of formats that are only read; `--format keep` makes PNG of them, which loses nothing.
+# Suffixes of formats that are only read; `--format keep` makes PNG of them, which loses nothing.
 READ_ONLY_SUFFIXES = (".gif", ".apng", ".heic", ".heif", ".hif", ".jxl")
-# Pillow's names of what it reads by itself, and of what packages add to it that are not ours to require.
-PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC or JPEG XL"
+# Pillow's names of the formats that it reads by itself.
+PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+# Formats that packages add to Pillow, none of which is required -> (module, package).
 PLUGINS = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}
 HEAD = 64  # bytes of a file's beginning that `sniff` looks at
+BMP_HEADERS = [bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)]
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """What a file format can hold. side, area: largest in px, or None."""
+    """A file format that can be written, and what it can hold. side, area: largest in px, or None."""
 
     pillow: str
     suffix: str
@@ -57,7 +60,7 @@ OUTPUT_FORMATS = {
 
 
 def sniff(head: bytes) -> str | None:
-    """One of PILLOW_FORMATS or PLUGINS, by the first HEAD bytes of a file; None for anything else."""
+    """Name a file's format, of PILLOW_FORMATS or PLUGINS, by its first HEAD bytes; None for anything else."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -70,10 +73,8 @@ def sniff(head: bytes) -> str | None:
         return "TIFF"
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
         return "JXL"
-    # Two letters are too little: text may begin so.
-    if head.startswith(b"BM") and head[14:18] in [
-        bytes((n, 0, 0, 0)) for n in (12, 40, 52, 56, 64, 108, 124)
-    ]:
+    # Two letters are too little, as a text may begin so: the size of BMP's header must be a known one.
+    if head.startswith(b"BM") and head[14:18] in BMP_HEADERS:
         return "BMP"
     if head[4:8] == b"ftyp":
         brands = {head[at : at + 4] for at in range(8, min(head[3], len(head)), 4)}

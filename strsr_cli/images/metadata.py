@@ -1,4 +1,4 @@
-"""EXIF, XMP and resolution of pictures: read in bounds, made true of what is written."""
+"""EXIF, XMP and resolution of pictures: read within bounds, and changed to be true of what is written."""
 
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ DAMAGE = (
     SyntaxError,
     struct.error,
 )
-LIMIT = 4 * 2**20  # bytes of a profile, of EXIF, of XMP; of more, damage or malice is likelier than use
+LIMIT = 4 * 2**20  # bytes of a profile, of EXIF, of XMP; more than that is damage or malice rather than use
 ORIENTATION, SOFTWARE = 274, 305
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+INCH, CENTIMETRE = 2, 3  # values of RESOLUTION_UNIT
 PIXEL_WIDTH, PIXEL_HEIGHT = 40962, 40963
 
-# Of the first directory, what describes the picture and not how its pixels lie in that file: description,
-# camera, software, date, artist, host, copyright, rating, and Windows' own title, comment, author, keywords, subject.
+# Tags of the first directory that describe the picture, and not how its pixels lie in that file: description,
+# camera, software, date, artist, host, copyright, rating, and Windows' own title, comment, author, keywords
+# and subject.
 KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, 40091, 40092, 40093, 40094, 40095)
-# Of the photo's directory, what is wrong in another size (sensor pitch, places in px), what points to
-# places in the file (maker notes, interoperability), and what is set anew.
+# Tags of the photo's directory that are wrong in another size (sensor pitch, places in px), that point to
+# places in the file (maker notes, interoperability), or that are set anew.
 DROPPED_TAGS = {PIXEL_WIDTH, PIXEL_HEIGHT, 37396, 37500, 40965, 41486, 41487, 41488, 41492}
-# Types of EXIF's values, and tags whose values have them though they look otherwise.
+# Types of EXIF's values.
 BYTE, RATIONAL, UNDEFINED, SIGNED_RATIONAL = 1, 5, 7, 10
-GPS_TEXTS, SIGNED_TAGS = (27, 28), (37377, 37379, 37380)
+# Tags whose values are undefined bytes or signed fractions, though Pillow takes them for other types.
+GPS_TEXTS = (27, 28)
+SIGNED_TAGS = (37377, 37379, 37380)
 # What XMP repeats of the file: sizes, orientation, thumbnails.
 XMP_OF_FILE = "tiff:Orientation|tiff:ImageWidth|tiff:ImageLength|exif:PixelXDimension|exif:PixelYDimension"
 XMP_ATTRIBUTES = re.compile(rf"""\s(?:{XMP_OF_FILE})=(?:"[^"]*"|'[^']*')""".encode())
@@ -49,7 +53,7 @@ XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)\s*([1-8])""")
 
 @dataclass(frozen=True)
 class Metadata:
-    """What goes along with pixels, beside their profile.
+    """The metadata that go along with pixels, beside their profile.
 
     exif: a little TIFF file, upright, without sizes, thumbnail and maker notes. xmp: a packet.
     dpi: x and y. software: what made the file, in place of the EXIF's word on that.
@@ -61,7 +65,7 @@ class Metadata:
     software: str | None = None
 
     def exif_of(self, height: int, width: int, orientation: bool = True) -> bytes | None:
-        """EXIF for a file of that many px, with resolution and software; None where there is nothing to say.
+        """Return EXIF for a file of that many px, with resolution and software; None where it would be empty.
 
         orientation: whether it says that the file is upright.
         """
@@ -73,14 +77,16 @@ class Metadata:
         if self.software is not None:
             exif[SOFTWARE] = self.software
         if self.dpi is not None:
-            exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *self.dpi, 2
+            exif[X_RESOLUTION], exif[Y_RESOLUTION] = self.dpi
+            exif[RESOLUTION_UNIT] = INCH
         if photo := exif.get_ifd(IFD.Exif):
-            photo[PIXEL_WIDTH], photo[PIXEL_HEIGHT] = width, height
-        return packed(exif)
+            photo[PIXEL_WIDTH] = width
+            photo[PIXEL_HEIGHT] = height
+        return pack_exif(exif)
 
 
 def parse_exif(data: bytes | None) -> Image.Exif:
-    """EXIF as a mapping, of its own byte order; raises what Pillow raises for damaged ones."""
+    """Read EXIF as a mapping, in its own byte order; raises what Pillow raises for damaged EXIF."""
     exif = Image.Exif()
     if data is not None:
         exif.load(data)
@@ -88,8 +94,8 @@ def parse_exif(data: bytes | None) -> Image.Exif:
     return exif
 
 
-def packed(exif: Image.Exif) -> bytes:
-    """EXIF as a little TIFF file. Pillow reads letters as Latin-1, but would write "?" for them."""
+def pack_exif(exif: Image.Exif) -> bytes:
+    """Pack EXIF into a little TIFF file. Pillow reads letters as Latin-1, but would write "?" for them."""
     for tag, value in exif.items():
         if isinstance(value, str):
             exif[tag] = value.encode("latin-1", "replace")
@@ -99,9 +105,9 @@ def packed(exif: Image.Exif) -> bytes:
 
 
 def correct_types(data: bytearray, at: int, order: str, group: int = 0) -> None:
-    """Set types of a directory's entries, and of those below, that Pillow guesses wrong by their values.
+    """Set the types of a directory's entries, and of those below, that Pillow guesses wrong by their values.
 
-    at: where in data it is. order: "<" or ">". group: IFD.Exif, IFD.GPSInfo, or 0 for the first.
+    at: where in data the directory is. order: "<" or ">". group: IFD.Exif, IFD.GPSInfo, or 0 for the first.
     """
     (count,) = struct.unpack_from(order + "H", data, at)
     for place in range(at + 2, at + 2 + 12 * count, 12):
@@ -115,41 +121,52 @@ def correct_types(data: bytearray, at: int, order: str, group: int = 0) -> None:
 
 
 def orientation_of(exif: Image.Exif | None, xmp: bytes | None) -> int:
-    """1 to 8: EXIF's, else XMP's, else 1."""
+    """Return the orientation, 1 to 8, that EXIF states, else XMP; 1 where neither does."""
     value: Any = None if exif is None else exif.get(ORIENTATION)
-    if value is None and xmp is not None and (found := XMP_ORIENTATION.search(xmp)):
-        value = int(found[1])
+    if value is None and xmp is not None:
+        match = XMP_ORIENTATION.search(xmp)
+        if match:
+            value = int(match[1])
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def collect(exif: Image.Exif | None, xmp: Any, dpi: Any, name: str) -> Metadata:
-    """What of a file's metadata is carried on; a warning says what is not."""
+    """Collect the part of a file's metadata that is carried on; warnings say what is dropped.
+
+    xmp, dpi: as Pillow or a codec gives them, of any type. name: the file's, for the warnings.
+    """
     kept = None
     try:
         kept = None if exif is None else clean_exif(exif)
     except DAMAGE as error:
         log.warning("%s: its EXIF is damaged and was dropped (%s)", name, type(error).__name__)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    xmp = bounded(xmp, "XMP", name) if isinstance(xmp, bytes | tuple) else None
-    dpi = clean_dpi(dpi) or (None if exif is None else clean_dpi(dpi_of(exif)))
-    return Metadata(bounded(kept, "EXIF", name), None if xmp is None else clean_xmp(xmp), dpi)
+    packet = within_limit(xmp, "XMP", name) if isinstance(xmp, bytes | tuple) else None
+    resolution = clean_dpi(dpi)
+    if resolution is None and exif is not None:
+        resolution = clean_dpi(dpi_of(exif))
+    return Metadata(
+        exif=within_limit(kept, "EXIF", name),
+        xmp=None if packet is None else clean_xmp(packet),
+        dpi=resolution,
+    )
 
 
-def bounded(data: Any, what: str, name: str) -> bytes | None:
-    """The bytes, or None with a warning when they are too many."""
+def within_limit(data: Any, what: str, name: str) -> bytes | None:
+    """Return the bytes, or None, with a warning when they are more than LIMIT."""
     if not data:
         return None
-    found = bytes(data)
-    if len(found) > LIMIT:
-        log.warning("%s: its %s of %d bytes was dropped (limit: %d)", name, what, len(found), LIMIT)
+    content = bytes(data)
+    if len(content) > LIMIT:
+        log.warning("%s: its %s of %d bytes was dropped (limit: %d)", name, what, len(content), LIMIT)
         return None
-    return found
+    return content
 
 
 def clean_exif(exif: Image.Exif) -> bytes | None:
-    """The part of EXIF that stays true of an enlarged picture, as bytes; None when nothing is left."""
+    """Pack the part of EXIF that stays true of an enlarged picture; None when nothing is left."""
     kept = parse_exif(None)
-    # In which comments in UTF-16 are, too.
+    # Comments in UTF-16 are in the same byte order, and stay as they are.
     kept.endian = exif.endian or "<"
     for tag in KEPT_TAGS:
         if tag in exif:
@@ -159,36 +176,44 @@ def clean_exif(exif: Image.Exif) -> bytes | None:
         kept.get_ifd(IFD.Exif).update(photo)
     if places := dict(exif.get_ifd(IFD.GPSInfo)):
         kept.get_ifd(IFD.GPSInfo).update(places)
-    return packed(kept) if len(kept) or photo or places else None
+    return pack_exif(kept) if len(kept) or photo or places else None
 
 
 def clean_xmp(xmp: bytes) -> bytes:
-    """XMP without what it says of orientation, size and thumbnails."""
+    """Return XMP without what it says of orientation, size and thumbnails."""
     xmp = XMP_ATTRIBUTES.sub(b"", xmp)
-    kept, at, unclosed = [], 0, set()
-    while found := XMP_ELEMENT.search(xmp, at):
-        # One expression for an element would look for the end of each that has none, through the whole.
-        name = found[1]
-        end = -1 if name in unclosed else xmp.find(b"</" + name + b">", found.end())
+    kept = []
+    unclosed = set()
+    at = 0
+    while match := XMP_ELEMENT.search(xmp, at):
+        # A pattern of whole elements would search to the packet's end anew for each that is never closed.
+        name = match[1]
+        end = -1 if name in unclosed else xmp.find(b"</" + name + b">", match.end())
         if end < 0:
             unclosed.add(name)
-        kept.append(xmp[at : found.end() if end < 0 else found.start()])
-        at = found.end() if end < 0 else end + len(name) + 3
+            kept.append(xmp[at : match.end()])
+            at = match.end()
+        else:
+            kept.append(xmp[at : match.start()])
+            at = end + len(name) + 3
     return b"".join([*kept, xmp[at:]])
 
 
 def dpi_of(tags: Mapping[int, Any]) -> tuple[Any, Any] | None:
-    """x and y per inch by EXIF's or TIFF's tags, or None."""
+    """Return dots per inch, x and y, by EXIF's or TIFF's tags; None where they or their unit are missing."""
     x, y = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION)
-    # Inch, centimetre; else of no unit.
-    factor = {2: 1, 3: 2.54}.get(tags.get(RESOLUTION_UNIT, 2))
-    return None if x is None or y is None or factor is None else (x * factor, y * factor)
+    factor = {INCH: 1, CENTIMETRE: 2.54}.get(tags.get(RESOLUTION_UNIT, INCH))
+    if x is None or y is None or factor is None:
+        return None
+    return x * factor, y * factor
 
 
 def clean_dpi(dpi: Any) -> tuple[float, float] | None:
-    """Two numbers that make sense, or None."""
+    """Return x and y as numbers, or None unless both are from 1 to 100,000."""
     try:
         x, y = (float(value) for value in dpi)
     except (TypeError, ValueError, ArithmeticError):
         return None
-    return (x, y) if all(math.isfinite(v) and 1 <= v <= 100_000 for v in (x, y)) else None
+    if all(math.isfinite(value) and 1 <= value <= 100_000 for value in (x, y)):
+        return x, y
+    return None

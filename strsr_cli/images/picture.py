@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .metadata import (
-    Metadata,
-)
+from .metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,13 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
 
     def rgb8(self) -> np.ndarray:
-        """(h, w, 3) uint8, without alpha."""
+        """Return the colours as (h, w, 3) uint8, without alpha."""
         color = to_8bit(self.color)
         return np.broadcast_to(color, (*color.shape[:2], 3))
 
 
 def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(h, w[, c]) with 1 to 4 channels -> colour (h, w, 1 or 3) and alpha (h, w, 1) or None."""
+    """Split pixels (h, w[, c]) of 1 to 4 channels into colour (h, w, 1 or 3) and alpha (h, w, 1) or None."""
     if pixels.ndim == 2:
         return pixels[..., None], None
     if pixels.shape[2] in (2, 4):
@@ -42,7 +40,7 @@ def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def to_8bit(pixels: np.ndarray) -> np.ndarray:
-    """uint16 or float to uint8, rounded; uint8 as it is."""
+    """Round uint16, or floats near [0, 1], to uint8; uint8 is returned as it is."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.uint16:
@@ -51,14 +49,14 @@ def to_8bit(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_16bit(pixels: np.ndarray) -> np.ndarray:
-    """Floats near [0, 1] to uint16, rounded; integers as they are."""
+    """Round floats near [0, 1] to uint16; integers are returned as they are."""
     if pixels.dtype != np.float32:
         return pixels
     return np.rint(pixels.clip(0, 1) * np.float64(65_535)).astype(np.uint16)
 
 
 def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Stored pixels, upright. orientation: EXIF's, 1 to 8."""
+    """Turn stored pixels upright. orientation: EXIF's, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -69,7 +67,7 @@ def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def swap_red_blue(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3 or 4) between OpenCV's order and ours, in place: a copy may be gigabytes."""
+    """Change pixels (h, w, 3 or 4) between OpenCV's order and ours, in place: a copy may be gigabytes."""
     for top in range(0, len(pixels), 64):
         rows = pixels[top : top + 64]
         rows[..., [0, 2]] = rows[..., [2, 0]]

@@ -1,4 +1,4 @@
-"""Files -> pixels: read images with their alpha, profile, metadata and bit depth."""
+"""Image files read into pixels, with their alpha, profile, metadata and bit depth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import contextvars
 import logging
 import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
@@ -17,25 +15,25 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from strsr_models.errors import ImageError
+from strsr_models.errors import ImageError, first_line
 
-from .animation import MAX_FRAMES, Animation, count_frames, opened, page_file
+from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page_file
 from .codecs import png as png_files
 from .codecs import tiff as tiff_files
 from .codecs.jpeg import check_scans
 from .codecs.jxl import jxl_size
+from .codecs.pillow_reader import QuietPillow, load_pixels, pixels_of
+from .codecs.pillow_reader import log as pillow_log
 from .formats import HEAD, MAX_PIXELS, READABLE, check_pixels, load_reader, sniff
-from .metadata import DAMAGE, LIMIT, Metadata, bounded, collect, dpi_of, orientation_of, parse_exif
+from .metadata import DAMAGE, LIMIT, Metadata, collect, dpi_of, orientation_of, parse_exif, within_limit
+from .metadata import log as metadata_log
 from .picture import Picture, apply_orientation, split_alpha
 
 log = logging.getLogger(__name__)
 
 
-BAND = 256  # rows that are converted at a time
-
-
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read and decode a whole file; ImageError says why it cannot be."""
+    """Read and decode a whole file; ImageError says why that cannot be done."""
     try:
         _check_length(path, max_pixels)
         with open(path, "rb") as file:
@@ -50,7 +48,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Pictur
 
 
 def frames_of(path: Path) -> int:
-    """How many frames or pages a file has; 1 for a still. ImageError says why that cannot be told."""
+    """Count the frames or pages of a file; 1 for a still. ImageError says why they cannot be counted."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)
@@ -62,9 +60,9 @@ def frames_of(path: Path) -> int:
 
 
 def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture:
-    """One frame of an animation as a viewer shows it, or one page of a TIFF; numbers begin with 1.
+    """Read one frame of an animation as a viewer shows it, or one page of a TIFF; numbers begin with 1.
 
-    Metadata are the file's, or the page's own. ImageError says why it cannot be.
+    Its metadata are the file's, or the page's own. ImageError says why it cannot be read.
     """
     name = f"{path} (frame {number})"
     try:
@@ -73,24 +71,31 @@ def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture
             with _decoding(name):
                 if kind == "TIFF":
                     return _decode_tiff(page_file(file, path, number), name, max_pixels, alone=True)
-                animation = opened(path, kind, max_pixels)
+                animation = open_animation(path, kind, max_pixels)
                 with animation.lock:
-                    if animation.told is None:
-                        animation.told = _facts(animation, str(path))
-                orientation, icc, metadata = animation.told
+                    if animation.facts is None:
+                        animation.facts = _facts_of(animation, str(path))
+                orientation, icc, metadata = animation.facts
                 pixels = animation.frame(number)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    return _picture(pixels, orientation, icc, kind, metadata, name)
+    return _picture(
+        pixels,
+        orientation=orientation,
+        icc=icc,
+        kind=kind,
+        metadata=metadata,
+        name=name,
+    )
 
 
-def _facts(animation: Animation, name: str) -> tuple[int, object, Metadata]:
-    """Orientation, profile and metadata of an animation as a whole."""
+def _facts_of(animation: Animation, name: str) -> tuple[int, object, Metadata]:
+    """Return the orientation, profile and metadata of an animation as a whole."""
     if animation.kind == "PNG":
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
         exif = _exif(png.exif)
         return orientation_of(exif, png.xmp), png.icc, collect(exif, png.xmp, png.dpi, name)
-    if animation.cut:
+    if animation.lacks_end_mark:
         log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
         metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
@@ -98,6 +103,7 @@ def _facts(animation: Animation, name: str) -> tuple[int, object, Metadata]:
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    """Decode an open file by what its first bytes say that it is."""
     kind = _known_kind(file.read(HEAD), name)
     file.seek(0)
     with _decoding(name):
@@ -109,7 +115,7 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS, frame: int | None = None) -> tuple[int, int]:
-    """(height, width) of an upright image, from its header; ImageError says why there is none.
+    """Return (height, width) of an upright image, from its header; ImageError says why there is none.
 
     frame: its number, where the image is one of several in the file.
     """
@@ -128,11 +134,12 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS, frame: int | None = None
 
 @lru_cache(maxsize=8)
 def _size_of_all(path: Path, max_pixels: int, size: int, mtime_ns: int) -> tuple[int, int]:
-    """That of all frames of an animation in that state, which is not to be opened for each of them."""
+    """Return (height, width) of all frames of an animation in that state, which is opened once for all."""
     return _read_size(path, max_pixels, None)
 
 
 def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]:
+    """Return (height, width) of a file, or of one page of a TIFF, upright."""
     name = str(path) if page is None else f"{path} (frame {page})"
     try:
         with open(path, "rb") as file:
@@ -143,13 +150,11 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
                     width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
                     orientation = orientation_of(_exif(raw), xmp)
                 elif kind == "TIFF":
-                    tags = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
-                    (height, width), orientation = tags.size, tags.number(274, 1)
+                    directory = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
+                    height, width = directory.size
+                    orientation = directory.number(274, 1)
                 else:
-                    # Which is decoded when it is opened.
-                    if kind == "JXL":
-                        check_pixels(*jxl_size(file), max_pixels, name)
-                        file.seek(0)
+                    _check_jxl(file, kind, max_pixels, name)
                     with Image.open(file, formats=(kind,)) as image:
                         width, height = image.size
                         orientation = _orientation(image, kind)
@@ -164,7 +169,7 @@ _SILENT = contextvars.ContextVar("silent", default=False)
 
 @contextlib.contextmanager
 def without_remarks(silent: bool) -> Iterator[None]:
-    """Whether what reading an image would warn of has been said before; of this thread alone."""
+    """Read images without warnings, in this thread alone. silent: whether they have been said before."""
     before = _SILENT.set(silent)
     try:
         yield
@@ -172,18 +177,21 @@ def without_remarks(silent: bool) -> Iterator[None]:
         _SILENT.reset(before)
 
 
-for _logger in (log, logging.getLogger("strsr_cli.metadata")):
+# The loggers of all that reads: a picture that is read twice is warned of once.
+for _logger in (log, metadata_log, pillow_log):
     _logger.addFilter(lambda record: not _SILENT.get())
 
 
 def _check_length(path: Path, max_pixels: int) -> None:
     """Raise ImageError for a file with more bytes than so many pixels can ask for: 16 each, and some."""
-    size, most = path.stat().st_size, 16 * max_pixels + 2**28
+    size = path.stat().st_size
+    most = 16 * max_pixels + 2**28
     if size > most:
         raise ImageError(f"{path}: {size} bytes are more than --max-pixels {max_pixels} allows ({most})")
 
 
 def _known_kind(head: bytes, name: str) -> str:
+    """Name the format that a file's first bytes are of; ImageError when it is none that can be read."""
     if not head:
         raise ImageError(f"{name}: the file is empty")
     kind = sniff(head)
@@ -195,7 +203,7 @@ def _known_kind(head: bytes, name: str) -> str:
 
 @contextlib.contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Whatever a decoder raises becomes an ImageError; Pillow's limit gives way to --max-pixels."""
+    """Turn whatever a decoder raises into an ImageError; Pillow's limit gives way to --max-pixels."""
     try:
         with _PILLOW:
             yield
@@ -203,39 +211,17 @@ def _decoding(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Decoders of damaged files raise anything, struct.error and KeyError too.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if reason.startswith("cannot identify image file"):
             reason = "damaged or truncated"
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error
 
 
-class _QuietPillow:
-    """Pillow without its limit and its warnings, while any thread is inside: both are the process's own."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-                self._warnings = warnings.catch_warnings()
-                self._warnings.__enter__()
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                Image.MAX_IMAGE_PIXELS = self._limit
-                self._warnings.__exit__(None, None, None)
-
-
-_PILLOW = _QuietPillow()
+_PILLOW = QuietPillow()
 
 
 def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    """Decode a PNG file: its still image, and the metadata that are sound."""
     png = png_files.parse_png(file.read(), LIMIT)
     check_pixels(png.height, png.width, max_pixels, name)
     if png.animated:
@@ -245,16 +231,23 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     if png.depth == 16:
         pixels = png_files.read_deep_png(png)
     else:
-        pixels, _ = _loaded(BytesIO(png.still), "PNG")
+        pixels, _ = load_pixels(BytesIO(png.still), "PNG")
     exif = _exif(png.exif)
     if exif is None and png.exif:
         log.warning("%s: its EXIF is damaged and was dropped", name)
     metadata = collect(exif, png.xmp, png.dpi, name)
-    return _picture(pixels, orientation_of(exif, png.xmp), png.icc, "PNG", metadata, name)
+    return _picture(
+        pixels,
+        orientation=orientation_of(exif, png.xmp),
+        icc=png.icc,
+        kind="PNG",
+        metadata=metadata,
+        name=name,
+    )
 
 
 def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False) -> Picture:
-    """alone: whether other pages of the file are no matter."""
+    """Decode the first page of a TIFF. alone: whether other pages of the file are no matter."""
     page = tiff_files.read_tiff_page(file)
     check_pixels(*page.size, max_pixels, name)
     if not alone and (pages := len(tiff_files.page_offsets(file, MAX_FRAMES))) > 1:
@@ -262,62 +255,83 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     icc = page.tags.get(tiff_files.ICC_TAG)
     file.seek(0)
     if page.deep:
-        data = tiff_files.page_alone(page, file) if alone else file.read()
+        data = tiff_files.extract_page(page, file) if alone else file.read()
         pixels = tiff_files.read_deep_tiff(page, data)
     else:
-        # Upright.
-        pixels, mode = _loaded(file, "TIFF")
+        pixels, mode = load_pixels(file, "TIFF")
         icc = None if mode == "CMYK" else icc
     metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
-    return _picture(pixels, 1, icc, "TIFF", metadata, name)
-
-
-def _loaded(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
-    """Pixels by Pillow, and the mode that they had; its own copy of them is gone then."""
-    with Image.open(file, formats=(kind,)) as image:
-        image.load()
-        return _pixels(image), image.mode
+    # Both readers of TIFF have turned the pixels upright.
+    return _picture(
+        pixels,
+        orientation=1,
+        icc=icc,
+        kind="TIFF",
+        metadata=metadata,
+        name=name,
+    )
 
 
 def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
+    """Decode a file of any format that Pillow alone reads."""
     if kind == "JPEG":
         check_scans(file.read())
         file.seek(0)
-    # Which is decoded when it is opened.
-    if kind == "JXL":
-        check_pixels(*jxl_size(file), max_pixels, name)
-        file.seek(0)
+    _check_jxl(file, kind, max_pixels, name)
     with Image.open(file, formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, name)
         frames = getattr(image, "n_frames", 1)
-        # A camera's, whose other frames are previews.
+        # MPO is a camera's JPEG, whose other frames are previews.
         if frames > 1 and image.format != "MPO":
             _warn_of_frames(name, frames)
         image.load()
-        exif, orientation = _exif_of(image), _orientation(image, kind)
+        exif = _exif_of(image)
+        orientation = _orientation(image, kind)
         if exif is None:
             log.warning("%s: its EXIF is damaged and was dropped", name)
         metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-        pixels = _pixels(image)
-    # Before they are turned, which takes a copy.
+        pixels = pixels_of(image)
+    # Pillow's copy of the pixels goes before they are turned, which takes another.
     del image
-    return _picture(pixels, orientation, icc, kind, metadata, name)
+    return _picture(
+        pixels,
+        orientation=orientation,
+        icc=icc,
+        kind=kind,
+        metadata=metadata,
+        name=name,
+    )
+
+
+def _check_jxl(file: BinaryIO, kind: str, max_pixels: int, name: str) -> None:
+    """Check the size of a JPEG XL by its header: opening it with Pillow decodes it. Other formats pass."""
+    if kind == "JXL":
+        check_pixels(*jxl_size(file), max_pixels, name)
+        file.seek(0)
 
 
 def _warn_of_frames(name: str, count: int | str) -> None:
+    """Warn of a file with more frames or pages than the one that is read."""
     log.warning("%s: has %s frames, only the first is used", name, count)
 
 
 def _picture(
     pixels: np.ndarray, orientation: int, icc: object, kind: str, metadata: Metadata, name: str
 ) -> Picture:
+    """Make a Picture of stored pixels (h, w[, c]), turned upright; too large a profile is dropped."""
     color, alpha = split_alpha(apply_orientation(pixels, orientation))
-    return Picture(color, alpha, bounded(icc, "ICC profile", name), kind, metadata)
+    return Picture(
+        color,
+        alpha,
+        icc=within_limit(icc, "ICC profile", name),
+        format=kind,
+        metadata=metadata,
+    )
 
 
 def _exif(data: bytes | None) -> Image.Exif | None:
-    """EXIF of a PNG, None where it is missing or damaged beyond its first directory."""
+    """Parse the EXIF of a PNG; None where it is missing or damaged beyond its first directory."""
     try:
         return None if data is None else parse_exif(data)
     except DAMAGE:
@@ -325,10 +339,11 @@ def _exif(data: bytes | None) -> Image.Exif | None:
 
 
 def _exif_of(image: Image.Image) -> Image.Exif | None:
+    """Return the EXIF of an image that Pillow has opened; None where it is damaged."""
     try:
         exif = image.getexif()
         if not exif and (data := image.info.get("exif")):
-            # Pillow may have met the damage before, which it tells of but once.
+            # Pillow may have met the damage before, and it raises only the first time.
             parse_exif(data)
         return exif
     except DAMAGE:
@@ -336,56 +351,11 @@ def _exif_of(image: Image.Image) -> Image.Exif | None:
 
 
 def _orientation(image: Image.Image, kind: str) -> int:
-    """What is left to turn: the readers of HEIC and JPEG XL turn images themselves."""
+    """Return the orientation that is left to apply: readers of HEIC and JPEG XL turn images themselves."""
     if kind == "HEIF" or (kind == "JXL" and not getattr(image, "jpeg", False)):
         return 1
     # Pillow looks into XMP itself.
     return orientation_of(_exif_of(image), None)
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """(h, w[, c]) with channels gray, gray-alpha, RGB or RGBA, of a loaded image."""
-    if image.mode in ("F", "I;16"):
-        return np.asarray(image)
-    if image.mode == "I":
-        raise ValueError("pixels of 32-bit integers; save it with 8 or 16 bits, or as 32-bit floats")
-    if image.mode == "CMYK":
-        image = _from_cmyk(image)
-    has_alpha = image.has_transparency_data
-    gray = image.mode in ("1", "L", "LA", "La")
-    pixels = _converted(image, ("LA" if gray else "RGBA") if has_alpha else "L" if gray else "RGB")
-    if image.mode in ("P", "PA") and all(
-        (rows[..., :3] == rows[..., :1]).all() for rows in np.array_split(pixels, len(pixels) // BAND + 1)
-    ):
-        # A palette of grays.
-        return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]
-    return pixels
-
-
-def _converted(image: Image.Image, mode: str) -> np.ndarray:
-    """Pixels in another mode, some rows at a time: Pillow and numpy would each make a copy of the whole."""
-    shape = (image.height, image.width, len(mode))[: 2 if mode == "L" else 3]
-    pixels = np.empty(shape, np.uint8)
-    for top in range(0, image.height, BAND):
-        bottom = min(top + BAND, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert(mode))
-    return pixels
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """sRGB by the inks' profile; without one, by Pillow's plain arithmetic."""
-    from PIL import ImageCms
-
-    if icc := image.info.get("icc_profile"):
-        try:
-            srgb = ImageCms.createProfile("sRGB")
-            inks = ImageCms.ImageCmsProfile(BytesIO(icc))
-            faithful = ImageCms.Intent.RELATIVE_COLORIMETRIC
-            if found := ImageCms.profileToProfile(image, inks, srgb, faithful, outputMode="RGB"):
-                return found
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            log.debug("profile of inks not used: %s", error)
-    return image.convert("RGB")
 
 
 def is_whole_image(path: Path) -> bool:
@@ -395,6 +365,6 @@ def is_whole_image(path: Path) -> bool:
     except ImageError:
         return False
     except MemoryError:
-        # Its beginning was an image.
+        # The file was an image as far as it was read.
         return True
     return True

@@ -28,43 +28,49 @@ class RowLayout:
     metadata: Metadata = field(default_factory=Metadata)
 
     def __post_init__(self) -> None:
-        # For those who say np.uint8.
+        # Callers may say np.uint8, which is no dtype yet.
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
 
     @property
     def row_bytes(self) -> int:
+        """The number of bytes of one row."""
         return self.width * self.channels * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
+        """The number of bytes of all rows."""
         return self.height * self.row_bytes
 
     @property
     def strip_rows(self) -> int:
-        """Rows of about STRIP bytes; at least one."""
+        """The number of rows that make about STRIP bytes; at least one."""
         return max(1, min(self.height, STRIP // self.row_bytes))
 
 
 def restrip(bands: Iterable[np.ndarray], layout: RowLayout, rows: int) -> Iterator[np.ndarray]:
-    """Bands (n, width, channels) of any heights -> strips of `rows` rows each; the last may be shorter.
+    """Gather bands (n, width, channels) of any heights into strips of `rows` rows; the last may be shorter.
 
-    A strip is valid until the next one is asked for. ValueError unless their rows are the sheet's in all.
+    A strip is valid until the next one is asked for. Raises ValueError unless the bands have as many rows
+    in all as the layout.
     """
-    strip, filled, total = np.empty((rows, layout.width, layout.channels), layout.dtype), 0, 0
+    strip = np.empty((rows, layout.width, layout.channels), layout.dtype)
+    filled = 0
+    total = 0
     for band in bands:
         total += len(band)
         if total > layout.height:
             raise ValueError(f"bands of {total} rows or more for a picture of {layout.height}")
         at = 0
         while at < len(band):
-            # Nothing to gather.
+            # A whole strip lies in the band: nothing has to be gathered.
             if filled == 0 and len(band) - at >= rows:
                 yield np.ascontiguousarray(band[at : at + rows])
                 at += rows
                 continue
             taken = min(rows - filled, len(band) - at)
             strip[filled : filled + taken] = band[at : at + taken]
-            filled, at = filled + taken, at + taken
+            filled += taken
+            at += taken
             if filled == rows:
                 yield strip
                 filled = 0

@@ -1,4 +1,4 @@
-"""Pixels -> files, row by row: what a format cannot hold is brought to what it can, strip by strip."""
+"""Pixels written into files by rows; what a format cannot hold is brought to what it can, strip by strip."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How outputs are encoded.
+    """The settings by which outputs are encoded.
 
     quality: 1 to 100, of JPEG and AVIF (both always 4:4:4) and WebP. png_compression: 0, none; 1, fast;
-    2 to 5, smaller and slower by far (docs/encoding.md).
+    2 to 5, smaller and slower by far (docs/using/encoding.md).
     """
 
     quality: int = QUALITY
@@ -39,10 +39,10 @@ class EncodeSettings:
 def write_image(
     file: BinaryIO, kind: str, layout: RowLayout, bands: Iterable[np.ndarray], settings: EncodeSettings
 ) -> None:
-    """Write a picture of format `kind`, a key of OUTPUT_FORMATS, into an empty file that can be read too, and seek.
+    """Write a picture into an empty file that can also be read, and can seek. kind: a key of OUTPUT_FORMATS.
 
-    bands: (n, width, channels) of any heights from the top, whose rows are the sheet's in all; taken one
-    at a time, as they are needed, and cut anew: the file's bytes do not depend on how they were cut.
+    bands: (n, width, channels) of any heights from the top, with as many rows in all as the layout; taken
+    one at a time, as they are needed, and cut anew: the file's bytes do not depend on how they were cut.
     What the format cannot hold is brought to what it can: floats to 16 bits, 16 bits to 8, transparency
     onto white. WebP and AVIF gather the whole picture; the others hold some 50 MB at most. Threads may
     write at the same time.
@@ -53,39 +53,48 @@ def write_image(
     check_fits(kind, layout.height, layout.width)
     if kind == "bmp" and layout.metadata.software is not None:
         _warn_of_bmp()
-    made = _held(form, layout)
-    bands = _brought(_checked(_marked(bands), layout), made)
+    held = _layout_held(form, layout)
+    bands = _convert(_check(_mark_errors(bands), layout), held)
     try:
         if kind == "png":
-            write_png(file, made, bands, settings.png_compression)
+            write_png(file, held, bands, settings.png_compression)
         elif kind == "tif":
-            write_tiff(file, made, bands)
+            write_tiff(file, held, bands)
         elif kind == "jpg":
-            write_jpeg(file, made, bands, settings.quality)
+            write_jpeg(file, held, bands, settings.quality)
         elif kind == "bmp":
-            write_bmp(file, made, bands)
+            write_bmp(file, held, bands)
         else:
-            write_whole(file, made, bands, form.pillow, settings.quality)
+            write_whole(file, held, bands, form.pillow, settings.quality)
     except _BandsError as error:
         raise error.reason from error.reason.__cause__
     except (OSError, ValueError, RuntimeError, SystemError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            # Of the file; encoders' own have no number.
+            # An error with a number is the file's; encoders' own have none.
             raise
         raise ImageError(f"cannot be encoded as {form.pillow}: {error}") from error
 
 
 def encode_image(picture: Picture, kind: str, settings: EncodeSettings) -> bytes:
-    """`write_image` of a whole picture in memory."""
+    """Encode a whole picture in memory, by `write_image`."""
     height, width, channels = picture.color.shape
-    channels += picture.alpha is not None
-    layout = RowLayout(height, width, channels, picture.color.dtype, picture.icc, picture.metadata)
+    if picture.alpha is not None:
+        channels += 1
+    layout = RowLayout(
+        height,
+        width,
+        channels,
+        dtype=picture.color.dtype,
+        icc=picture.icc,
+        metadata=picture.metadata,
+    )
     buffer = BytesIO()
     write_image(buffer, kind, layout, _bands(picture, layout.strip_rows), settings)
     return buffer.getvalue()
 
 
 def _bands(picture: Picture, rows: int) -> Iterator[np.ndarray]:
+    """Cut a picture into bands of that many rows, alpha as the last channel."""
     for top in range(0, len(picture.color), rows):
         color = picture.color[top : top + rows]
         if picture.alpha is None:
@@ -95,22 +104,23 @@ def _bands(picture: Picture, rows: int) -> Iterator[np.ndarray]:
 
 
 class _BandsError(Exception):
-    """An error of the bands' own, which is not the encoder's."""
+    """An error that the bands raised, and not the encoder."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
 
-def _marked(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _mark_errors(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pass bands on; whatever they raise becomes a _BandsError."""
     try:
         yield from bands
     except Exception as error:
         raise _BandsError(error) from error
 
 
-def _checked(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
-    """The bands, of the shape and type that the sheet says; ValueError for others."""
+def _check(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
+    """Pass bands on; ValueError for one that is not of the layout's shape and type."""
     for band in bands:
         if band.shape[1:] != (layout.width, layout.channels) or band.dtype != layout.dtype:
             size = (layout.height, layout.width, layout.channels)
@@ -118,9 +128,11 @@ def _checked(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndar
         yield band
 
 
-def _held(form: OutputFormat, layout: RowLayout) -> RowLayout:
-    """The sheet that the format can hold of this one."""
-    channels = layout.channels if form.alpha else layout.channels - (layout.channels in (2, 4))
+def _layout_held(form: OutputFormat, layout: RowLayout) -> RowLayout:
+    """Return the layout with only such channels and values as the format can hold."""
+    channels = layout.channels
+    if not form.alpha and channels in (2, 4):
+        channels -= 1
     dtype = layout.dtype
     if not form.deep:
         dtype = np.dtype(np.uint8)
@@ -129,8 +141,8 @@ def _held(form: OutputFormat, layout: RowLayout) -> RowLayout:
     return replace(layout, channels=channels, dtype=dtype)
 
 
-def _brought(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
-    """Bands as the sheet has them, a few rows at a time where they have to be changed."""
+def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
+    """Bring bands to the layout's channels and type, a few rows at a time where they have to be changed."""
     for band in bands:
         if band.shape[2:] == (layout.channels,) and band.dtype == layout.dtype:
             yield band
@@ -138,13 +150,14 @@ def _brought(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndar
         for top in range(0, len(band), layout.strip_rows):
             pixels = band[top : top + layout.strip_rows]
             if pixels.shape[2] == layout.channels + 1:
-                pixels = _onto_white(pixels[..., :-1], pixels[..., -1:])
+                pixels = _put_on_white(pixels[..., :-1], pixels[..., -1:])
             if pixels.dtype != layout.dtype:
                 pixels = to_8bit(pixels) if layout.dtype == np.uint8 else to_16bit(pixels)
             yield pixels
 
 
-def _onto_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def _put_on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Lay colours (n, w, c) with their alpha (n, w, 1) onto white."""
     top = 1 if color.dtype == np.float32 else np.iinfo(color.dtype).max
     opaque = alpha.astype(np.float32) / top
     mixed = color * opaque + top * (1 - opaque)
@@ -153,4 +166,5 @@ def _onto_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _warn_of_bmp() -> None:
+    """Warn once that BMP files cannot say what made them."""
     log.warning("BMP has no place for --provenance: its files do not say what made them")

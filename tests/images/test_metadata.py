@@ -21,7 +21,7 @@ from typer.testing import Result
 
 from strsr_cli.images.metadata import LIMIT, Metadata
 from strsr_cli.images.picture import Picture
-from strsr_cli.images.read import decode_image, read_image, read_size
+from strsr_cli.images.read import decode_image, read_image, read_size, without_remarks
 from strsr_cli.images.write import EncodeSettings, encode_image
 
 from ..helpers.image_files import ADOBE_RGB, DISPLAY_P3, XMP, camera_exif, matrix_profile
@@ -265,6 +265,24 @@ def test_damaged_exif_costs_the_exif_alone(caplog: pytest.LogCaptureFixture) -> 
     assert whole in data
     assert exif
     np.testing.assert_array_equal(decode_image(broken, "x").color, PIXELS)
+
+
+def test_damaged_exif_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = with_metadata("png")
+    whole = blocks(data, "png")["exif"]
+    damaged = bytearray(whole)
+    # The first tag's value, a text, is said to be of doubles.
+    struct.pack_into("<H" if whole[:2] == b"II" else ">H", damaged, 12, 12)
+    path = tmp_path / "x.png"
+    path.write_bytes(data.replace(whole, damaged))
+    with without_remarks(False):
+        assert read_image(path).metadata.exif is None
+    assert [record.name for record in caplog.records] == ["strsr_cli.images.metadata"]
+    assert "its EXIF is damaged and was dropped" in caplog.text
+    caplog.clear()
+    with without_remarks(True):
+        read_image(path)
+    assert not caplog.records
 
 
 def test_exif_that_jpeg_cannot_hold_is_dropped(caplog: pytest.LogCaptureFixture) -> None:

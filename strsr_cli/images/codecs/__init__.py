@@ -1,1 +1,1 @@
-"""One format a file."""
+"""The file formats, one in each file."""

@@ -10,10 +10,10 @@ from typing import BinaryIO
 import numpy as np
 
 from ..rows import RowLayout, restrip
-from .pillow_writer import pillow_metadata, saved_by_pillow
+from .pillow_writer import pillow_metadata, save_with_pillow
 
 MOST_SCANS = 100  # progressive files have about ten
-MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])")  # not those that stand within pixels
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])")  # markers but for those that stand within pixels
 JPEG_STRIP = 2**23  # bytes of pixels that libjpeg is given at a time
 RESTART_ROWS = 64  # eight rows of JPEG's blocks, after which its restart markers count from 0 again
 RST7, EOI = b"\xff\xd7", b"\xff\xd9"
@@ -23,31 +23,40 @@ START_OF_FRAME, START_OF_SCAN, END_OF_IMAGE = 0xC0, 0xDA, 0xD9
 
 def check_scans(data: bytes) -> None:
     """Raise ValueError for a JPEG file of more than MOST_SCANS scans."""
-    at, scans = 2, 0
-    while (found := MARKER.search(data, at)) and found[1][0] != END_OF_IMAGE:
-        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-        scans += found[1][0] == START_OF_SCAN
+    at = 2
+    scans = 0
+    while match := MARKER.search(data, at):
+        kind = match[1][0]
+        if kind == END_OF_IMAGE:
+            break
+        body = match.end()
+        at = body + max(2, int.from_bytes(data[body : body + 2], "big"))
+        if kind == START_OF_SCAN:
+            scans += 1
         if scans > MOST_SCANS:
             raise ValueError(f"damaged: more than {MOST_SCANS} scans")
 
 
 def write_jpeg(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray], quality: int) -> None:
-    """Strips encoded one by one, and joined at restart markers: the coefficients are those of the whole.
+    """Encode strips one by one, and join them at restart markers: the coefficients are those of the whole.
 
-    By OpenCV, which lets other threads work meanwhile; Pillow, whose bytes are the same, writes metadata.
+    OpenCV encodes, as it lets other threads work meanwhile; Pillow, with the same bytes, writes metadata.
     """
     rows = RESTART_ROWS * max(1, JPEG_STRIP // (RESTART_ROWS * layout.row_bytes))
     joined = layout.height > rows
-    file.write(_jpeg_head(layout))
+    file.write(_head(layout))
     for n, strip in enumerate(restrip(bands, layout, min(rows, layout.height))):
-        tables, scan = _jpeg_parts(_jpeg(strip, quality, joined), layout.height)
+        tables, scan = _split(_encode(strip, quality, joined), layout.height)
         file.write(tables if n == 0 else RST7)
         file.write(scan)
     file.write(EOI)
 
 
-def _jpeg(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
-    """(h, w, 1 or 3) with full chroma and the standard's Huffman tables; a restart marker per row of blocks."""
+def _encode(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
+    """Encode pixels (h, w, 1 or 3) with full chroma and the standard's Huffman tables.
+
+    restarts: whether a restart marker follows each row of blocks.
+    """
     import cv2
 
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
@@ -56,28 +65,28 @@ def _jpeg(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
         options += [cv2.IMWRITE_JPEG_RST_INTERVAL, -(-strip.shape[1] // 8)]
     pixels = strip if strip.shape[2] == 1 else cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
     try:
-        made, data = cv2.imencode(".jpg", pixels, options)
+        success, data = cv2.imencode(".jpg", pixels, options)
     except cv2.error as error:
         raise ValueError(f"OpenCV: {error.err}") from error
-    if not made:
+    if not success:
         raise ValueError("OpenCV gives no reason")
     return bytes(data)
 
 
-def _jpeg_head(layout: RowLayout) -> bytes:
-    """A JPEG file up to its tables: JFIF, EXIF, XMP and profile."""
-    data = saved_by_pillow(
-        np.zeros((8, 8, layout.channels), np.uint8), "JPEG", **pillow_metadata(layout, "JPEG")
-    )
+def _head(layout: RowLayout) -> bytes:
+    """Return the beginning of a JPEG file, up to its tables: JFIF, EXIF, XMP and profile."""
+    pixels = np.zeros((8, 8, layout.channels), np.uint8)
+    data = save_with_pillow(pixels, "JPEG", **pillow_metadata(layout, "JPEG"))
     at = 2
     while data[at + 1] in APPLICATION:
         at = _next_segment(data, at)
     return data[:at]
 
 
-def _jpeg_parts(data: bytes, height: int) -> tuple[bytes, memoryview]:
-    """From the tables up to the entropy-coded data, made to say that there are `height` rows; and that data."""
-    at, start, size = 2, 2, 0
+def _split(data: bytes, height: int) -> tuple[bytes, memoryview]:
+    """Split a JPEG file into its tables, changed to say `height` rows, and its entropy-coded data."""
+    at = start = 2
+    size = 0
     while data[at + 1] != START_OF_SCAN:
         if data[at + 1] in APPLICATION:
             start = _next_segment(data, at)
@@ -91,4 +100,5 @@ def _jpeg_parts(data: bytes, height: int) -> tuple[bytes, memoryview]:
 
 
 def _next_segment(data: bytes, at: int) -> int:
+    """Return where the segment after the one at `at` begins."""
     return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -1,4 +1,4 @@
-"""WebP, AVIF and BMP, of 8 bits: BMP by strips, the others whole; and metadata as Pillow takes it."""
+"""WebP, AVIF and BMP of 8 bits, written by strips (BMP) or whole; and metadata as Pillow takes it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..metadata import packed, parse_exif
+from ..metadata import pack_exif, parse_exif
 from ..rows import RowLayout, restrip
 from .png import METRE
 
 log = logging.getLogger(__name__)
 
-
 JPEG_SEGMENT = {"EXIF": 65_527, "XMP": 65_504}  # bytes that one of JPEG's segments can hold
-BMP_STRIP = 2**20
+BMP_STRIP = 2**20  # bytes of pixels that are written at a time
 
 
 def write_whole(
     file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray], form: str, quality: int
 ) -> None:
-    """WebP and AVIF, whose encoders want the whole picture; their largest is 268 million px."""
+    """Write WebP or AVIF, whose encoders want the whole picture; their largest is 268 million px."""
     pixels = np.empty((layout.height, layout.width, layout.channels), layout.dtype)
     top = 0
     for strip in restrip(bands, layout, layout.strip_rows):
         pixels[top : top + len(strip)] = strip
         top += len(strip)
-    file.write(saved_by_pillow(pixels, form, quality=quality, **pillow_metadata(layout, form)))
+    file.write(save_with_pillow(pixels, form, quality=quality, **pillow_metadata(layout, form)))
 
 
 def write_bmp(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) -> None:
-    """Gray as a palette of 256, or BGR; rows from the bottom up, each put where it belongs."""
+    """Write BMP, gray as a palette of 256 or BGR; rows lie from the bottom up, each put where it belongs."""
     gray = layout.channels == 1
     stride = -(-layout.row_bytes // 4) * 4
     palette = np.repeat(np.arange(256, dtype=np.uint8), 4).reshape(256, 4) * np.array([1, 1, 1, 0], np.uint8)
     colors = 256 if gray else 0
-    start, size = 54 + 4 * colors, stride * layout.height
+    start = 54 + 4 * colors
+    size = stride * layout.height
     if start + size >= 2**32:
         raise ValueError("more than 4 GB")
     x, y = (round(value / METRE) for value in layout.metadata.dpi or (96, 96))
@@ -61,16 +61,18 @@ def write_bmp(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) ->
 
 
 def pillow_metadata(layout: RowLayout, form: str) -> dict[str, Any]:
-    """As Pillow takes it."""
+    """Return a layout's metadata as Pillow's options for saving in the format that it calls `form`."""
     meta = layout.metadata
     if form in ("WEBP", "AVIF") and meta.dpi is not None:
-        # There is no other place for it.
-        meta = replace(meta, exif=meta.exif or packed(parse_exif(None)))
+        # These formats have no other place for a resolution than EXIF.
+        meta = replace(meta, exif=meta.exif or pack_exif(parse_exif(None)))
     # AVIF has a box for orientation; Pillow would take the tag out, and write the rest anew, less well.
-    exif, xmp = meta.exif_of(layout.height, layout.width, orientation=form != "AVIF"), meta.xmp
+    exif = meta.exif_of(layout.height, layout.width, orientation=form != "AVIF")
+    xmp = meta.xmp
     options: dict[str, Any] = {"icc_profile": layout.icc}
     if form == "JPEG":
-        exif, xmp = _fitting(exif, "EXIF"), _fitting(xmp, "XMP")
+        exif = _fit_segment(exif, "EXIF")
+        xmp = _fit_segment(xmp, "XMP")
     if exif is not None:
         # JPEG's segment begins with these letters; the other formats hold EXIF without them.
         options["exif"] = b"Exif\0\0" + exif if form == "JPEG" else exif
@@ -81,15 +83,16 @@ def pillow_metadata(layout: RowLayout, form: str) -> dict[str, Any]:
     return options
 
 
-def _fitting(data: bytes | None, what: str) -> bytes | None:
+def _fit_segment(data: bytes | None, what: str) -> bytes | None:
+    """Return metadata that one of JPEG's segments can hold; others are dropped with a warning."""
     if data is not None and len(data) > JPEG_SEGMENT[what]:
         log.warning("%s of %d bytes is more than JPEG can hold: dropped", what, len(data))
         return None
     return data
 
 
-def saved_by_pillow(pixels: np.ndarray, form: str, **options: Any) -> bytes:
-    """(h, w, 1 to 4) uint8 in the format that Pillow calls `form`."""
+def save_with_pillow(pixels: np.ndarray, form: str, **options: Any) -> bytes:
+    """Encode pixels (h, w, 1 to 4) uint8 in the format that Pillow calls `form`."""
     if form == "WEBP":
         options["exact"] = True
     elif form == "AVIF":

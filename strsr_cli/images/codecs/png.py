@@ -1,4 +1,4 @@
-"""PNG read by its chunks: metadata in bounds, the 16-bit pixels that Pillow would cut to 8, and the frames of APNG."""
+"""PNG read by its chunks: bounded metadata, the 16-bit pixels that Pillow cuts to 8, and APNG's frames."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from ..picture import swap_red_blue
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GRAY, RGB, GRAY_ALPHA = 0, 2, 4  # colour types
+GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6  # colour types
 XMP_KEYWORD = b"XML:com.adobe.xmp"
-METRE = 0.0254  # of an inch
+METRE = 0.0254  # metres in an inch
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
@@ -41,40 +41,44 @@ class PngFile:
 
 
 def parse_png(data: bytes, limit: int, whole: bool = True) -> PngFile:
-    """All chunks of a file. limit: bytes of a piece of metadata. ValueError: damaged or cut.
+    """Read all chunks of a file. Raises ValueError for damaged or cut files.
 
-    whole: whether it must be; otherwise what comes before the damage is told.
+    limit: bytes of a piece of metadata; larger ones are dropped.
+    whole: whether the file must be whole; otherwise the chunks before the damage are read.
     """
-    found, parts = PngFile(), [memoryview(SIGNATURE)]
+    png = PngFile()
+    parts = [memoryview(SIGNATURE)]
     try:
-        _take_chunks(data, limit, found, parts)
+        _take_chunks(data, limit, png, parts)
     except ValueError:
         if whole:
             raise
-    found.still = b"".join(parts)
-    return found
+    png.still = b"".join(parts)
+    return png
 
 
-def _take_chunks(data: bytes, limit: int, found: PngFile, parts: list[memoryview]) -> None:
+def _take_chunks(data: bytes, limit: int, png: PngFile, parts: list[memoryview]) -> None:
+    """Set what the chunks of a file say in `png`, and gather those that its pixels need in `parts`."""
     for number, (kind, body, whole) in enumerate(_chunks(data)):
-        # Of two, what is checked need not be what is decoded.
+        # With two headers, the one that is checked need not be the one that is decoded.
         if (kind == b"IHDR") != (number == 0):
             raise ValueError("damaged: its header is missing or there twice")
         if kind == b"IHDR":
-            found.width, found.height, found.depth, found.color_type = struct.unpack(">IIBB", body[:10])
+            png.width, png.height, png.depth, png.color_type = struct.unpack(">IIBB", body[:10])
         elif kind == b"acTL":
-            found.animated = int.from_bytes(body[:4], "big") > 1
+            png.animated = int.from_bytes(body[:4], "big") > 1
         elif kind == b"tRNS":
-            found.key = bytes(body)
+            png.key = bytes(body)
         elif kind not in NEEDED:
-            _take_metadata(found, kind, bytes(body), limit)
+            _take_metadata(png, kind, bytes(body), limit)
         if kind in NEEDED:
             parts.append(whole)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """(type, body, all of it) up to the end; those that pixels depend on are checked."""
-    view, position = memoryview(data), len(SIGNATURE)
+    """Give (type, body, whole chunk) of all chunks up to the end; those that pixels depend on are checked."""
+    view = memoryview(data)
+    position = len(SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         body = view[position + 8 : position + 8 + length]
@@ -90,27 +94,28 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
     raise ValueError("the file is truncated")
 
 
-def _take_metadata(found: PngFile, kind: bytes, body: bytes, limit: int) -> None:
+def _take_metadata(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
+    """Set what a chunk of metadata says in `png`."""
     if kind == b"iCCP":
-        found.icc = _inflate(body.partition(b"\0")[2][1:], limit)
-        if found.icc is None:
-            found.dropped.append("ICC profile")
+        png.icc = _inflate(body.partition(b"\0")[2][1:], limit)
+        if png.icc is None:
+            png.dropped.append("ICC profile")
     elif kind == b"eXIf":
-        found.exif = body
+        png.exif = body
     elif kind == b"pHYs" and len(body) == 9 and body[8] == 1:
         x, y = struct.unpack(">II", body[:8])
-        found.dpi = (x * METRE, y * METRE)
+        png.dpi = (x * METRE, y * METRE)
     elif kind == b"iTXt" and body.startswith(XMP_KEYWORD + b"\0"):
-        # keyword 0, compressed or not, method, language 0, translated keyword 0, text
-        flags, text = body[len(XMP_KEYWORD) + 1 :][:2], body[len(XMP_KEYWORD) + 3 :]
-        text = text.split(b"\0", 2)[-1]
-        found.xmp = _inflate(text, limit) if flags[:1] == b"\1" else text
-        if found.xmp is None:
-            found.dropped.append("XMP")
+        # The body: keyword, 0, compressed or not, method, language, 0, translated keyword, 0, text.
+        compressed = body[len(XMP_KEYWORD) + 1 :][:1] == b"\1"
+        text = body[len(XMP_KEYWORD) + 3 :].split(b"\0", 2)[-1]
+        png.xmp = _inflate(text, limit) if compressed else text
+        if png.xmp is None:
+            png.dropped.append("XMP")
 
 
 def _inflate(data: bytes, limit: int) -> bytes | None:
-    """Decompressed bytes, or None when there are more than `limit` or they are damaged."""
+    """Return decompressed bytes, or None when there are more than `limit` or they are damaged."""
     try:
         text = zlib.decompressobj().decompress(data, limit + 1)
     except zlib.error:
@@ -119,7 +124,7 @@ def _inflate(data: bytes, limit: int) -> bytes | None:
 
 
 def read_deep_png(png: PngFile) -> np.ndarray:
-    """uint16 pixels (h, w[, c]), channels gray, gray-alpha, RGB or RGBA, of a 16-bit file."""
+    """Decode a 16-bit file to uint16 pixels (h, w[, c]), with the channels gray, gray-alpha, RGB or RGBA."""
     import cv2
 
     cv2.utils.logging.setLogLevel(0)
@@ -142,30 +147,30 @@ def read_deep_png(png: PngFile) -> np.ndarray:
 
 
 def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, bytes | None]:
-    """(width, height, EXIF, XMP) of an open file, whose pixels are passed over."""
-    found = PngFile()
+    """Read (width, height, EXIF, XMP) of an open file, whose pixels are passed over."""
+    png = PngFile()
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         # The zeros of a file that was never filled go on for long.
         if not kind.isalpha():
             raise ValueError("damaged or truncated")
-        if kind == b"IHDR" and found.width:
+        if kind == b"IHDR" and png.width:
             raise ValueError("damaged: its header is there twice")
         if kind == b"IHDR":
-            found.width, found.height = struct.unpack(">II", file.read(length)[:8])
+            png.width, png.height = struct.unpack(">II", file.read(length)[:8])
         elif kind in (b"eXIf", b"iTXt") and length <= limit:
-            _take_metadata(found, kind, file.read(length), limit)
+            _take_metadata(png, kind, file.read(length), limit)
         else:
             file.seek(length, 1)
         if kind == b"IEND":
             break
         file.seek(4, 1)
-    return found.width, found.height, found.exif, found.xmp
+    return png.width, png.height, png.exif, png.xmp
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """A piece of a PNG file."""
+    """Build a chunk, a piece of a PNG file. kind: its type of four letters."""
     checksum = zlib.crc32(body, zlib.crc32(kind))
     return struct.pack(">I4s", len(body), kind) + body + struct.pack(">I", checksum)
 
@@ -175,33 +180,36 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class ApngFrame:
-    """A frame as it is stored. control: the body of its fcTL; parts: places and lengths of chunks with its pixels."""
+    """A frame as it is stored.
+
+    control: the body of its fcTL. parts: places and lengths of the chunks with its pixels.
+    """
 
     control: bytes
     parts: list[tuple[int, int]]
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(left, top, width, height)."""
+        """The frame's place in the image: (left, top, width, height)."""
         width, height, left, top = struct.unpack_from(">4I", self.control, 4)
         return left, top, width, height
 
     @property
     def disposal(self) -> int:
-        """0: stays, 1: is cleared, 2: gives way to what was there before."""
+        """The frame's fate before the next one. 0: stays, 1: is cleared, 2: gives way to what was before."""
         return self.control[24]
 
     @property
     def over(self) -> bool:
-        """Whether it is blended with what is there, and not put in its place."""
+        """Whether the frame is blended with what is there, and not put in its place."""
         return self.control[25] == 1
 
 
 @dataclass
 class Apng:
-    """Frames of an animation; what an image outside of it shows is none of them. count: as its header claims.
+    """The frames of an animation, without a still image that is no part of it. count: as its header claims.
 
-    head: the chunks that all frames share, but for the size in the first, IHDR.
+    header: the body of IHDR. head: the chunks beside it that all frames share.
     """
 
     header: bytes = b""
@@ -211,36 +219,39 @@ class Apng:
 
     @property
     def deep(self) -> bool:
-        """Whether it has 16 bits."""
+        """Whether the file has 16 bits a channel."""
         return self.header[8] == 16
 
     @property
     def gray(self) -> bool:
-        """Whether it has no colours."""
+        """Whether the file has no colours."""
         return self.header[9] in (GRAY, GRAY_ALPHA)
 
     @property
     def has_alpha(self) -> bool:
-        """Whether its pixels can be transparent."""
-        return self.header[9] in (GRAY_ALPHA, 6) or any(each[4:8] == b"tRNS" for each in self.head)
+        """Whether the file's pixels can be transparent."""
+        if self.header[9] in (GRAY_ALPHA, RGB_ALPHA):
+            return True
+        return any(shared[4:8] == b"tRNS" for shared in self.head)
 
     def still(self, data: bytes, number: int) -> bytes:
-        """A PNG of one frame, as it is stored. data: the whole file. ValueError: damaged or cut."""
+        """Return a PNG of one frame, as it is stored. data: the whole file. ValueError: damaged or cut."""
         if number >= len(self.frames):
             raise ValueError("the file is truncated")
         frame = self.frames[number]
         left, top, width, height = frame.box
-        size = struct.unpack_from(">II", self.header)
-        if not (0 < width <= size[0] - left and 0 < height <= size[1] - top):
+        image_width, image_height = struct.unpack_from(">II", self.header)
+        if not (0 < width <= image_width - left and 0 < height <= image_height - top):
             raise ValueError("damaged: the frame lies outside of the image")
         pixels = []
         for at, length in frame.parts:
-            kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
-            if len(data) < at + 12 + length:
+            end = at + 8 + length
+            kind = data[at + 4 : at + 8]
+            body = data[at + 8 : end]
+            if len(data) < end + 4:
                 raise ValueError("the file is truncated")
-            if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(
-                data[at + 8 + length : at + 12 + length], "big"
-            ):
+            checksum = int.from_bytes(data[end : end + 4], "big")
+            if zlib.crc32(body, zlib.crc32(kind)) != checksum:
                 raise ValueError(f"damaged: the checksum of its {kind.decode()} is wrong")
             pixels.append(chunk(b"IDAT", body[4:] if kind == b"fdAT" else body))
         header = chunk(b"IHDR", struct.pack(">II", width, height) + self.header[8:])
@@ -248,24 +259,27 @@ class Apng:
 
 
 def read_apng(file: BinaryIO, most: int) -> Apng:
-    """Where the frames of an open file are, `most` at most; count is 0 in one that is not animated."""
-    found, control, parts = Apng(), b"", list[tuple[int, int]]()
+    """Find the frames of an open file, `most` at most; count is 0 in one that is not animated."""
+    apng = Apng()
+    control = b""
+    parts: list[tuple[int, int]] = []
     at = file.seek(len(SIGNATURE))
-    while len(found.frames) <= most and len(start := file.read(8)) == 8:
+    while len(apng.frames) <= most and len(start := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)
         if kind == b"IHDR":
-            found.header = file.read(13)
+            apng.header = file.read(13)
         elif kind == b"acTL":
-            found.count = int.from_bytes(file.read(4), "big")
+            apng.count = int.from_bytes(file.read(4), "big")
         elif kind in (b"PLTE", b"tRNS") and length <= 768:
-            found.head.append(chunk(kind, file.read(length)))
+            apng.head.append(chunk(kind, file.read(length)))
         elif kind == b"fcTL":
-            control, parts = file.read(26), []
+            control = file.read(26)
+            parts = []
         elif kind in (b"IDAT", b"fdAT") and len(control) == 26:
             if not parts:
-                found.frames.append(ApngFrame(control, parts))
+                apng.frames.append(ApngFrame(control, parts))
             parts.append((at, length))
-        if kind == b"IEND" or (kind == b"IDAT" and not found.count) or len(found.header) < 13:
+        if kind == b"IEND" or (kind == b"IDAT" and not apng.count) or len(apng.header) < 13:
             break
         at = file.seek(at + 12 + length)
-    return found
+    return apng

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..metadata import KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
 from ..rows import RowLayout, restrip
-from .tiff import XMP_TAG, tifffile_quietly
+from .tiff import XMP_TAG, load_tifffile
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +24,17 @@ PLACEHOLDERS = {IFD.Exif: IFD.Exif + 1, IFD.GPSInfo: IFD.GPSInfo + 1}
 
 
 def write_tiff(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) -> None:
-    """uint8, uint16 or float32, by strips; integers as differences to their left neighbours, deflated."""
-    tifffile = tifffile_quietly()
-
+    """Write uint8, uint16 or float32 by strips, deflated; integers as differences to left neighbours."""
+    tifffile = load_tifffile()
     exif = parse_exif(layout.metadata.exif_of(layout.height, layout.width))
     order = exif.endian or "<"
-    # For which Pillow writes no directories.
+    # Pillow writes no directories for files so large.
     big = layout.nbytes > 2**32 - 2**25
     directories = {} if big else {tag: dict(exif.get_ifd(tag)) for tag in PLACEHOLDERS}
     if big and layout.metadata.exif is not None:
         log.warning("a TIFF of more than 4 GB: camera settings and place in EXIF are dropped")
-    tags = [(PLACEHOLDERS[tag], 4, 1, 0, True) for tag, values in directories.items() if values]
-    strips = _deflated(restrip(bands, layout, layout.strip_rows), order)
+    placeholders = [(PLACEHOLDERS[tag], 4, 1, 0, True) for tag, values in directories.items() if values]
+    strips = _deflate(restrip(bands, layout, layout.strip_rows), order)
     with tifffile.TiffWriter(file, byteorder=order, bigtiff=big) as writer:
         writer.write(
             strips,
@@ -52,21 +51,22 @@ def write_tiff(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) -
             resolutionunit=None if layout.metadata.dpi is None else 2,
             software=False,
             metadata=None,
-            extratags=tags + _tags(exif, layout.metadata),
+            extratags=placeholders + _first_tags(exif, layout.metadata),
         )
-    # None is left; that the bands end here is seen only by asking for more.
+    # No strip is left; but whether the bands end here shows only when they are asked for more.
     for _ in strips:
         pass
     _append_directories(file, directories, order)
 
 
-def _tags(exif: Image.Exif, metadata: Metadata) -> list[tuple[int, int, int, Any, bool]]:
-    """Those of the first directory, as tifffile takes them."""
+def _first_tags(exif: Image.Exif, metadata: Metadata) -> list[tuple[int, int, int, Any, bool]]:
+    """Return the tags of the first directory, as tifffile takes them."""
     tags: list[tuple[int, int, int, Any, bool]] = []
     if ORIENTATION in exif:
         tags.append((ORIENTATION, 3, 1, 1, True))
     for tag in KEPT_TAGS:
-        if isinstance(value := exif.get(tag), str):
+        value = exif.get(tag)
+        if isinstance(value, str):
             tags.append((tag, 2, 0, value.encode("latin-1", "replace"), True))
         elif isinstance(value, bytes):
             tags.append((tag, 1, len(value), value, True))
@@ -77,27 +77,26 @@ def _tags(exif: Image.Exif, metadata: Metadata) -> list[tuple[int, int, int, Any
     return tags
 
 
-def _deflated(strips: Iterable[np.ndarray], order: str) -> Iterator[bytes]:
-    """Strips of pixels as they lie in the file. By ISA-L, as tifffile's zlib takes twenty times as long."""
+def _deflate(strips: Iterable[np.ndarray], order: str) -> Iterator[bytes]:
+    """Deflate strips of pixels as they lie in the file, by ISA-L: tifffile's zlib takes 20 times as long."""
     for strip in strips:
         dtype = strip.dtype.newbyteorder("<" if order == "<" else ">")
         if strip.dtype == np.float32:
-            made = strip
+            values = strip
         else:
-            # The standard's predictor 2.
-            made = np.empty_like(strip)
-            made[:, 0] = strip[:, 0]
-            np.subtract(strip[:, 1:], strip[:, :-1], out=made[:, 1:])
-        yield isal_zlib.compress(made.astype(dtype, copy=False), 2)
+            # Differences to the left neighbours are the standard's predictor 2.
+            values = np.empty_like(strip)
+            values[:, 0] = strip[:, 0]
+            np.subtract(strip[:, 1:], strip[:, :-1], out=values[:, 1:])
+        yield isal_zlib.compress(values.astype(dtype, copy=False), 2)
 
 
 def _append_directories(file: BinaryIO, directories: dict[Any, dict[int, Any]], order: str) -> None:
     """Write the EXIF and GPS directories behind a file's end, and point to them."""
-    tifffile = tifffile_quietly()
-
+    tifffile = load_tifffile()
     file.seek(0)
-    with tifffile.TiffFile(file) as made:
-        tags = made.pages.first.tags
+    with tifffile.TiffFile(file) as reader:
+        tags = reader.pages.first.tags
         places = {tag: tags[own].offset for tag, own in PLACEHOLDERS.items() if own in tags}
     for tag, place in places.items():
         end = file.seek(0, 2)

@@ -1,0 +1,100 @@
+"""Pillow as a reader: kept quiet while it decodes, its images turned into gray or RGB pixels."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+log = logging.getLogger(__name__)
+
+BAND = 256  # rows that are converted at a time
+
+
+class QuietPillow:
+    """Pillow without its limit and its warnings while any thread is inside: both are the whole process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit = Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._limit = Image.MAX_IMAGE_PIXELS
+                Image.MAX_IMAGE_PIXELS = None
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+                self._warnings.__exit__(None, None, None)
+
+
+def load_pixels(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
+    """Decode a file to pixels, and name the mode that they had; Pillow's own copy of them is gone then."""
+    with Image.open(file, formats=(kind,)) as image:
+        image.load()
+        return pixels_of(image), image.mode
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Return pixels (h, w[, c]) of a loaded image, with the channels gray, gray-alpha, RGB or RGBA."""
+    if image.mode in ("F", "I;16"):
+        return np.asarray(image)
+    if image.mode == "I":
+        raise ValueError("pixels of 32-bit integers; save it with 8 or 16 bits, or as 32-bit floats")
+    if image.mode == "CMYK":
+        image = _from_cmyk(image)
+    has_alpha = image.has_transparency_data
+    if image.mode in ("1", "L", "LA", "La"):
+        mode = "LA" if has_alpha else "L"
+    else:
+        mode = "RGBA" if has_alpha else "RGB"
+    pixels = _convert(image, mode)
+    if image.mode in ("P", "PA") and _all_gray(pixels):
+        return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]
+    return pixels
+
+
+def _all_gray(pixels: np.ndarray) -> bool:
+    """Whether no pixel (h, w, 3 or 4) has a colour, looked at some rows at a time."""
+    bands = np.array_split(pixels, len(pixels) // BAND + 1)
+    return all((rows[..., :3] == rows[..., :1]).all() for rows in bands)
+
+
+def _convert(image: Image.Image, mode: str) -> np.ndarray:
+    """Convert pixels to another mode, some rows at a time: Pillow and numpy would each copy the whole."""
+    shape = (image.height, image.width, len(mode))[: 2 if mode == "L" else 3]
+    pixels = np.empty(shape, np.uint8)
+    for top in range(0, image.height, BAND):
+        bottom = min(top + BAND, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert(mode))
+    return pixels
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    """Convert inks to sRGB by their profile; without one, by Pillow's plain arithmetic."""
+    from PIL import ImageCms
+
+    if icc := image.info.get("icc_profile"):
+        try:
+            srgb = ImageCms.createProfile("sRGB")
+            inks = ImageCms.ImageCmsProfile(BytesIO(icc))
+            faithful = ImageCms.Intent.RELATIVE_COLORIMETRIC
+            if converted := ImageCms.profileToProfile(image, inks, srgb, faithful, outputMode="RGB"):
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            log.debug("profile of inks not used: %s", error)
+    return image.convert("RGB")
