@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain dicts, strictly: an unknown key is an error, never a silent default."""
+"""Frozen dataclasses made from plain dicts, strictly: an unknown key is an error, never a silent default."""
 
 from __future__ import annotations
 
@@ -41,21 +41,27 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def _table_defaults(cls: Any) -> dict[str, dict[str, Any]]:
     """The defaults of fields that are dataclasses themselves: a table may name some of its keys only."""
-    made = {f.name: f.default_factory() for f in dataclasses.fields(cls) if callable(f.default_factory)}
-    return {name: to_dict(value) for name, value in made.items() if dataclasses.is_dataclass(value)}
+    tables = {}
+    for field in dataclasses.fields(cls):
+        default = field.default_factory() if callable(field.default_factory) else None
+        if dataclasses.is_dataclass(default):
+            tables[field.name] = to_dict(default)
+    return tables
 
 
 def _fits(table: Any, default: Any) -> bool:
-    """Whether a table changes keys of its default; else it stands for itself: another shape, or a mistake."""
+    """Whether a table only changes keys of its default; else it is a shape of its own, or a mistake."""
     return isinstance(table, dict) and isinstance(default, dict) and table.keys() <= default.keys()
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`, table by table where these fit."""
     nested = {key: _merged(base[key], value) for key, value in over.items() if _fits(value, base.get(key))}
     return base | over | nested
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Return `value` as the type that `hint` asks for. Raises UsageError where it is of another one."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
             raise UsageError(f"{where}: expected a table, got {value!r}")
@@ -79,24 +85,29 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _member(hints: tuple[Any, ...], value: Any) -> Any:
-    """Which type of a union a value is meant for: of tables the first that has most of its keys."""
+    """The type of a union that a value is meant for: the first of its tables that has most of its keys."""
     if isinstance(value, dict):
         tables = [hint for hint in hints if dataclasses.is_dataclass(hint)]
-        known = [len(value.keys() & {field.name for field in dataclasses.fields(table)}) for table in tables]
-        return tables[known.index(max(known))] if tables else hints[0]
+        return max(tables, key=lambda table: _known_keys(table, value)) if tables else hints[0]
     kind = tuple if isinstance(value, list) else type(value)
     return next((hint for hint in hints if (typing.get_origin(hint) or hint) is kind), hints[0])
 
 
+def _known_keys(table: Any, value: dict[str, Any]) -> int:
+    """The number of keys of `value` that are fields of the dataclass `table`."""
+    return len(value.keys() & {field.name for field in dataclasses.fields(table)})
+
+
 def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """Return a list or tuple as a tuple of the types `args`. Raises UsageError where it does not fit."""
     repeated = len(args) == 2 and args[1] is Ellipsis
     if not isinstance(value, list | tuple) or (not repeated and len(value) != len(args)):
         count = "" if repeated else f" of {len(args)}"
         raise UsageError(f"{where}: expected a list{count}, got {value!r}")
-    each = [args[0]] * len(value) if repeated else list(args)
-    return tuple(_convert(hint, item, where) for hint, item in zip(each, value, strict=True))
+    hints = [args[0]] * len(value) if repeated else list(args)
+    return tuple(_convert(hint, item, where) for hint, item in zip(hints, value, strict=True))
 
 
 def as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    """One or several names, as a setting has them, as several."""
+    """Return one or several names, as a setting has them, as a tuple."""
     return (value,) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""From a model's name to a pipeline with weights; strict, with every mismatch in one message."""
+"""The way from a model's name to a pipeline with weights; strict, with every mismatch in one message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_pipeline(
     model: one of MODELS. weights: for lite, a folder with config.json and model.safetensors to use in
     place of the embedded ones; for zimage and flux2, the models folder with the published checkpoints
     (None: STRSR_MODELS_DIR or the user's cache), or a folder that training wrote, to use in
-    place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: of zimage, flux2.
+    place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: those of zimage and flux2.
     Raises UsageError for an unknown model or options that it does not have, WeightsError for weights
     that are missing or do not fit, DeviceError for a device that is not there.
     """
@@ -51,7 +51,7 @@ def check_model(model: str) -> None:
 
 
 def load_lite(folder: Path | None, device: torch.device, options: PretrainedOptions | None) -> LitePipeline:
-    """Lite from a folder (default: the embedded one), in float32."""
+    """Load lite from a folder (default: the embedded one), in float32."""
     if options is not None:
         raise UsageError("--model lite: has no options of its own")
     folder = folder or EMBEDDED / "lite"
@@ -59,21 +59,21 @@ def load_lite(folder: Path | None, device: torch.device, options: PretrainedOpti
     pipeline = LitePipeline(config)
     fill_strictly(pipeline, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME, CONFIG_NAME)
     pipeline.fold()
-    # channels_last: a fifth faster on CPUs, and what tensor cores want.
+    # The memory format channels_last is a fifth faster on CPUs, and what tensor cores want.
     return pipeline.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def load_zimage(
     folder: Path | None, device: torch.device, options: PretrainedOptions | None
 ) -> PretrainedPipeline:
-    """Z-Image-Turbo with StrSR's adapter; see `load_pipeline`."""
+    """Load Z-Image-Turbo with StrSR's adapter; see `load_pipeline`."""
     return load_pretrained(pretrained_family("zimage"), folder, device, options)
 
 
 def load_flux2(
     folder: Path | None, device: torch.device, options: PretrainedOptions | None
 ) -> PretrainedPipeline:
-    """FLUX.2-klein with StrSR's adapter; see `load_pipeline`."""
+    """Load FLUX.2-klein with StrSR's adapter; see `load_pipeline`."""
     return load_pretrained(pretrained_family("flux2"), folder, device, options)
 
 
@@ -97,13 +97,13 @@ def load_pretrained(
     device: torch.device,
     options: PretrainedOptions | None,
 ) -> PretrainedPipeline:
-    """A family from a models folder; `folder` may be an adapter's instead."""
+    """Load a family from a models folder; `folder` may be an adapter's instead."""
     root, options = models_and_adapter(folder, options or PretrainedOptions())
     return family.from_models_dir(root, device, options)
 
 
 def models_and_adapter(folder: Path | None, options: PretrainedOptions) -> tuple[Path, PretrainedOptions]:
-    """The models folder, and options that name the adapter: `folder` may be either, or None."""
+    """The models folder, and options that name the adapter: `folder` may be one or the other, or None."""
     if folder is not None and (folder / SAVED[0]).is_file():
         if options.adapter != "published":
             raise UsageError(f"{folder} holds an adapter, and options name another: {options.adapter}")
@@ -114,7 +114,7 @@ def models_and_adapter(folder: Path | None, options: PretrainedOptions) -> tuple
 def load_conditioner(
     model: str, root: Path | None = None, device: str = "cpu", *, options: PretrainedOptions | None = None
 ) -> Conditioner:
-    """The semantic half of zimage or flux2 by itself, to make conditions before the rest is loaded.
+    """Load the semantic half of zimage or flux2 by itself, to make conditions before the rest is loaded.
 
     root: the models folder (None: the default one). Raises as `load_pipeline`.
     """
@@ -122,7 +122,7 @@ def load_conditioner(
     return family.load_conditioner(root, resolve_device(device), options or PretrainedOptions())
 
 
-# Family by name; the page to extend when a family is added.
+# The families by name: the table to extend when a family is added.
 MODELS: dict[str, Callable[[Path | None, torch.device, PretrainedOptions | None], OneStepPipeline]] = {
     "lite": load_lite,
     "zimage": load_zimage,
@@ -131,7 +131,7 @@ MODELS: dict[str, Callable[[Path | None, torch.device, PretrainedOptions | None]
 
 
 def read_config(path: Path) -> LiteConfig:
-    """The config.json of a lite folder, every key checked."""
+    """Read the config.json of a lite folder and check every key. Raises WeightsError."""
     try:
         data = json.loads(path.read_text())
     except OSError as error:
@@ -141,13 +141,12 @@ def read_config(path: Path) -> LiteConfig:
     except ValueError as error:
         raise WeightsError(f"{path}: not valid JSON ({error})") from error
     family = data.pop("family", None) if isinstance(data, dict) else None
+    if family != "lite" and family in MODELS:
+        raise WeightsError(f"{path}: of --model {family}, not lite")
     if family != "lite":
-        whose = (
-            f"of --model {family}, not lite" if family in MODELS else "not the configuration of a lite model"
-        )
-        raise WeightsError(f"{path}: {whose}")
+        raise WeightsError(f"{path}: not the configuration of a lite model")
     if isinstance(data.get("dit"), dict):
-        # Weights from before there was a choice do not say.
+        # Weights that are older than this choice do not state it.
         data["dit"].setdefault("unpatchify", "patch")
     try:
         return from_dict(LiteConfig, data, str(path))

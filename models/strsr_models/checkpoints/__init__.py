@@ -1,1 +1,1 @@
-"""Weights on disk: where they lie, and reading them strictly."""
+"""Weights on disk: the places where they lie, and reading them strictly."""

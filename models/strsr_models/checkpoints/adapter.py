@@ -26,8 +26,8 @@ def check_family(folder: Path, family: str) -> None:
     if not path.exists():
         return
     try:
-        found = json.loads(path.read_text())["family"]
+        owner = json.loads(path.read_text())["family"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not the configuration of an adapter ({error})") from error
-    if found != family:
-        raise WeightsError(f"{folder}: an adapter for --model {found}, not {family}")
+    if owner != family:
+        raise WeightsError(f"{folder}: an adapter for --model {owner}, not {family}")

@@ -1,6 +1,6 @@
-"""Published checkpoints on disk: where they lie, which pieces are missing, and reading them strictly.
+"""Published checkpoints on disk: the pieces that are missing, and reading what is there strictly.
 
-Knows files and folders, no family and no arithmetic. Nothing here downloads anything.
+This file knows files and folders, no family and no arithmetic. Nothing here downloads anything.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ..errors import WeightsError, first_line
 from .locations import cache_dir as cache_dir  # noqa: PLC0414
-from .locations import default_models_dir as default_models_dir  # noqa: PLC0414  (the loader's name for it)
+from .locations import default_models_dir as default_models_dir  # noqa: PLC0414
 from .published import FOLDERS, pull_command
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """What tells the contents of files and folders apart without reading them: names, sizes, times.
+    """A hash that tells the contents of files and folders apart without reading them: names, sizes, times.
 
-    Not where they lie: a models folder may move. Raises WeightsError for what is not there.
+    It does not depend on where they lie: a models folder may move. Raises WeightsError for what is not there.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -53,11 +53,12 @@ def require_pieces(root: Path, pieces: Iterable[str]) -> None:
 
 
 def _is_there(path: Path) -> bool:
+    """Whether a path is a file, or a folder with anything in it."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A model of a diffusers or transformers class from its folder, on the CPU, in `dtype`.
+    """Read a model of a diffusers or transformers class from its folder, onto the CPU, in `dtype`.
 
     Both libraries fill tensors that a checkpoint lacks with random numbers and only remark on it;
     here that is a WeightsError, as is anything else that keeps the folder from being read.
@@ -66,10 +67,10 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     diffusers = cls.__module__.startswith("diffusers.")
     if diffusers:
         check_class(cls, folder)
-    # transformers has renamed this argument; diffusers has always known the old name.
+    # This argument has a new name in transformers; diffusers has always known the old one.
     argument = "torch_dtype" if diffusers else "dtype"
     model, info = read_component(cls, folder, output_loading_info=True, **{argument: dtype})
-    # A counter that nothing reads; converters forget it.
+    # Converters forget BatchNorm's counter of batches, and nothing reads it.
     missing = [key for key in info["missing_keys"] if not key.endswith("num_batches_tracked")]
     problems = sorted(f"missing {key}" for key in missing)
     problems += sorted(f"wrong shape {key}" for key in info["mismatched_keys"])
@@ -79,11 +80,11 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def check_class(cls: Any, folder: Path) -> None:
-    """Raise WeightsError if config.json is another diffusers class's, of which diffusers would take what fits."""
+    """Raise WeightsError if config.json is another class's, of which diffusers would take what fits."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text())
-        name = found.get("_class_name", cls.__name__)
+        config = json.loads(path.read_text())
+        name = config.get("_class_name", cls.__name__)
     except (OSError, ValueError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a JSON object"
         raise WeightsError(f"{path}: cannot be read ({reason}); get it again") from error
@@ -92,7 +93,7 @@ def check_class(cls: Any, folder: Path) -> None:
 
 
 def read_skeleton(cls: Any, folder: Path) -> Any:
-    """A model of a diffusers class from its folder's config.json alone: shapes without values."""
+    """Read a model of a diffusers class from its folder's config.json alone: shapes without values."""
     from accelerate import init_empty_weights
 
     check_class(cls, folder)
@@ -100,13 +101,13 @@ def read_skeleton(cls: Any, folder: Path) -> Any:
         with _quiet(), init_empty_weights():
             return cls.from_config(cls.load_config(folder, local_files_only=True))
     except Exception as error:
-        # As in read_component.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # The library raises many kinds; each means an unusable folder.
+        reason = first_line(error, skip_blank=True)
         raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
 
 
 def read_component(cls: Any, folder: Path, **options: Any) -> Any:
-    """`cls.from_pretrained(folder)` without network, progress bars or remarks, or WeightsError."""
+    """Call `cls.from_pretrained(folder)` without network, progress bars or remarks. Raises WeightsError."""
     try:
         with _quiet():
             return cls.from_pretrained(folder, local_files_only=True, **options)
@@ -114,13 +115,13 @@ def read_component(cls: Any, folder: Path, **options: Any) -> Any:
         raise
     except Exception as error:
         # The libraries raise many kinds; each means an unusable folder.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error, skip_blank=True)
         reason = _damaged_file(folder) or reason
         raise WeightsError(f"{folder}: cannot be read as {cls.__name__} ({reason})") from error
 
 
 def _damaged_file(folder: Path) -> str:
-    """The first safetensors file of a folder that cannot be opened, in words: the libraries do not name it."""
+    """The first safetensors file of a folder that cannot be opened, in words, as the libraries do not name it."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
@@ -147,7 +148,7 @@ def require_chat(speaker: Any, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """diffusers and transformers neither draw progress bars nor remark on what they read."""
+    """A context in which diffusers and transformers neither draw progress bars nor remark on what they read."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -166,17 +167,18 @@ def _quiet() -> Iterator[None]:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Any]:
-    """Everything in a safetensors file or in a torch checkpoint (any other suffix), by name, as it is.
+    """Read everything in a safetensors file or a torch checkpoint (any other suffix), by name, as it is.
 
     prefix: only names that start with it are read, and are returned without it.
-    A training checkpoint's `state_dict` is opened, and DDP's `module.` dropped. That the values of a
-    torch checkpoint are tensors is not checked. Raises WeightsError if the file cannot be read.
+    A training checkpoint's `state_dict` is opened, and DDP's `module.` dropped. The values of a torch
+    checkpoint may be something else than tensors. Raises WeightsError if the file cannot be read.
     """
     tensors = _read_safetensors(path, prefix) if path.suffix == ".safetensors" else _read_torch(path)
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _read_safetensors(path: Path, prefix: str) -> dict[str, Any]:
+    """Read the tensors of a safetensors file whose names start with `prefix`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -189,21 +191,22 @@ def _read_safetensors(path: Path, prefix: str) -> dict[str, Any]:
 
 
 def read_shapes(path: Path) -> dict[str, Any]:
-    """As `read_tensors`, with tensors on the meta device: a large file is hardly touched."""
+    """Read what `read_tensors` does, with tensors on the meta device: a large file is hardly touched."""
     # Both kinds of file are mapped.
-    found = read_tensors(path)
-    return {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in found.items()}
+    tensors = read_tensors(path)
+    return {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in tensors.items()}
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
+    """Read the dict of a torch checkpoint, its `state_dict` where it has one, without DDP's prefix."""
     try:
-        # Mapped, so that the parts which are not wanted (a text tower) take no memory.
+        # The file is mapped, so that the parts which are not wanted (a text tower) take no memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        # Torch.load raises many kinds; each means an unusable file.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        # Torch goes on to advise what is not safe.
+        # The function torch.load raises many kinds; each means an unusable file.
+        reason = first_line(error, skip_blank=True)
         if reason.startswith("Weights only load failed"):
+            # The rest of torch's message advises what is not safe.
             reason = "it is no torch file, or holds more than tensors"
         raise WeightsError(
             f"{path}: cannot be read as tensors, get it again if it is damaged ({reason})"
@@ -212,44 +215,44 @@ def _read_torch(path: Path) -> dict[str, Any]:
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
-    found = {str(name): value for name, value in content.items()}
-    tensors = [name for name, value in found.items() if isinstance(value, Tensor)]
-    if tensors and all(name.startswith("module.") for name in tensors):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
-    return found
+    values = {str(name): value for name, value in content.items()}
+    names = [name for name, value in values.items() if isinstance(value, Tensor)]
+    if names and all(name.startswith("module.") for name in names):
+        values = {name.removeprefix("module."): value for name, value in values.items()}
+    return values
 
 
 def fill_strictly(module: nn.Module, tensors: dict[str, Any], path: Path, owner: str = "this model") -> None:
     """Fill all of a module's tensors from those of `path`, or raise one WeightsError on every mismatch.
 
-    owner: what they do not fit then, in the message.
+    owner: the name, for the message, of what they do not fit then.
     """
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    problems = mismatches(tensors, wanted)
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    problems = mismatches(tensors, shapes)
     if problems:
         raise WeightsError(f"{path}: does not fit {owner}: {shorten(problems)}")
     module.load_state_dict(tensors)
 
 
-def mismatches(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-    """Every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted.
+def mismatches(tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Return every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted.
 
     Tensors on the meta device have no values to look at.
     """
-    problems = [f"missing {key}" for key in wanted.keys() - tensors.keys()]
-    problems += [f"unknown {key}" for key in tensors.keys() - wanted.keys()]
-    for key in wanted.keys() & tensors.keys():
+    problems = [f"missing {key}" for key in shapes.keys() - tensors.keys()]
+    problems += [f"unknown {key}" for key in tensors.keys() - shapes.keys()]
+    for key in shapes.keys() & tensors.keys():
         value = tensors[key]
         if not isinstance(value, Tensor):
             problems.append(f"{key} is a {type(value).__name__}, expected a tensor")
-        elif tuple(value.shape) != wanted[key]:
-            problems.append(f"{key} is {tuple(value.shape)}, expected {wanted[key]}")
+        elif tuple(value.shape) != shapes[key]:
+            problems.append(f"{key} is {tuple(value.shape)}, expected {shapes[key]}")
         elif not value.is_meta and not value.isfinite().all():
             problems.append(f"{key} is not finite")
     return sorted(problems)
 
 
 def shorten(problems: list[str], most: int = 20) -> str:
-    """The first problems in one line, and how many more there are."""
+    """Return the first problems in one line, and how many more there are."""
     more = f"; and {len(problems) - most} more" if len(problems) > most else ""
     return "; ".join(problems[:most]) + more

@@ -1,4 +1,7 @@
-"""Where weights lie: embedded, in a run, in the models folder, in the user's cache. Imports nothing heavy."""
+"""The places of weights: embedded, in a run, in the models folder, in the user's cache.
+
+This file imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"  # in a folder of
 
 def default_models_dir() -> Path:
     """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache."""
-    named = os.environ.get("STRSR_MODELS_DIR")
-    return Path(named).expanduser() if named else cache_dir() / "models"
+    setting = os.environ.get("STRSR_MODELS_DIR")
+    return Path(setting).expanduser() if setting else cache_dir() / "models"
 
 
 def cache_dir() -> Path:
-    """strsr's folder in the user's cache, where the platform has it."""
+    """The folder of strsr in the user's cache, where the platform has it."""
     home = Path.home()
     if sys.platform == "darwin":
         cache = home / "Library" / "Caches"
@@ -32,7 +35,7 @@ def cache_dir() -> Path:
 
 
 def weights_folder(folder: Path) -> Path:
-    """Where the weights are that a person means by a folder: in a run's model/, else in itself."""
+    """The folder with the weights that a person means by `folder`: a run's model/, else itself."""
     return folder / "model" if (folder / "model").is_dir() else folder
 
 

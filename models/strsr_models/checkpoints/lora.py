@@ -44,7 +44,7 @@ def add_lora(dit: nn.Module, targets: tuple[str, ...], rank: int = 256) -> None:
     if rank < 1:
         raise UsageError(f"rank {rank}: must be at least 1")
     names = target_names(dit, targets)
-    # A pattern, as peft would compare the names in a list with the ends of module names only.
+    # One pattern is given, as peft would compare the names in a list with the ends of module names only.
     pattern = "|".join(re.escape(name) for name in names)
     config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=pattern)
     dit.requires_grad_(False)
@@ -55,6 +55,7 @@ def add_lora(dit: nn.Module, targets: tuple[str, ...], rank: int = 256) -> None:
 
 
 def _lora_parameters(dit: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the adapter of a wrapped `dit`, under their published names."""
     return {
         PREFIX + name: parameter
         for name, parameter in dit.named_parameters()
@@ -68,9 +69,10 @@ def lora_state_dict(dit: nn.Module) -> dict[str, Tensor]:
 
 
 def published_names(tensors: dict[str, Any]) -> dict[str, Any]:
-    """An adapter's tensors under the published names, from these or from those that peft saves by itself."""
+    """Rename an adapter's tensors to the published names, from these or from those that peft saves."""
 
     def published(name: str) -> str:
+        """The published name of a tensor."""
         name = re.sub(r"\.lora_([AB])\.weight$", r".lora_\1.default.weight", name)
         return name if name.startswith(PREFIX) or ".lora_" not in name else PREFIX + name
 
@@ -111,7 +113,7 @@ def merge_lora(
     """
     for name in check_lora(dit, tensors, targets, path):
         weight = dit.get_parameter(f"{name}.weight")
-        a, b = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))
+        a, b = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))  # (r, in), (out, r)
         weight.copy_(weight.float() + scale * (b @ a))
 
 
@@ -141,4 +143,5 @@ def check_lora(dit: nn.Module, tensors: dict[str, Any], targets: tuple[str, ...]
 
 
 def _keys(module: str) -> tuple[str, str]:
+    """The published names of A and B of a module."""
     return f"{PREFIX}{module}.lora_A.default.weight", f"{PREFIX}{module}.lora_B.default.weight"

@@ -1,6 +1,6 @@
-"""The table of published checkpoints: which folders a models folder has, and where they come from.
+"""The table of published checkpoints: the folders that a models folder has, and where they come from.
 
-The loader and `strsr models` share it. Imports nothing heavy and touches no network.
+The loader and `strsr models` share it. It imports nothing heavy and touches no network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Published:
 
 
 def _base(folder: str, repository: str, gigabytes: float) -> Published:
-    """A base model in diffusers' layout; all of them so far are Apache-2.0."""
+    """Return a base model in diffusers' layout; all of them so far are Apache-2.0."""
     return Published(
         folder,
         repository,
@@ -51,7 +51,7 @@ def _base(folder: str, repository: str, gigabytes: float) -> Published:
 
 
 def _adapter(folder: str, word: str, gigabytes: float) -> Published:
-    """StrSR's LoRA and projector; both families lie in one repository."""
+    """Return the folder of StrSR's LoRA and projector; both families lie in one repository."""
     return Published(
         folder,
         "jkwang28/StrSR",
@@ -62,7 +62,7 @@ def _adapter(folder: str, word: str, gigabytes: float) -> Published:
     )
 
 
-# Adapters: counted, for rank 256 in float32.
+# The gigabytes of adapters are counted, for rank 256 in float32.
 _TABLE = (
     _base("Z-Image-Turbo", "Tongyi-MAI/Z-Image-Turbo", 24.8),
     _base("FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-4B", 8.1),
@@ -116,7 +116,7 @@ def adapter_folder(model: str) -> str:
 
 
 def pull_command(root: Path, pieces: Iterable[str]) -> str:
-    """What to type so that `pieces` ("folder/part") come into `root`."""
+    """Return the command to type so that `pieces` ("folder/part") come into `root`."""
     pieces = list(pieces)
     folders = list(dict.fromkeys(piece.split("/")[0] for piece in pieces))
     families = [family for family, members in FAMILIES.items() if set(folders) <= set(members)]

@@ -1,1 +1,1 @@
-"""Where networks compute, in which precision, and what waits meanwhile."""
+"""Devices that networks compute on, their precision, and what waits meanwhile."""

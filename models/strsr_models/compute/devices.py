@@ -1,4 +1,4 @@
-"""Where to compute and in which precision."""
+"""Devices to compute on, and the precision to compute in."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import torch
 from ..errors import DeviceError, UsageError
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-# What to try next when a result is not finite: DiTs overflow float16 (largest value 65504).
+# The precision to try next when a result is not finite: DiTs overflow float16 (largest value 65504).
 SAFER = {"fp16": "bf16", "bf16": "fp32"}
 
 
 def resolve_device(name: str, local: int | None = None) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists, or DeviceError.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that exists, or raise DeviceError.
 
     local: the process's number among those of one machine, by which `auto` spreads them over its GPUs.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda" if local is None else f"cuda:{local % torch.cuda.device_count()}")
+            if local is None:
+                return torch.device("cuda")
+            return torch.device(f"cuda:{local % torch.cuda.device_count()}")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -39,7 +41,7 @@ def resolve_device(name: str, local: int | None = None) -> torch.device:
 
 
 def resolve_devices(names: str, local: int | None = None) -> list[torch.device]:
-    """`cuda:0,cuda:1` -> the devices to share the work, of one kind; each as `resolve_device` says.
+    """Turn `cuda:0,cuda:1` into the devices to share the work, of one kind; each as `resolve_device` says.
 
     The CPU may be named several times: then it is shared by as many workers.
     """
@@ -56,8 +58,8 @@ def cpu_has_fast_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:
-        found = capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
+        features = capabilities()
+        return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
@@ -71,7 +73,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto`, `fp16`, `bf16` or `fp32` -> one of the last three that `device` can run well."""
+    """Turn `auto`, `fp16`, `bf16` or `fp32` into one of the last three that `device` can run well."""
     if name == "auto":
         if device.type == "cuda":
             return "fp16"
@@ -82,14 +84,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """Multiply in `precision`; parameters, norms and residual sums stay in float32."""
+    """Return a context that multiplies in `precision`; parameters, norms and residual sums stay in float32."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Of the transformer: "auto" is bfloat16 on GPUs that multiply it, float16 on older ones, else float32."""
+    """The precision of the transformer's parameters.
+
+    It is bfloat16 for "auto" on GPUs that multiply it, float16 on older ones, else float32.
+    """
     if precision != "auto":
         return DTYPES[precision]
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""float16 made safe: for GPUs that do not multiply bfloat16, on networks that overflow float16 (65504).
+"""Safe float16 for GPUs that do not multiply bfloat16, on networks that overflow float16 (65504).
 
 In Z-Image and FLUX.2 the feed-forwards' products, what comes out of the attentions' and feed-forwards'
 last linear layers, and the residual sum of it all leave float16's range. Here these are float32, and the
@@ -9,7 +9,7 @@ large products of matrices are still float16's:
     a feed-forward's product silu(a) * b          float32
     every other linear layer                      float16 between a division and a multiplication, see `rescaled`
 
-It is done to a loaded transformer from outside, by what its modules take and give; diffusers' own
+A loaded transformer is changed from outside, by what its modules take and give; diffusers' own
 code runs. Parameters stay as they are. Widened to float32 (`network.float()`), all of it computes in float32.
 """
 
@@ -29,13 +29,13 @@ from ..errors import WeightsError
 from .devices import multiplies_bf16
 
 LARGEST = 65504.0 / 2  # of float16, with room for the order of summation
-# Assumed of quantised weights, which a library may not let one measure; a row of 10,240 weights of 0.6.
+# The norm assumed of quantised weights, which cannot always be measured: a row of 10,240 weights of 0.6.
 LONGEST_ROW = 64.0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a family has what, by names below a block."""
+    """The layers of a family that need care, by names below a block."""
 
     stacks: dict[str, tuple[str, ...]]  # lists of blocks, and what each of their blocks must have
     narrow: tuple[str, ...]  # linear layers that take normalised values and give float16
@@ -48,8 +48,14 @@ _ZIMAGE_NORMS = ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2")
 _ZIMAGE_NARROW = ("attention.to_q", "attention.to_k", "attention.to_v", "feed_forward.w1", "feed_forward.w3")
 _ZIMAGE_BLOCK = (*_ZIMAGE_NARROW, *_ZIMAGE_NORMS, "attention.to_out.0", "feed_forward.w2")
 _FLUX2_DOUBLE = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    *("ff.linear_in", "ff_context.linear_in"),
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "ff.linear_in",
+    "ff_context.linear_in",
 )
 LAYOUTS = {
     "ZImageTransformer2DModel": Layout(
@@ -62,8 +68,16 @@ LAYOUTS = {
         stacks={
             "transformer_blocks": (
                 *_FLUX2_DOUBLE,
-                *("attn.to_out.0", "attn.to_add_out", "ff.linear_out", "ff_context.linear_out"),
-                *("ff.act_fn", "ff_context.act_fn", "norm1", "norm2", "norm1_context", "norm2_context"),
+                "attn.to_out.0",
+                "attn.to_add_out",
+                "ff.linear_out",
+                "ff_context.linear_out",
+                "ff.act_fn",
+                "ff_context.act_fn",
+                "norm1",
+                "norm2",
+                "norm1_context",
+                "norm2_context",
             ),
             "single_transformer_blocks": ("norm", "attn.to_qkv_mlp_proj", "attn.mlp_act_fn", "attn.to_out"),
         },
@@ -74,7 +88,7 @@ LAYOUTS = {
 
 
 def companion_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What VAE and language model are in beside a transformer in `dtype`: the same, but never float16.
+    """The precision of VAE and language model beside a transformer in `dtype`: the same, but never float16.
 
     Both overflow it, and neither can be mended at a few seams: a VAE sums convolutions over its whole
     depth, a language model has single activations past 65504. bfloat16 has float32's range at
@@ -86,7 +100,7 @@ def companion_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def input_dtype(dit: nn.Module) -> torch.dtype:
-    """What a transformer takes: float32 where `make_float16_safe` was applied, else its parameters' own."""
+    """The precision that a transformer takes: float32 behind `make_float16_safe`, else its parameters' own."""
     own = next(dit.parameters()).dtype
     return torch.float32 if getattr(dit, "float16_is_safe", False) else own
 
@@ -94,7 +108,7 @@ def input_dtype(dit: nn.Module) -> torch.dtype:
 def make_float16_safe(dit: nn.Module) -> None:
     """Make a transformer with float16 parameters compute without overflow; it then takes and gives float32.
 
-    To be applied once, after adapters are merged. Raises WeightsError for weights that float16 cannot
+    It is applied once, after adapters are merged. Raises WeightsError for weights that float16 cannot
     hold, and for a layout that this module does not know (another version of diffusers).
     """
     layout = LAYOUTS.get(type(dit).__name__)
@@ -130,30 +144,32 @@ def check_layout(dit: nn.Module, layout: Layout) -> None:
             if module is None:
                 problems.append(name)
             elif _ends_with(name, layout.norms):
-                problems += [] if _is_rms_norm(module) else [f"{name} as an RMSNorm"]
+                if not _is_rms_norm(module):
+                    problems.append(f"{name} as an RMSNorm")
             elif isinstance(module, nn.LayerNorm):
-                problems += [f"{name} without weights"] if module.elementwise_affine else []
-            elif not _ends_with(name, layout.widened_inputs):
-                problems += [] if _is_linear(module) else [f"{name} as a linear layer"]
+                if module.elementwise_affine:
+                    problems.append(f"{name} without weights")
+            elif not _ends_with(name, layout.widened_inputs) and not _is_linear(module):
+                problems.append(f"{name} as a linear layer")
     if problems:
         raise _other_version(f"{type(dit).__name__} lacks {shorten(problems, 5)}")
 
 
 def check_weights(dit: nn.Module) -> None:
     """Raise one WeightsError that names every parameter that is not finite, as casting to float16 leaves it."""
-    bad = [
+    overflows = [
         name
         for name, value in dit.named_parameters()
         if value.is_floating_point() and not torch.isfinite(value).all()
     ]
-    if bad:
+    if overflows:
         raise WeightsError(
-            f"{type(dit).__name__}: weights beyond float16's 65504: {shorten(bad, 5)}; use bf16 or fp32"
+            f"{type(dit).__name__}: weights beyond float16's 65504: {shorten(overflows, 5)}; use bf16 or fp32"
         )
 
 
 def rescaled(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A linear layer on (.., c), any values, in float32; its product in float16 cannot overflow.
+    """Apply a linear layer to (.., c), any values, in float32; its product in float16 cannot overflow.
 
     Each token is divided by the power of two that brings |x| and |x| * max |row of the weights| under
     LARGEST; by Cauchy and Schwarz that bounds every output and every partial sum. Powers of two
@@ -164,67 +180,71 @@ def rescaled(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) 
     if dtype == torch.float32:
         return forward(x)
     length = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)  # (.., 1)
-    excess = (length * longest_row(module) / LARGEST).clamp(min=1)
-    scale = torch.exp2(torch.ceil(torch.log2(excess)))
-    result = forward((x / scale).to(dtype)).float() * scale
+    excess = (length * longest_row(module) / LARGEST).clamp(min=1)  # (.., 1)
+    scale = torch.exp2(torch.ceil(torch.log2(excess)))  # (.., 1)
+    result = forward((x / scale).to(dtype)).float() * scale  # (.., c')
     bias = getattr(module, "bias", None)
     return result if bias is None else result - (scale - 1) * bias
 
 
 def longest_row(module: nn.Module) -> Tensor | float:
-    """The largest 2-norm of a row of a linear layer's weights, at least 1; () in float32."""
+    """The largest 2-norm of a row of a linear layer's weights, at least 1, as a float32 scalar."""
     weight: Any = module.weight
     if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
         return LONGEST_ROW
-    rows: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)
+    rows: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)  # (c',)
     return rows.max().clamp(min=1)
 
 
 def wide_norm(module: nn.Module, x: Tensor) -> Tensor:
-    """An RMSNorm on (.., c) in float32, weights and result included."""
+    """Apply an RMSNorm to (.., c) in float32, weights and result included."""
     weight: Any = module.weight
     eps: Any = module.eps
     return F.rms_norm(x.float(), weight.shape, weight.float(), eps)
 
 
 def weight_dtype(module: nn.Module) -> torch.dtype:
-    """What a linear layer multiplies in: its weights' own, float16 for quantised ones."""
+    """The precision that a linear layer multiplies in: its weights' own, float16 for quantised ones."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     return weight.dtype if weight.is_floating_point() else torch.float16
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer, or one of a quantising library, which all call their weights so."""
+    """Whether a module is a linear layer, or a quantising library's, all of which call their weights so."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    """Whether it is one that `wide_norm` can be put in the place of."""
+    """Whether a module is an RMSNorm that `wide_norm` can replace."""
     plain = hasattr(module, "eps") and getattr(module, "bias", None) is None
     return plain and "RMSNorm" in type(module).__name__
 
 
 def _narrow_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Cast the first argument to what a linear layer multiplies in."""
     return (args[0].to(weight_dtype(module)), *args[1:])
 
 
 def _widen_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Cast the first argument to float32."""
     return (args[0].float(), *args[1:])
 
 
 def _widen_output(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Cast the result to float32."""
     return output.float()
 
 
 def _check_residual(module: nn.Module, args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
-    """The net under `check_layout`: names may stay while the arithmetic between them changes."""
+    """Raise WeightsError unless a block gives float32: names may stay while arithmetic between them changes."""
     streams = (output,) if isinstance(output, Tensor) else output
     if any(stream.dtype != torch.float32 for stream in streams):
         raise _other_version(f"{type(module).__name__} gives {streams[0].dtype}, not float32")
 
 
 def _other_version(problem: str) -> WeightsError:
+    """The error about a layout that this module does not know, which names the version of diffusers."""
     import diffusers
 
     return WeightsError(
@@ -233,4 +253,5 @@ def _other_version(problem: str) -> WeightsError:
 
 
 def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a dotted name ends with one of `endings`, whole parts of a name."""
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)

@@ -15,21 +15,21 @@ import torch
 from torch import nn
 
 MODES = ("auto", "none", "model", "sequential")
-# Activations beside the weights, in bytes per output pixel of a tile at 2 bytes a number; estimates:
+# Activations beside the weights, in bytes per output pixel of a tile at 2 bytes a number. They are estimates:
 # 3 GB to decode 1024 x 1024 px, less than half of it for the transformer's 4096 tokens.
 VAE_BYTES, TRANSFORMER_BYTES = 3000, 1200
 
 
-def choose_mode(wanted: str, device: torch.device, dit: int, vae: int, pixels: int, itemsize: int) -> str:
-    """`wanted`, where "auto" becomes the fastest mode that should fit the memory that is free now.
+def choose_mode(mode: str, device: torch.device, dit: int, vae: int, pixels: int, itemsize: int) -> str:
+    """Return `mode`, where "auto" becomes the fastest mode that should fit the memory that is free now.
 
-    dit, vae: bytes of weights. pixels: of the largest tile. itemsize: bytes of a number while computing.
+    dit, vae: bytes of weights. pixels: those of the largest tile. itemsize: bytes of a number while computing.
     Everything but a CUDA device has one memory, so that nothing needs to move.
     """
     if device.type != "cuda":
         return "none"
-    if wanted != "auto":
-        return wanted
+    if mode != "auto":
+        return mode
     free, _ = torch.cuda.mem_get_info(device)
     return fitting_mode(free, dit, vae, pixels * itemsize // 2)
 
@@ -38,17 +38,18 @@ def fitting_mode(free: int, dit: int, vae: int, work: int) -> str:
     """The fastest mode whose peak fits `free` bytes; work: pixels of a tile, weighted by precision."""
     if dit + vae + VAE_BYTES * work <= free:
         return "none"
-    return "model" if max(dit + TRANSFORMER_BYTES * work, vae + VAE_BYTES * work) <= free else "sequential"
+    peak = max(dit + TRANSFORMER_BYTES * work, vae + VAE_BYTES * work)
+    return "model" if peak <= free else "sequential"
 
 
 def parameter_bytes(network: nn.Module) -> int:
-    """Of all parameters and buffers."""
+    """The bytes of all parameters and buffers."""
     tensors = [*network.parameters(), *network.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def take_turns(networks: tuple[nn.Module, nn.Module], device: torch.device) -> None:
-    """From now on only one of the two is on the device: the one called last."""
+    """Let only one of the two networks be on the device from now on: the one called last."""
     from accelerate import cpu_offload_with_hook
 
     hooks: list[Any] = [cpu_offload_with_hook(network, device)[1] for network in networks]
@@ -57,14 +58,14 @@ def take_turns(networks: tuple[nn.Module, nn.Module], device: torch.device) -> N
 
 
 def move_layer_by_layer(network: nn.Module, device: torch.device) -> None:
-    """From now on a layer's weights are on the device only while the layer computes."""
+    """Let a layer's weights be on the device only while the layer computes, from now on."""
     from accelerate import cpu_offload
 
     cpu_offload(network, device, offload_buffers=bool(network._parameters))
 
 
 def execution_device(network: nn.Module) -> torch.device:
-    """Where a network computes: what its offloading says, else where its parameters are."""
+    """The device that a network computes on: what its offloading says, else where its parameters are."""
     for module in network.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:

@@ -1,4 +1,4 @@
-"""Weights of the transformer in 8 or 4 bits, by torchao: less memory, a little less exact."""
+"""Weights of the transformer in 8 or 4 bits, by torchao: they take less memory and are a little less exact."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import DeviceError, UsageError
 
-# Bytes per weight with the scales of its group.
+# The bytes per weight, with the scales of its group.
 BYTES = {"int8": 1.0, "int4": 0.6}
 QUANTIZATIONS = ("none", *BYTES)
 
@@ -25,7 +25,7 @@ def require_torchao(kind: str) -> None:
 
 
 def quantize(network: nn.Module, kind: str, device: torch.device) -> None:
-    """Replace the weights of all Linear layers, which move to `device`; for good.
+    """Replace the weights of all Linear layers for good; they move to `device`.
 
     An adapter must have been merged before: what is added to rounded weights would be lost.
     """

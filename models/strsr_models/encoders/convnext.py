@@ -21,15 +21,15 @@ from .frozen import FrozenNetwork, fill
 NAME, TAG = "convnext_xxlarge", "laion2b_s34b_b82k_augreg_soup"
 STAGES = 3  # of four: their maps are at 1/4, 1/8 and 1/16 size
 SMALLEST = 32  # px: the last stage works at 1/32 size
-RANDOM = "random"  # weights to be asked for by this very name
+RANDOM = "random"  # the name that asks for weights without a file
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# In the order of preference; names under which open_clip's repositories keep their weights.
+# Names under which open_clip's repositories keep their weights, in the order of preference.
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class ConvNextTrunk(FrozenNetwork):
-    """Images to the maps of a CLIP ConvNeXt's first three stages and its image embedding.
+    """The trunk from images to the maps of a CLIP ConvNeXt's first three stages and its image embedding.
 
     `channels` are those of the maps (384, 768, 1536 for convnext_xxlarge), `embedding_channels`
     those of the embedding (1024).
@@ -45,7 +45,9 @@ class ConvNextTrunk(FrozenNetwork):
         tag: str = TAG,
         checkpointing: bool = False,
     ) -> None:
-        """weights: an open_clip checkpoint (.safetensors, .bin, .pt) or a folder that holds one, of
+        """Build the visual tower and fill it.
+
+        weights: an open_clip checkpoint (.safetensors, .bin, .pt) or a folder that holds one, of
         which the `visual.*` tensors are read; "random": a random start, for tests and ablations;
         None: the local cache of huggingface_hub, if `tag` of `name` has been downloaded before.
 
@@ -59,7 +61,7 @@ class ConvNextTrunk(FrozenNetwork):
         if path is None:
             self.visual = _visual_tower(config)
         else:
-            # No random start for 0.8 billion numbers that a file fills.
+            # A file fills all 0.8 billion numbers, so that none is drawn.
             with torch.device("meta"):
                 self.visual = _visual_tower(config)
             fill(self.visual, read_tensors(path, "visual."), path, f"visual tower of {name}")
@@ -72,7 +74,7 @@ class ConvNextTrunk(FrozenNetwork):
         self.freeze()
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """image (b, 3, h, w) in [0, 1] -> maps (b, c_i, h/4/2^i, w/4/2^i), embedding (b, e).
+        """Return maps (b, c_i, h/4/2^i, w/4/2^i) and embedding (b, e) of an image (b, 3, h, w) in [0, 1].
 
         The image is not resized: the network is convolutional and its head pools, though CLIP saw
         pictures of 256 px. Sizes are rounded down: of a side that is no multiple of 32 the last
@@ -85,13 +87,14 @@ class ConvNextTrunk(FrozenNetwork):
         x = trunk.stem((image - self.mean) / self.std)  # (b, c_1, h/4, w/4)
         maps = []
         for stage in trunk.stages:
-            x = stage(x)
+            x = stage(x)  # (b, c_i, h/4/2^i, w/4/2^i)
             maps.append(x)
         pooled = trunk.forward_head(trunk.norm_pre(x))  # (b, c_4)
         return maps[:STAGES], self.visual.head(pooled)  # (b, e)
 
 
 def _open_clip() -> Any:
+    """Import open_clip. Raises UsageError, with the command that helps, where it is missing."""
     try:
         import open_clip
         import open_clip.timm_model
@@ -103,7 +106,7 @@ def _open_clip() -> Any:
 
 
 def _model_config(name: str) -> dict[str, Any]:
-    """open_clip's configuration of a ConvNeXt."""
+    """Return the configuration that open_clip has of a ConvNeXt. Raises UsageError for an unknown name."""
     open_clip = _open_clip()
     known = [model for model in open_clip.list_models() if _is_convnext(open_clip.get_model_config(model))]
     if name not in known:
@@ -112,11 +115,12 @@ def _model_config(name: str) -> dict[str, Any]:
 
 
 def _is_convnext(config: dict[str, Any]) -> bool:
+    """Whether a configuration of open_clip's has a ConvNeXt as its visual tower."""
     return "convnext" in str(config["vision_cfg"].get("timm_model_name"))
 
 
 def _visual_tower(config: dict[str, Any]) -> Any:
-    """The image half of a CLIP model: `trunk`, a ConvNeXt of timm's, and `head`, the projection."""
+    """Build the image half of a CLIP model: `trunk`, a ConvNeXt of timm's, and `head`, the projection."""
     open_clip = _open_clip()
     vision = open_clip.CLIPVisionCfg(**config["vision_cfg"])
     return open_clip.timm_model.TimmModel(
@@ -126,32 +130,33 @@ def _visual_tower(config: dict[str, Any]) -> Any:
         pool=vision.timm_pool,
         proj=vision.timm_proj,
         proj_bias=vision.timm_proj_bias,
-        # Never timm's own weights.
+        # The weights of timm itself are never wanted.
         pretrained=False,
     )
 
 
 def _find_weights(weights: Path | str | None, name: str, tag: str) -> Path:
-    """The file of weights that a user's words mean, or a WeightsError that says where to get it."""
+    """Return the file that `weights` means. Raises a WeightsError that says where to get it."""
     if weights is None:
         return _cached_weights(name, tag)
     path = Path(weights)
     if path.is_dir():
-        found = [path / file for file in FILES if (path / file).is_file()]
-        if not found:
+        files = [path / name for name in FILES if (path / name).is_file()]
+        if not files:
             raise WeightsError(f"{path}: holds none of {', '.join(FILES)}")
-        return found[0]
+        return files[0]
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights of {name}; {_where_from(name, tag)}")
     return path
 
 
 def _cached_weights(name: str, tag: str) -> Path:
-    """Weights that huggingface_hub has downloaded before; asks no server."""
+    """Return the weights that huggingface_hub has downloaded before; asks no server."""
     from huggingface_hub import try_to_load_from_cache
 
     repository = _repository(name, tag)
-    for file in FILES if repository else ():
+    files = FILES if repository else ()
+    for file in files:
         cached = try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
             return Path(cached)
@@ -165,6 +170,7 @@ def _repository(name: str, tag: str) -> str:
 
 
 def _where_from(name: str, tag: str) -> str:
+    """Advice on where to get the weights, for a message."""
     repository = _repository(name, tag)
     source = f"https://huggingface.co/{repository}" if repository else "the repository of this model"
     return f"download {FILES[-1]} from {source} and give the path of that file, or of its folder, as weights"

@@ -1,4 +1,4 @@
-"""The baseline that the asymmetric coach improves on: the student's own kind of network as a trunk."""
+"""The student's own kind of network as a trunk: the baseline that the asymmetric coach improves on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .frozen import FrozenNetwork
 
 
 class DiTTrunk(FrozenNetwork):
-    """Images to the hidden states of a frozen copy of lite's structural encoder and DiT.
+    """The trunk from images to the hidden states of a frozen copy of lite's structural encoder and DiT.
 
     It sees an image as the student does, on the same patches, and so shares its blind spot.
     """
@@ -28,7 +28,7 @@ class DiTTrunk(FrozenNetwork):
         maps: int = 4,
         timestep: float = 800.0,
     ) -> None:
-        """The networks are copied, so that training the student does not move its judge.
+        """Copy the networks, so that training the student does not move its judge.
 
         maps: how many blocks are tapped, evenly spaced, the last one among them.
         timestep: in [0, 1000], the same for every image; the one-step student is trained at 800.
@@ -46,16 +46,19 @@ class DiTTrunk(FrozenNetwork):
         self.freeze()
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
-        """image (b, 3, h, w) in [0, 1], sides multiples of the patches' p px -> maps (b, d, h/p, w/p), None.
+        """Return maps (b, d, h/p, w/p), and None, of an image (b, 3, h, w) in [0, 1] with patches of p px.
 
-        There are no semantic tokens: what the picture shows is not told.
+        Sides are multiples of p. The DiT gets no semantic tokens: it does not learn what the picture shows.
         """
-        b, h, w = image.shape[0], *image.shape[-2:]
+        b, _, h, w = image.shape
         if h % self.multiple_of or w % self.multiple_of:
             raise UsageError(f"DiT trunk: sides {h} x {w} must be multiples of {self.multiple_of} px")
         latents = self.structural_encoder(2 * image - 1)  # (b, c, h/4, w/4), or of 1/8
-        timestep = torch.full((b,), self.timestep, device=image.device)
-        tokens = latents.new_zeros(b, 0, self.dit.config.width)
+        timestep = torch.full((b,), self.timestep, device=image.device)  # (b,)
+        tokens = latents.new_zeros(b, 0, self.dit.config.width)  # (b, 0, d)
         rows, columns = h // self.multiple_of, w // self.multiple_of
         states = self.dit.hidden_states(latents, timestep, tokens, self.blocks)  # each (b, n, d)
-        return [state.transpose(1, 2).reshape(b, -1, rows, columns) for state in states], None
+        maps = [
+            state.transpose(1, 2).reshape(b, -1, rows, columns) for state in states
+        ]  # each (b, d, h/p, w/p)
+        return maps, None

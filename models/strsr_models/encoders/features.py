@@ -24,47 +24,47 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TappedLayers(nn.Sequential):
-    """Layers one after the other; the values behind some of them are the result."""
+    """A chain of layers; the values behind some of them are the result."""
 
     def __init__(self, layers: list[nn.Module], taps: tuple[int, ...]) -> None:
         super().__init__(*layers)
         self.taps = taps
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) -> maps (b, c_i, h_i, w_i), one per tap."""
+        """Return the maps (b, c_i, h_i, w_i) of an image (b, 3, h, w), one per tap."""
         maps = []
         for number, layer in enumerate(self):
-            x = layer(x)
+            x = layer(x)  # (b, c_i, h_i, w_i)
             if number in self.taps:
                 maps.append(x)
         return maps
 
 
 def torchvision_layers(constructor: str, taps: tuple[int, ...]) -> TappedLayers:
-    """The layers of `torchvision.models.<constructor>().features` up to the last tap, not yet filled."""
+    """Build the layers of `torchvision.models.<constructor>().features` up to the last tap, not yet filled."""
     import torchvision
 
-    # No random start: the file fills everything.
+    # Nothing is drawn at random: the file fills everything.
     with torch.device("meta"):
         network = getattr(torchvision.models, constructor)(weights=None)
     layers = list(network.features)[: taps[-1] + 1]
     for layer in layers:
         for module in layer.modules():
             if isinstance(module, nn.ReLU):
-                # A tap must keep its values.
+                # A ReLU in place would change the values of the tap before it.
                 module.inplace = False
     return TappedLayers(layers, taps)
 
 
 def resnet50v2() -> ResNet50V2Stages:
-    """ResNet-50 v2's stem and stages 1 to 3, not yet filled."""
+    """Build the stem and stages 1 to 3 of ResNet-50 v2, not yet filled."""
     with torch.device("meta"):
         return ResNet50V2Stages()
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """How a feature network is built, fed, and what it gives."""
+    """The way a feature network is built and fed, and what it gives."""
 
     build: Callable[[], nn.Module]  # on the meta device; normalised image -> list of maps
     channels: tuple[int, ...]  # of its maps, shallow to deep
@@ -77,48 +77,49 @@ FEATURES = {
         partial(torchvision_layers, "squeezenet1_1", (1, 4, 7, 9, 10, 11, 12)),
         (64, 128, 256, 384, 384, 512, 512),
     ),
-    # relu1_2, relu2_2, relu3_1; Caffe weights want 0..255 minus a mean.
+    # The taps are relu1_2, relu2_2 and relu3_1; Caffe weights want 0..255 minus a mean.
     "vgg19": FeatureSpec(
         partial(torchvision_layers, "vgg19", (3, 8, 11)),
         (64, 128, 256),
         (0.48502, 0.45795, 0.40760),
         (1 / 255, 1 / 255, 1 / 255),
     ),
-    # relu1_2, relu2_2, relu3_4, relu4_4, relu5_4 with torchvision's own weights: what the
+    # The taps are relu1_2, relu2_2, relu3_4, relu4_4 and relu5_4 with torchvision's own weights: what the
     # frequency distribution loss was published with.
     "vgg19_torchvision": FeatureSpec(
         partial(torchvision_layers, "vgg19", (3, 8, 17, 26, 35)), (64, 128, 256, 512, 512)
     ),
-    # Maps at 1/2, 1/4, 1/8 and 1/16 size.
+    # The maps are at 1/2, 1/4, 1/8 and 1/16 size.
     "resnet50v2": FeatureSpec(resnet50v2, (64, 256, 512, 1024)),
 }
 
 
 class FeatureNetwork(FrozenNetwork):
-    """Images (b, 3, h, w) in [0, 1] to a list of feature maps, shallow to deep; no parameter trains."""
+    """The network from images (b, 3, h, w) in [0, 1] to feature maps, shallow to deep; no parameter trains."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, name: str, weights: Path) -> None:
-        """name: one of FEATURES. weights: a local file. Raises UsageError or WeightsError."""
+        """Build `name`, one of FEATURES, and fill it from a local file. Raises UsageError or WeightsError."""
         super().__init__()
         if name not in FEATURES:
             raise UsageError(f"feature network {name!r}: unknown; {nearest(name, FEATURES)}")
         spec = FEATURES[name]
-        # Of the maps.
+        # The channels of the maps.
         self.channels: tuple[int, ...] = spec.channels
         self.network = spec.build()
         tensors = read_tensors(weights)
-        # torchvision's `features.0.weight` is layer 0 of `network`.
-        fill(self.network, {k.removeprefix("features."): v for k, v in tensors.items()}, weights, name)
+        # A name such as torchvision's `features.0.weight` means layer 0 of `network`.
+        layers = {key.removeprefix("features."): value for key, value in tensors.items()}
+        fill(self.network, layers, weights, name)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
         self.freeze()
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i)."""
-        return self.network((image - self.mean) / self.std)  # type: ignore[no-any-return]
+        """Return the feature maps (b, c_i, h_i, w_i) of an image (b, 3, h, w) in [0, 1]."""
+        return self.network((image - self.mean) / self.std)  # type: ignore[no-any-return]  # (b, c_i, h_i, w_i)
 
 
 def unit(features: Tensor) -> Tensor:
@@ -127,10 +128,11 @@ def unit(features: Tensor) -> Tensor:
 
 
 class FeatureTrunk(FrozenNetwork):
-    """Feature networks as the trunk of a coach: all their maps, and no embedding.
+    """The trunk of a coach made of feature networks: all their maps, and no embedding.
 
-    The vector of channels at each place of a map is scaled to a root mean square of 1. Raw maps differ by a hundred times
-    between networks and between the maps of one, and heads on them would push the student as much harder.
+    The vector of channels at each place of a map is scaled to a root mean square of 1. Raw maps differ by a
+    hundred times between networks and between the maps of one, and heads on them would push the student as
+    much harder.
     """
 
     embedding_channels = 0
@@ -142,6 +144,8 @@ class FeatureTrunk(FrozenNetwork):
         self.freeze()
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
-        """(b, 3, h, w) in [0, 1] -> feature maps (b, c_i, h_i, w_i), None."""
-        maps = [x for network in self.networks for x in network(image)]
+        """Return the scaled maps (b, c_i, h_i, w_i), and None, of an image (b, 3, h, w) in [0, 1]."""
+        maps: list[Tensor] = []
+        for network in self.networks:
+            maps += network(image)  # each (b, c_i, h_i, w_i)
         return [math.sqrt(x.shape[1]) * unit(x) for x in maps], None

@@ -1,4 +1,4 @@
-"""What all frozen networks share: they never train, and they are filled strictly from local files."""
+"""The base of all frozen networks: they never train, and they are filled strictly from local files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from ..checkpoints.files import mismatches, shorten
 from ..errors import WeightsError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+    # The module typing has it from Python 3.11 on.
+    from typing_extensions import Self
 
 
 class FrozenNetwork(nn.Module):
     """A network whose weights and BatchNorm statistics stay as loaded; gradients pass to its input."""
 
     def freeze(self) -> Self:
-        """To be called when all parts are there: no parameter wants a gradient, eval mode for good."""
+        """Take gradients from all parameters and stay in eval mode; to be called when all parts are there."""
         self.requires_grad_(False)
         return self.train(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode whatever is asked, also when a parent module is set to train."""
+        """Stay in eval mode whatever `mode` is, also when a parent module is set to train."""
         return super().train(False)
 
 
@@ -34,14 +35,14 @@ def fill(module: nn.Module, tensors: dict[str, Any], path: Path, what: str) -> N
     Tensors that the module does not have are left alone: files hold whole networks of which only
     some layers are wanted. The module may be on the meta device. what: its name, for the message.
     """
-    # BatchNorm's count of batches serves training only, and files do without it.
+    # The count of batches that BatchNorm keeps serves training only, and files do without it.
     state = module.state_dict()
     counts = {name: torch.tensor(0) for name in state if name.endswith("num_batches_tracked")}
-    wanted = {name: value for name, value in state.items() if name not in counts}
-    found = {name: tensors[name] for name in wanted.keys() & tensors.keys()}
-    problems = mismatches(found, {name: tuple(value.shape) for name, value in wanted.items()})
+    shapes = {name: tuple(value.shape) for name, value in state.items() if name not in counts}
+    known = {name: tensors[name] for name in shapes.keys() & tensors.keys()}
+    problems = mismatches(known, shapes)
     if problems:
         raise WeightsError(f"{path}: not the {what} expected: {shorten(problems)}")
-    # A copy: the file's own memory may be a read-only map, and in float16.
-    filled = {name: tensors[name].to(torch.float32, copy=True) for name in wanted}
-    module.load_state_dict({**filled, **counts}, assign=True)
+    # Tensors are copied: the file's own memory may be a read-only map, and in float16.
+    copies = {name: tensors[name].to(torch.float32, copy=True) for name in shapes}
+    module.load_state_dict({**copies, **counts}, assign=True)

@@ -1,4 +1,4 @@
-"""Lite's semantic encoder: the whole low-quality picture to a few tokens.
+"""Lite's semantic encoder, from the whole low-quality picture to a few tokens.
 
 Letters: b batch, h w pixels, e channels, m tokens.
 """
@@ -19,29 +19,26 @@ MOST_PIXELS = 2**22  # of a picture that is resized to 128 px at once
 
 @dataclass(frozen=True)
 class SemanticConfig:
-    """Shape of the semantic encoder."""
+    """The shape of the semantic encoder."""
 
     short_side: int = 128  # px to which every picture is resized first
     channels: tuple[int, int, int, int] = (24, 48, 96, 128)  # at 1/2, 1/4, 1/8 and 1/16 size
     grid: int = 4  # tokens per side
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("short_side", self.short_side),
-            ("channels", min(self.channels)),
-            ("grid", self.grid),
-        ):
+        smallest = {"short_side": self.short_side, "channels": min(self.channels), "grid": self.grid}
+        for name, value in smallest.items():
             if value < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
 
 
 def reduction(height: int, width: int) -> int:
-    """By what whole number a picture is reduced before all else, so that it takes little memory."""
+    """The whole number by which a picture is reduced before all else, so that it takes little memory."""
     return math.ceil(math.sqrt(height * width / MOST_PIXELS))
 
 
 def reduced(image: Tensor, factor: int) -> Tensor:
-    """Means of (b, 3, h, w) over factor x factor px, of what there is of them at the right and below."""
+    """Return means of (b, 3, h, w) over factor x factor px; cells at the right and below may be smaller."""
     return F.avg_pool2d(image, factor, ceil_mode=True) if factor > 1 else image
 
 
@@ -57,7 +54,7 @@ def resize_short_side(image: Tensor, short_side: int) -> Tensor:
 
 
 class SemanticEncoder(nn.Module):
-    """What the picture is: grid x grid tokens of the whole low-quality image."""
+    """The encoder of what the picture is: grid x grid tokens of the whole low-quality image."""
 
     def __init__(self, config: SemanticConfig) -> None:
         super().__init__()
@@ -72,10 +69,12 @@ class SemanticEncoder(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(config.grid**2, channels_in))
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (b, 3, h, w) in [-1, 1], any size -> tokens (b, m, e)."""
-        x = reduced(image, reduction(*image.shape[-2:]))
-        x = resize_short_side(x, self.config.short_side)
+        """Return the tokens (b, m, e) of an image (b, 3, h, w) in [-1, 1], of any size."""
+        factor = reduction(*image.shape[-2:])
+        x = reduced(image, factor)  # (b, 3, h/factor, w/factor), rounded up
+        # From here on the letters h w are those of the resized picture.
+        x = resize_short_side(x, self.config.short_side)  # (b, 3, h, w)
         x = self.stages(x)  # (b, e, h/16, w/16)
         x = F.adaptive_avg_pool2d(x, self.config.grid)  # (b, e, grid, grid)
         x = x.flatten(2).transpose(1, 2)  # (b, m, e)
-        return self.norm(x) + self.positions  # type: ignore[no-any-return]
+        return self.norm(x) + self.positions  # type: ignore[no-any-return]  # (b, m, e)

@@ -24,7 +24,7 @@ MOST_TOKENS = 512
 
 @dataclass(frozen=True)
 class TextConvention:
-    """How a family reads its text encoder."""
+    """The way a family reads its text encoder."""
 
     thinking: bool  # the chat template's enable_thinking
     layers: tuple[int, ...]  # hidden states, 0 being the embeddings; several are concatenated per token
@@ -32,10 +32,13 @@ class TextConvention:
 
 
 class TextEncoder(nn.Module):
-    """A prompt's tokens; the same for every image. No parameter trains."""
+    """The encoder of a prompt, whose tokens are the same for every image. No parameter trains."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, convention: TextConvention, prompt: str) -> None:
-        """model: transformers' decoder without its language-model head; tokenizer: with a chat template."""
+        """Freeze the model, transformers' decoder without its language-model head.
+
+        tokenizer: with a chat template. prompt: what `forward` encodes.
+        """
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
@@ -44,7 +47,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
-        """Tokens (1, m, d) of a prompt, float32; m is MOST_TOKENS where the family keeps padding."""
+        """Return tokens (1, m, d) of a prompt, float32; m is MOST_TOKENS where the family keeps padding."""
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
             tokenize=False,
@@ -56,27 +59,29 @@ class TextEncoder(nn.Module):
         inputs = self.tokenizer(
             text, padding="max_length", max_length=MOST_TOKENS, truncation=True, return_tensors="pt"
         ).to(execution_device(self.model))
-        # One (1, MOST_TOKENS, h) for the embeddings and each layer.
+        # There is one (1, MOST_TOKENS, h) for the embeddings and one for each layer.
         states = self.model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             output_hidden_states=True,
             use_cache=False,
         ).hidden_states
-        tokens = torch.cat([states[layer] for layer in self.convention.layers], dim=-1).float()
+        layers = [states[layer] for layer in self.convention.layers]
+        tokens = torch.cat(layers, dim=-1).float()  # (1, MOST_TOKENS, d)
         if self.convention.keep_padding:
-            return tokens  # (1, MOST_TOKENS, d)
+            return tokens
         return tokens[:, inputs["attention_mask"][0].bool()]  # (1, m, d)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The own prompt's tokens (b, m, d) for images (b, 3, h, w), which are only counted."""
-        return self.encode(self.prompt).expand(len(image), -1, -1)
+        """Return the own prompt's tokens (b, m, d) for images (b, 3, h, w), which are only counted."""
+        tokens = self.encode(self.prompt)  # (1, m, d)
+        return tokens.expand(len(image), -1, -1)  # (b, m, d)
 
 
 def load_text_encoder(
     folder: Path, convention: TextConvention, prompt: str, dtype: torch.dtype
 ) -> TextEncoder:
-    """From a base model's folder with text_encoder/ and tokenizer/. Raises WeightsError."""
+    """Load the encoder from a base model's folder with text_encoder/ and tokenizer/. Raises WeightsError."""
     from transformers import AutoModel, AutoTokenizer
 
     model = read_model(AutoModel, folder / "text_encoder", dtype)

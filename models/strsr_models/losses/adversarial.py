@@ -17,7 +17,7 @@ R1_SIGMA = 0.0025  # of images in [0, 1]: the published 0.005 is for [-1, 1]
 
 
 def discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-    """Sum over heads of [BCE(r - mean(f), 1) + BCE(f - mean(r), 0)] / 2; means over the batch axis.
+    """Return the sum over heads of [BCE(r - mean(f), 1) + BCE(f - mean(r), 0)] / 2; means over the batch axis.
 
     Computed in float32. The caller detaches the fake image, not the logits. 2 log 2 / 2 = 0.693
     per head when real and fake cannot be told apart.
@@ -26,7 +26,7 @@ def discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tens
 
 
 def generator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-    """Sum over heads of [BCE(f - mean(r), 1) + BCE(r - mean(f), 0)] / 2; no gradient to r."""
+    """Return the sum over heads of [BCE(f - mean(r), 1) + BCE(r - mean(f), 0)] / 2; no gradient to r."""
     return _sum_over_heads(fake_logits, [logits.detach() for logits in real_logits])
 
 
@@ -37,12 +37,12 @@ def r1_penalty(
     rng: torch.Generator,
     sigma: float = R1_SIGMA,
 ) -> Tensor:
-    """Sum over heads of mean((D(x) - D(x + n))^2), n uniform in [0, sigma): R1 without second derivatives.
+    """Return the sum over heads of mean((D(x) - D(x + n))^2), n uniform in [0, sigma): an approximate R1.
 
-    logits_of: the coach. real: images (b, 3, h, w) in [0, 1]; real_logits: logits_of(real), not
-    computed again. rng: where n comes from, on any device. The published weight is 10; it is not
-    applied here. Spectral normalisation moves on with each forward pass in train mode: compute
-    both under `torch.nn.utils.parametrize.cached()`, or the difference measures that as well.
+    It needs no second derivatives. logits_of: the coach. real: images (b, 3, h, w) in [0, 1];
+    real_logits: logits_of(real), not computed again. rng: where n comes from, on any device. The
+    published weight is 10; it is not applied here. Spectral normalisation moves on with each forward
+    pass in train mode: compute both under `torch.nn.utils.parametrize.cached()`, or the difference measures that as well.
     """
     noise = sigma * torch.rand(real.shape, generator=rng, device=rng.device, dtype=torch.float32)
     noisy_logits = logits_of(real + noise.to(real))
@@ -54,12 +54,13 @@ def r1_penalty(
 
 
 def _sum_over_heads(up: Sequence[Tensor], down: Sequence[Tensor]) -> Tensor:
-    """Loss of `up` to be above the mean of `down`, and of `down` to be below the mean of `up`."""
+    """Return the loss of `up` to be above the mean of `down`, and of `down` to be below the mean of `up`."""
     return torch.stack([_relativistic(a.float(), b.float()) for a, b in zip(up, down, strict=True)]).sum()
 
 
 def _relativistic(up: Tensor, down: Tensor) -> Tensor:
-    # BCE with logits x is softplus(-x) for target 1 and softplus(x) for target 0.
+    """Return the relativistic average loss of one head's logits, as a scalar."""
+    # The BCE with logits x is softplus(-x) for target 1 and softplus(x) for target 0.
     above = F.softplus(-(up - down.mean(0, keepdim=True))).mean()
     below = F.softplus(down - up.mean(0, keepdim=True)).mean()
     return (above + below) / 2

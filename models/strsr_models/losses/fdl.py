@@ -1,6 +1,6 @@
 """The Frequency Distribution Loss (Ni et al., CVPR 2024, arXiv 2402.18192): a filter against grids.
 
-Of each map of a feature pyramid the DFT is split into amplitude and phase, and the distributions of
+The DFT of each map of a feature pyramid is split into amplitude and phase, and the distributions of
 each are compared by the sliced Wasserstein-1 distance. A grid is few strong bins: they move the
 tail of the distribution however well pixels are aligned, and content that is shifted is not punished.
 
@@ -60,7 +60,9 @@ class FrequencyDistributionLoss(nn.Module):
         seed: int = 0,
         chunk: int = CHUNK,
     ) -> None:
-        """channels: of each map. strides: of the projections, for all maps or for each.
+        """Draw the projections.
+
+        channels: those of each map. strides: of the projections, for all maps or for each.
 
         projections: random unit vectors of kernel x kernel x c, fixed by `seed` alone.
         chunk: how many projected values are held at a time; does not change the result.
@@ -82,9 +84,9 @@ class FrequencyDistributionLoss(nn.Module):
             self.register_buffer(f"projections_{number}", weights, persistent=False)
 
     def forward(self, pred_maps: Sequence[Tensor], target_maps: Sequence[Tensor]) -> Tensor:
-        """Scalar distance; zero for equal pyramids. No gradient to the target.
+        """Return a scalar distance, zero for equal pyramids. The target gets no gradient.
 
-        Float32 inside autocast, whose bfloat16 would round phases to 2 digits.
+        The distance is in float32 inside autocast, whose bfloat16 would round phases to 2 digits.
         Raises UsageError for maps that are not what the loss was built for, or smaller than a kernel.
         """
         if not len(pred_maps) == len(target_maps) == len(self.strides):
@@ -111,7 +113,7 @@ class FrequencyDistributionLoss(nn.Module):
 
 
 class _MapDistance(torch.autograd.Function):
-    """SW(amplitude) + phase_weight * SW(phase) of two maps, with its gradient made on the way.
+    """The distance SW(amplitude) + phase_weight * SW(phase) of two maps, with its gradient made on the way.
 
     Autograd would keep every projection and its order, or sort twice under checkpointing.
     """
@@ -120,21 +122,29 @@ class _MapDistance(torch.autograd.Function):
     def forward(
         ctx: Any, pred: Tensor, target: Tensor, weights: Tensor, stride: int, phase_weight: float, chunk: int
     ) -> Tensor:
-        weights = weights.to(pred)
-        wanted = ctx.needs_input_grad[0]
-        with torch.set_grad_enabled(wanted):
-            leaf = pred.detach().requires_grad_(wanted)
-            pair = amplitude_and_phase(leaf)
+        """Return the scalar distance of maps (b, c, h, w), and keep its gradient where that is needed."""
+        weights = weights.to(pred)  # (q, c, k, k)
+        with_gradient = ctx.needs_input_grad[0]
+        with torch.set_grad_enabled(with_gradient):
+            leaf = pred.detach().requires_grad_(with_gradient)
+            pair = amplitude_and_phase(leaf)  # each (b, c, h, w)
         with torch.no_grad():
             value = pred.new_zeros(())
             gradients = []
-            target_pair = amplitude_and_phase(target)
+            target_pair = amplitude_and_phase(target)  # each (b, c, h, w)
             for x, y, weight in zip(pair, target_pair, (1.0, phase_weight), strict=True):
-                distance, gradient = _sliced_wasserstein(x.detach(), y, weights, stride, chunk, wanted)
+                distance, gradient = _sliced_wasserstein(
+                    x=x.detach(),
+                    y=y,
+                    weights=weights,
+                    stride=stride,
+                    chunk=chunk,
+                    with_gradient=with_gradient,
+                )
                 value += weight * distance
                 gradients.append(gradient.mul_(weight))
-        if wanted:
-            # As large as the map, each, and the gradient needs room.
+        if with_gradient:
+            # Each of these is as large as the map, and the gradient needs room.
             del target_pair, x, y
             ctx.save_for_backward(*torch.autograd.grad(pair, leaf, gradients))
         return value
@@ -142,6 +152,7 @@ class _MapDistance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the kept gradient, scaled by that of the loss."""
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None, None
 
@@ -149,7 +160,7 @@ class _MapDistance(torch.autograd.Function):
 def _sliced_wasserstein(
     x: Tensor, y: Tensor, weights: Tensor, stride: int, chunk: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Mean over b, q, n of |sort(x * q) - sort(y * q)| for x, y (b, c, h, w), and its gradient by x.
+    """Return the mean over b, q, n of |sort(x * q) - sort(y * q)| for x, y (b, c, h, w), and its gradient by x.
 
     The gradient of one projected value is the sign of the difference at its rank.
     """
@@ -157,28 +168,29 @@ def _sliced_wasserstein(
     k = weights.shape[-1]
     positions = ((x.shape[2] - k) // stride + 1) * ((x.shape[3] - k) // stride + 1)
     at_a_time = max(1, chunk // (x.shape[0] * positions))
-    for some in torch.split(weights, at_a_time):
-        projected = F.conv2d(x, some, stride=stride)  # (b, q, h', w')
+    for part in torch.split(weights, at_a_time):
+        projected = F.conv2d(x, part, stride=stride)  # (b, q, h', w')
         ranked, order = projected.flatten(2).sort(dim=-1)  # (b, q, n)
-        difference = ranked - _ranked(F.conv2d(y, some, stride=stride).flatten(2))
+        difference = ranked - _ranked(F.conv2d(y, part, stride=stride).flatten(2))  # (b, q, n)
         value += difference.abs().mean((0, 2)).sum()
         if with_gradient:
-            signs = torch.empty_like(ranked).scatter_(-1, order, difference.sign())
-            signs = signs.view_as(projected)
-            gradient += conv2d_input(x.shape, some, signs, stride=stride)  # type: ignore[no-untyped-call]
+            signs = torch.empty_like(ranked).scatter_(-1, order, difference.sign())  # (b, q, n)
+            signs = signs.view_as(projected)  # (b, q, h', w')
+            gradient += conv2d_input(x.shape, part, signs, stride=stride)  # type: ignore[no-untyped-call]
     q = weights.shape[0]
     return value / q, gradient / (x.shape[0] * q * positions)
 
 
 def _ranked(values: Tensor) -> Tensor:
-    """Sorted along the last axis. On a CPU by numpy: without indices it is three times as fast."""
-    # Not one that only has a size.
+    """Sort along the last axis; on a CPU by numpy, which is three times as fast where no indices are needed."""
+    # A subclass may have a size and no values: it is left to torch.
     if values.device.type == "cpu" and type(values) is Tensor:
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(dim=-1).values
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or as it is in float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 

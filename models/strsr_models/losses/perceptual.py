@@ -1,6 +1,6 @@
-"""Distances in the feature maps of a frozen network: what looks alike is close.
+"""Distances in the feature maps of a frozen network: pictures that look alike are close.
 
-Two of them, each under its own name: LPIPS (arXiv 1801.03924), whose weights on the features were
+There are two, each under its own name: LPIPS (arXiv 1801.03924), whose weights on the features were
 learnt from people's judgements, and a plain distance for any network when those are not at hand.
 """
 
@@ -23,31 +23,32 @@ BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # t
 
 
 def feature_distance(pred: Tensor, target: Tensor, network: Callable[[Tensor], list[Tensor]]) -> Tensor:
-    """Mean over maps of the squared distance of unit feature vectors; pred, target (b, 3, h, w) in [0, 1].
+    """Return the mean squared distance of unit feature vectors over maps; pred, target (b, 3, h, w) in [0, 1].
 
-    Zero for equal images; at most 4. `target` gets no gradient. The idea of LPIPS without its
-    learnt weights: not LPIPS, and reported under its own name.
+    It is zero for equal images, and at most 4. `target` gets no gradient. This is the idea of LPIPS without
+    its learnt weights: not LPIPS, and reported under its own name.
     """
     with torch.no_grad():
-        wanted = network(target)
+        target_maps = network(target)  # each (b, c_i, h_i, w_i)
     distances = [
-        (unit(a) - unit(b)).square().sum(1).mean() for a, b in zip(network(pred), wanted, strict=True)
+        (unit(a) - unit(b)).square().sum(1).mean() for a, b in zip(network(pred), target_maps, strict=True)
     ]
     return torch.stack(distances).mean()
 
 
 class Lpips(FrozenNetwork):
-    """LPIPS 0.1 by the weights of the `lpips` package on a backbone of torchvision's.
+    """The distance LPIPS 0.1, by the weights of the `lpips` package on a backbone of torchvision's.
 
     The sum over maps is taken here rather than by the package, whose gradient is NaN where all
     features of a pixel are zero; values agree to 1e-4. Nothing is ever downloaded.
     """
 
     def __init__(self, net: str = "vgg", backbone: Path | None = None) -> None:
-        """net: "vgg" (the one to train with), "alex" or "squeeze".
+        """Build and fill the network.
 
-        backbone: local file with torchvision's ImageNet weights of that network; by default the
-        one that torch.hub keeps. Raises UsageError, or WeightsError that says where to get them.
+        net: "vgg" (the one to train with), "alex" or "squeeze". backbone: local file with torchvision's
+        ImageNet weights of that network; by default the one that torch.hub keeps. Raises UsageError, or
+        WeightsError that says where to get them.
         """
         super().__init__()
         if net not in BACKBONES:
@@ -61,33 +62,34 @@ class Lpips(FrozenNetwork):
             )
         self.model: Any = _lpips_package(net)
         tensors = read_tensors(path, "features.")
-        # slice3.10.weight of the package is torchvision's features.10.weight.
+        # The package's slice3.10.weight is torchvision's features.10.weight.
         names = {name: name.split(".", 1)[1] for name in self.model.net.state_dict()}
         renamed = {name: tensors[key] for name, key in names.items() if key in tensors}
         fill(self.model.net, renamed, path, BACKBONES[net])
         self.freeze()
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """LPIPS, scalar float32, mean over the batch; pred, target (b, 3, h, w) in [0, 1].
+        """Return LPIPS, a float32 scalar, the mean over the batch; pred, target (b, 3, h, w) in [0, 1].
 
-        `target` gets no gradient. Float32 inside autocast: squares of features overflow float16.
+        `target` gets no gradient. Autocast is switched off inside: squares of features overflow float16.
         """
         with torch.autocast(pred.device.type, enabled=False):
             with torch.no_grad():
-                wanted = self._maps(target)
-            return torch.stack(
-                [
-                    lin((unit(a) - unit(b)).square()).mean()
-                    for lin, a, b in zip(self.model.lins, self._maps(pred), wanted, strict=True)
-                ]
-            ).sum()
+                target_maps = self._maps(target)  # each (b, c_i, h_i, w_i)
+            pred_maps = self._maps(pred)  # each (b, c_i, h_i, w_i)
+            distances = [
+                lin((unit(a) - unit(b)).square()).mean()
+                for lin, a, b in zip(self.model.lins, pred_maps, target_maps, strict=True)
+            ]
+            return torch.stack(distances).sum()
 
     def _maps(self, image: Tensor) -> list[Tensor]:
+        """Return the backbone's maps (b, c_i, h_i, w_i) of an image (b, 3, h, w) in [0, 1]."""
         return list(self.model.net(self.model.scaling_layer(2 * image.float() - 1)))
 
 
 def backbone_url(net: str) -> str:
-    """Where torchvision's ImageNet weights for an LPIPS network are."""
+    """The address of torchvision's ImageNet weights for an LPIPS network."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(BACKBONES[net])
@@ -95,11 +97,12 @@ def backbone_url(net: str) -> str:
 
 
 def hub_path(net: str) -> Path:
-    """Where torch.hub keeps those weights once they are downloaded."""
+    """The file in which torch.hub keeps those weights once they are downloaded."""
     return Path(torch.hub.get_dir()) / "checkpoints" / backbone_url(net).rsplit("/", 1)[1]
 
 
 def _lpips_package(net: str) -> Any:
+    """Build the package's network, its backbone still random. Raises WeightsError without the package."""
     try:
         import lpips
     except ImportError as error:
@@ -108,6 +111,6 @@ def _lpips_package(net: str) -> Any:
             "or use the feature distance on a local network instead"
         ) from error
     with warnings.catch_warnings():
-        # It calls torchvision in an old way; pnet_rand: a backbone that is filled by us, from a file.
+        # The package calls torchvision in an old way. By pnet_rand it leaves the backbone for us to fill.
         warnings.simplefilter("ignore")
         return lpips.LPIPS(net=net, pnet_rand=True, verbose=False)

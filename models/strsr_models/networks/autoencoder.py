@@ -1,4 +1,4 @@
-"""Lite's structural encoder and its decoder: pixels to latents, and latents to detail. Two shapes.
+"""Lite's structural encoder and its decoder, in two shapes: pixels to latents, and latents to detail.
 
 Quarter, the shape of the embedded weights: all work is done at a quarter of the output size, behind
 one pixel unshuffle and before one pixel shuffle. The shuffle is balanced (`BalancedShuffle`), so
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+    # The module typing has it from Python 3.11 on.
+    from typing_extensions import Self
 
 
 # Detail is some hundredths of the image's range. Fixed outside of the last layer, the factor lets
@@ -34,14 +35,13 @@ QUARTER, EIGHTH = 4, 8  # output px per latent pixel and side, of the two shapes
 
 @dataclass(frozen=True)
 class QuarterConfig:
-    """Shape of a structural encoder and a decoder that do all of their work at a quarter of the output size."""
+    """The shape of an encoder and a decoder that do all of their work at a quarter of the output size."""
 
     latent_channels: int = 64  # of every layer
     encoder_blocks: int = 2
     decoder_blocks: int = 16
-    level_cell: int = (
-        32  # output px: of the cells over which the detail has no mean (`level`); 0: it may have one
-    )
+    # In output px: the side of the cells over which the detail has no mean (`level`); 0: it may have one.
+    level_cell: int = 32
 
     downscale: ClassVar[int] = QUARTER
 
@@ -52,13 +52,13 @@ class QuarterConfig:
             raise ValueError("encoder_blocks, decoder_blocks and level_cell must not be negative")
 
     def build(self) -> tuple[QuarterEncoder, QuarterDecoder]:
-        """The structural encoder and the decoder, with random weights."""
+        """Make the structural encoder and the decoder, with random weights."""
         return QuarterEncoder(self), QuarterDecoder(self)
 
 
 @dataclass(frozen=True)
 class PyramidConfig:
-    """Shape of a structural encoder at 1/8 of the output size and of a decoder that climbs by three shuffles."""
+    """The shape of an encoder at 1/8 of the output size and of a decoder that climbs by three shuffles."""
 
     latent_channels: int = 32
     encoder_channels: int = 128
@@ -79,7 +79,7 @@ class PyramidConfig:
             raise ValueError("encoder_blocks and decoder_blocks must not be negative")
 
     def build(self) -> tuple[StructuralEncoder, Decoder]:
-        """The structural encoder and the decoder, with random weights."""
+        """Make the structural encoder and the decoder, with random weights."""
         return StructuralEncoder(self), Decoder(self)
 
 
@@ -97,23 +97,23 @@ def keep_variance(conv: nn.Conv2d, gain: float = 1.0) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(conv(x))): 3x3, no normalisation, which would cost contrast (EDSR)."""
+    """A residual block x + conv(silu(conv(x))): 3x3, without normalisation, which would cost contrast (EDSR)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         keep_variance(self.conv1)
-        # Start close to the identity.
+        # The block starts close to the identity.
         keep_variance(self.conv2, gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, e, h, w) -> (b, e, h, w)."""
+        """Map features (b, e, h, w) to features of the same shape."""
         return x + self.conv2(F.silu(self.conv1(x)))  # type: ignore[no-any-return]
 
 
 class BalancedShuffle(nn.Module):
-    """f times the size: a convolution and a pixel shuffle that answer a flat field alike in all phases.
+    """An enlargement by f: convolution and pixel shuffle that answer a flat field alike in all phases.
 
     A shuffle's f x f phases have weights of their own, and where their sums differ the network prints its
     phase pattern into every sky. For each output and input channel the taps of every phase are
@@ -131,7 +131,7 @@ class BalancedShuffle(nn.Module):
         self.folded = False
         self.weight = nn.Parameter(torch.empty(channels_out * factor**2, channels_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels_out))
-        # Start as the bicubic enlargement, nearly.
+        # The first output of the network is nearly the bicubic enlargement.
         nn.init.normal_(self.weight, std=0.3 / (9 * channels_in) ** 0.5)
 
     def balanced_weight(self) -> Tensor:
@@ -139,7 +139,7 @@ class BalancedShuffle(nn.Module):
         phases = self.weight.reshape(-1, self.factor**2, *self.weight.shape[1:])  # (e', f*f, e, 3, 3)
         sums = phases.sum((-1, -2), keepdim=True)  # (e', f*f, e, 1, 1)
         balanced: Tensor = phases - (sums - sums.mean(1, keepdim=True)) / 9
-        return balanced.flatten(0, 1)
+        return balanced.flatten(0, 1)  # (e'*f*f, e, 3, 3)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -148,34 +148,39 @@ class BalancedShuffle(nn.Module):
         self.folded = True
 
     def train(self, mode: bool = True) -> Self:
-        """Training moves the weights, so that they have to be balanced anew in each forward pass."""
+        """Set the mode; training moves the weights, so that each forward pass has to balance them anew."""
         self.folded = self.folded and not mode
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, e, h, w) -> (b, e', f*h, f*w)."""
+        """Enlarge features (b, e, h, w) to (b, e', f*h, f*w)."""
         weight = self.weight if self.folded else self.balanced_weight()
-        x = F.conv2d(x, weight, self.bias.repeat_interleave(self.factor**2), padding=1)  # (b, e'*f*f, h, w)
-        return F.pixel_shuffle(x, self.factor)
+        bias = self.bias.repeat_interleave(self.factor**2)  # (e'*f*f,)
+        x = F.conv2d(x, weight, bias, padding=1)  # (b, e'*f*f, h, w)
+        return F.pixel_shuffle(x, self.factor)  # (b, e', f*h, f*w)
 
 
 def level(image: Tensor, cell: int) -> Tensor:
-    """What of (b, c, H, W) varies slowly: its means over cells of `cell` px, smoothed over three and enlarged.
+    """The slow part of an image (b, c, H, W): means over cells of `cell` px, smoothed over three and enlarged.
 
     Restorers shift saturated colours, by up to 30 levels of 255 on plain fields. Taken off the detail, its level
     stays in the bicubic enlargement, which knows it: colours are kept by construction.
     """
     h, w = image.shape[-2:]
-    padded = F.pad(image, (0, -w % cell, 0, -h % cell), mode="replicate")
-    means = F.avg_pool2d(padded, cell)  # (b, c, H/cell, W/cell)
-    # 1 2 1.
-    means = F.avg_pool2d(F.avg_pool2d(F.pad(means, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
-    smooth = F.interpolate(means, scale_factor=cell, mode="bilinear", align_corners=False)
-    return smooth[..., :h, :w]
+    # The letters m n stand for the cells of an axis, rounded up.
+    padded = F.pad(image, (0, -w % cell, 0, -h % cell), mode="replicate")  # (b, c, m*cell, n*cell)
+    means = F.avg_pool2d(padded, cell)  # (b, c, m, n)
+    # Two means over two cells are the filter [1, 2, 1] / 4 on each axis.
+    means = F.pad(means, (1, 1, 1, 1), mode="replicate")  # (b, c, m+2, n+2)
+    means = F.avg_pool2d(F.avg_pool2d(means, 2, 1), 2, 1)  # (b, c, m, n)
+    smooth = F.interpolate(
+        means, scale_factor=cell, mode="bilinear", align_corners=False
+    )  # (b, c, m*cell, n*cell)
+    return smooth[..., :h, :w]  # (b, c, H, W)
 
 
 class QuarterEncoder(nn.Module):
-    """Where things are: an image at output size to latents four times smaller."""
+    """The encoder of where things are: an image at output size to latents four times smaller."""
 
     downscale = QUARTER
 
@@ -187,13 +192,13 @@ class QuarterEncoder(nn.Module):
         keep_variance(self.conv_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (b, 3, H, W) in [-1, 1], H and W multiples of 4 -> (b, c, H/4, W/4)."""
+        """Encode x (b, 3, H, W) in [-1, 1], H and W multiples of 4, as latents (b, c, H/4, W/4)."""
         x = F.pixel_unshuffle(x, QUARTER)  # (b, 48, H/4, W/4)
-        return self.blocks(self.conv_in(x))  # type: ignore[no-any-return]
+        return self.blocks(self.conv_in(x))  # type: ignore[no-any-return]  # (b, c, H/4, W/4)
 
 
 class QuarterDecoder(nn.Module):
-    """Latents to the detail that the bicubic enlargement lacks, by one balanced shuffle."""
+    """The decoder of latents to the detail that the bicubic enlargement lacks, by one balanced shuffle."""
 
     def __init__(self, config: QuarterConfig) -> None:
         super().__init__()
@@ -203,14 +208,16 @@ class QuarterDecoder(nn.Module):
         self.level_cell = config.level_cell
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(b, c, H/4, W/4) -> detail (b, 3, H, W), to be added to an image in [-1, 1]."""
+        """Decode latents (b, c, H/4, W/4) to detail (b, 3, H, W), to be added to an image in [-1, 1]."""
         x = F.silu(self.blocks(latents))  # (b, c, H/4, W/4)
         detail: Tensor = DETAIL_SCALE * self.shuffle(x).float()  # (b, 3, H, W)
-        return detail - level(detail, self.level_cell) if self.level_cell else detail
+        if not self.level_cell:
+            return detail
+        return detail - level(detail, self.level_cell)  # (b, 3, H, W)
 
 
 class ShuffleUp(nn.Module):
-    """Twice the size: convolution to four times the channels, then pixel shuffle."""
+    """An enlargement by two: convolution to four times the channels, then pixel shuffle."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -221,12 +228,13 @@ class ShuffleUp(nn.Module):
             self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, e, h, w) -> (b, e', 2h, 2w)."""
-        return F.pixel_shuffle(self.conv(x), 2)
+        """Enlarge features (b, e, h, w) to (b, e', 2h, 2w)."""
+        x = self.conv(x)  # (b, 4e', h, w)
+        return F.pixel_shuffle(x, 2)  # (b, e', 2h, 2w)
 
 
 def whitening_dct(channels: int) -> Tensor:
-    """A start (channels, 192) for the encoder's first layer: the lowest frequencies of an 8x8 DCT.
+    """The start (channels, 192) of the encoder's first layer: the lowest frequencies of an 8x8 DCT.
 
     Photos hold most of their energy in the mean of a block and little in the detail that matters
     here. Each coefficient is therefore scaled up by about the inverse of its usual size, for
@@ -234,12 +242,12 @@ def whitening_dct(channels: int) -> Tensor:
     first 150 steps as from a random one.
     """
     k = torch.arange(EIGHTH, dtype=torch.float32)
-    dct = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / EIGHTH) * (2 / EIGHTH) ** 0.5
+    dct = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / EIGHTH) * (2 / EIGHTH) ** 0.5  # (8, 8)
     dct[0] /= 2**0.5
     opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
     opponent = opponent / opponent.norm(dim=1, keepdim=True)
     coefficients = sorted(
-        # Colour detail comes later.
+        # The detail of colours comes later than that of luma.
         (math.hypot(u, v) + (3 if color else 0), color, u, v)
         for color in range(3)
         for u in range(EIGHTH)
@@ -255,7 +263,7 @@ def whitening_dct(channels: int) -> Tensor:
 
 
 class StructuralEncoder(nn.Module):
-    """The pyramid's: an image at output size to latents eight times smaller."""
+    """The pyramid's structural encoder: an image at output size to latents eight times smaller."""
 
     downscale = EIGHTH
 
@@ -271,14 +279,14 @@ class StructuralEncoder(nn.Module):
         keep_variance(self.conv_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (b, 3, H, W) in [-1, 1], H and W multiples of 8 -> (b, c, H/8, W/8)."""
+        """Encode x (b, 3, H, W) in [-1, 1], H and W multiples of 8, as latents (b, c, H/8, W/8)."""
         x = F.pixel_unshuffle(x, EIGHTH)  # (b, 192, H/8, W/8)
         x = self.blocks(self.conv_in(x))  # (b, e, H/8, W/8)
-        return self.conv_out(x)  # type: ignore[no-any-return]
+        return self.conv_out(x)  # type: ignore[no-any-return]  # (b, c, H/8, W/8)
 
 
 class Decoder(nn.Module):
-    """The pyramid's: latents to the detail that the bicubic enlargement lacks."""
+    """The pyramid's decoder: latents to the detail that the bicubic enlargement lacks."""
 
     def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
@@ -294,12 +302,13 @@ class Decoder(nn.Module):
         self.to_full = ShuffleUp(half, config.pixel_channels)
         self.conv_out = nn.Conv2d(config.pixel_channels, 3, 3, padding=1)
         keep_variance(self.conv_in)
-        # Start as the bicubic enlargement, nearly.
+        # The first output of the network is nearly the bicubic enlargement.
         keep_variance(self.conv_out, gain=0.3)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(b, c, H/8, W/8) -> detail (b, 3, H, W), to be added to an image in [-1, 1]."""
+        """Decode latents (b, c, H/8, W/8) to detail (b, 3, H, W), to be added to an image in [-1, 1]."""
         x = self.at_eighth(self.conv_in(latents))  # (b, e8, H/8, W/8)
         x = self.at_quarter(self.to_quarter(x))  # (b, e4, H/4, W/4)
         x = self.at_half(self.to_half(x))  # (b, e2, H/2, W/2)
-        return DETAIL_SCALE * self.conv_out(self.to_full(x))  # type: ignore[no-any-return]
+        x = self.to_full(x)  # (b, pixel_channels, H, W)
+        return DETAIL_SCALE * self.conv_out(x)  # type: ignore[no-any-return]  # (b, 3, H, W)

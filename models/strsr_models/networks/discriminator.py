@@ -21,17 +21,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+    # The module typing has it from Python 3.11 on.
+    from typing_extensions import Self
 
 
-SLOPE = 0.2  # of LeakyReLU
+SLOPE = 0.2  # of every LeakyReLU
 
 Trunk = Callable[[Tensor], tuple[list[Tensor], Tensor | None]]  # image in [0, 1] -> maps, embedding
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Shape of the heads; what trunks state as `channels` and `embedding_channels`."""
+    """The shape of the heads, by what trunks state as `channels` and `embedding_channels`."""
 
     channels: tuple[int, ...]  # of each map, one head for each
     embedding_channels: int = 0  # 0: no embedding, no head on it
@@ -59,13 +60,15 @@ class BlurPool(nn.Module):
         self.register_buffer("kernel", line[:, None] * line, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h, w)."""
-        weights = self.kernel.to(x).expand(x.shape[1], 1, 3, 3)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weights, groups=x.shape[1])
+        """Blur a map (b, c, h, w); the result has the same shape."""
+        channels = x.shape[1]
+        weights = self.kernel.to(x).expand(channels, 1, 3, 3)  # (c, 1, 3, 3)
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")  # (b, c, h+2, w+2)
+        return F.conv2d(x, weights, groups=channels)  # (b, c, h, w)
 
 
 def map_head(channels: int, hidden: int) -> nn.Sequential:
-    """A head on a map: (b, c, h, w) -> logits (b, 1, h/4, w/4), rounded up."""
+    """Make a head on a map: (b, c, h, w) -> logits (b, 1, h/4, w/4), rounded up."""
     return nn.Sequential(
         BlurPool(),
         spectral_norm(nn.Conv2d(channels, hidden, 3, stride=2, padding=1)),
@@ -76,7 +79,7 @@ def map_head(channels: int, hidden: int) -> nn.Sequential:
 
 
 def embedding_head(channels: int, hidden: int) -> nn.Sequential:
-    """A head on the pooled embedding: (b, e) -> logits (b, 1)."""
+    """Make a head on the pooled embedding: (b, e) -> logits (b, 1)."""
     return nn.Sequential(
         spectral_norm(nn.Linear(channels, hidden)),
         nn.LeakyReLU(SLOPE),
@@ -100,7 +103,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor], embedding: Tensor | None = None) -> list[Tensor]:
-        """Logits, a list: (b, 1, h_i/4, w_i/4) per map, rounded up, then (b, 1) of the embedding.
+        """Return a list of logits: (b, 1, h_i/4, w_i/4) per map, rounded up, then (b, 1) of the embedding.
 
         maps: (b, c_i, h_i, w_i), any size from 1 x 1. embedding: (b, e) if the config has one.
         Float32 inside autocast: a bfloat16 power iteration would not settle.
@@ -109,46 +112,48 @@ class Discriminator(nn.Module):
         self._check(maps, embedding)
         device = maps[0].device if maps else embedding.device  # type: ignore[union-attr]
         with torch.autocast(device.type, enabled=False):
+            # Each is (b, 1, h_i/4, w_i/4).
             logits: list[Tensor] = [head(x.float()) for head, x in zip(self.on_maps, maps, strict=True)]
             if self.on_embedding is not None and embedding is not None:
-                logits.append(self.on_embedding(embedding.float()))
+                logits.append(self.on_embedding(embedding.float()))  # (b, 1)
         return logits
 
     def _check(self, maps: Sequence[Tensor], embedding: Tensor | None) -> None:
+        """Raise UsageError unless maps and embedding have the channels that the heads were built for."""
         shapes = [tuple(x.shape) for x in maps]
         if tuple(shape[1] for shape in shapes if len(shape) == 4 and 0 not in shape) != self.config.channels:
             raise UsageError(
                 f"discriminator: its heads are on maps of {self.config.channels} channels, got {shapes}; "
                 "a map without pixels means that the crop is too small for the trunk"
             )
-        found = 0 if embedding is None else embedding.shape[-1]
-        if found != self.config.embedding_channels:
+        channels = 0 if embedding is None else embedding.shape[-1]
+        if channels != self.config.embedding_channels:
             raise UsageError(
                 f"discriminator: expected an embedding of {self.config.embedding_channels} channels, "
-                f"got {found}"
+                f"got {channels}"
             )
 
 
 class Coach(nn.Module):
-    """Frozen trunk + trainable heads: images to logits.
+    """A frozen trunk with trainable heads: images to logits.
 
     Save `coach.heads.state_dict()`: the trunk is rebuilt from its own file. Train
     `coach.heads.parameters()`. The gradient of a fake's logits passes through the trunk to the image.
     """
 
     def __init__(self, trunk: nn.Module, heads: Discriminator) -> None:
-        """trunk: image (b, 3, h, w) in [0, 1] -> (maps, embedding or None); is frozen here."""
+        """Freeze the trunk: image (b, 3, h, w) in [0, 1] -> (maps, embedding or None)."""
         super().__init__()
         self.trunk = trunk.requires_grad_(False).eval()
         self.heads = heads
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """image (b, 3, h, w) in [0, 1] -> logits, one tensor per head."""
-        maps, embedding = self.trunk(image)
-        return self.heads(maps, embedding)  # type: ignore[no-any-return]
+        """Return the logits of an image (b, 3, h, w) in [0, 1], one tensor per head."""
+        maps, embedding = self.trunk(image)  # each (b, c_i, h_i, w_i), and (b, e) or None
+        return self.heads(maps, embedding)  # type: ignore[no-any-return]  # (b, 1, h_i/4, w_i/4), (b, 1)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the heads' mode; the trunk, with its BatchNorm statistics, stays in eval mode."""
+        """Set the heads' mode; the trunk, with its BatchNorm statistics, stays in eval mode."""
         super().train(mode)
         self.trunk.eval()
         return self

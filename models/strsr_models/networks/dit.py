@@ -6,7 +6,7 @@ feed-forwards with a depthwise convolution (arXiv 2002.05202, 2410.10629), and 2
 (arXiv 2104.09864) on half of each head, so that the network runs on any tile size and the other
 half of the head matches by content alone.
 
-How tokens become a velocity map is the screen door's origin. `unpatchify = "patch"` is the usual way: a
+The step from tokens to a velocity map is the screen door's origin. `unpatchify = "patch"` is the usual way: a
 linear layer with weights of its own for each place in a patch, which prints the grid of the patches.
 "smooth" gives one vector per token, enlarged bilinearly and mixed by one convolution, which has
 no places in a patch to tell apart.
@@ -28,14 +28,14 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import nearest
 
 TIME_CHANNELS = 256  # of the sinusoids
-MOST_SCORES = 2**20  # of queries and keys at once: what a CPU's cache holds, and no memory asked for anew
+MOST_SCORES = 2**20  # of queries and keys at once: what a CPU's cache holds, without new memory
 UNPATCHIFY = ("patch", "smooth")
 GATE = 0.25  # how far the gates of a new network are open
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape of the transformer."""
+    """The shape of the transformer."""
 
     latent_channels: int = 32
     patch_size: int = 2  # latent pixels per token side
@@ -58,15 +58,15 @@ class DiTConfig:
 
 
 def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
-    """Sinusoidal features (b, channels) of timesteps (b,) in [0, 1000]."""
+    """Return sinusoidal features (b, channels) of timesteps (b,) in [0, 1000]."""
     half = channels // 2
-    steps = torch.arange(half, device=timestep.device, dtype=torch.float32)
-    angles = timestep.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    steps = torch.arange(half, device=timestep.device, dtype=torch.float32)  # (channels/2,)
+    angles = timestep.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)  # (b, channels/2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (b, channels)
 
 
 def rotary_angles(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:
-    """Angles (rows * columns, channels / 2): half of them turn with the row, half with the column.
+    """Return angles (rows * columns, channels / 2): half of them turn with the row, half with the column.
 
     Frequencies fall from 1 to 1/32 radian per token: positions a few hundred tokens apart stay
     distinct, and no frequency is so slow that a larger tile than any seen in training is far
@@ -74,32 +74,33 @@ def rotary_angles(rows: int, columns: int, channels: int, device: torch.device) 
     """
     per_axis = channels // 4
     exponent = torch.arange(per_axis, device=device, dtype=torch.float32) / max(per_axis - 1, 1)
-    frequency = 32.0**-exponent
+    frequency = 32.0**-exponent  # (channels/4,)
     row = torch.arange(rows, device=device, dtype=torch.float32)[:, None] * frequency
     column = torch.arange(columns, device=device, dtype=torch.float32)[:, None] * frequency
+    # Each is (rows, columns, channels/4).
     grid = [row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)]
-    return torch.cat(grid, dim=-1).flatten(0, 1)
+    return torch.cat(grid, dim=-1).flatten(0, 1)  # (rows*columns, channels/2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first channels of x (b, k, n, d/k) by angles, given as cos and sin (n, a); 2a channels turn."""
     turning = 2 * cos.shape[-1]
-    even, odd = x[..., :turning:2], x[..., 1:turning:2]
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
-    return torch.cat([turned, x[..., turning:]], dim=-1)
+    even, odd = x[..., :turning:2], x[..., 1:turning:2]  # each (b, k, n, a)
+    pairs = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)  # (b, k, n, a, 2)
+    return torch.cat([pairs.flatten(-2), x[..., turning:]], dim=-1)  # (b, k, n, d/k)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of q, k, v, each (b, k, n, d/k), scaled by the root of the last size.
+    """Return softmax attention of q, k, v, each (b, k, n, d/k), scaled by the root of the last size.
 
     PyTorch's fused kernel for CPUs takes more than twice as long in bfloat16 as the products it is made of.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)  # (b, k, n, d/k)
     step = max(1, MOST_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
-    turned = k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    parts = [(rows @ turned).softmax(-1) @ v for rows in torch.split(q, step, dim=2)]
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    keys = k.transpose(-1, -2) * q.shape[-1] ** -0.5  # (b, k, d/k, n)
+    parts = [(queries @ keys).softmax(-1) @ v for queries in torch.split(q, step, dim=2)]
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]  # (b, k, n, d/k)
 
 
 class Attention(nn.Module):
@@ -115,18 +116,19 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x (b, n+m, d), rotary cos and sin (n+m, a) -> (b, n+m, d)."""
+        """Let tokens x (b, n+m, d) see each other, at rotary cos and sin (n+m, a); returns (b, n+m, d)."""
         b, n, d = x.shape
-        qkv = self.to_qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        qkv = self.to_qkv(x).view(b, n, 3, self.heads, d // self.heads)  # (b, n+m, 3, k, d/k)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, k, n+m, d/k)
-        q = rotate(self.q_norm(q.float()), cos, sin).to(v.dtype)
-        k = rotate(self.k_norm(k.float()), cos, sin).to(v.dtype)
+        q = rotate(self.q_norm(q.float()), cos, sin).to(v.dtype)  # (b, k, n+m, d/k)
+        k = rotate(self.k_norm(k.float()), cos, sin).to(v.dtype)  # (b, k, n+m, d/k)
         out = attend(q, k, v)  # (b, k, n+m, d/k)
-        return self.to_out(out.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+        out = out.transpose(1, 2).reshape(b, n, d)  # (b, n+m, d)
+        return self.to_out(out)  # type: ignore[no-any-return]  # (b, n+m, d)
 
 
 class FeedForward(nn.Module):
-    """SwiGLU on features that have looked at their neighbours: the Mix-FFN of SANA (arXiv 2410.10629).
+    """A SwiGLU on features that have seen their neighbours: the Mix-FFN of SANA (arXiv 2410.10629).
 
     Attention alone learns slowly what a convolution knows from the start, that near tokens matter most.
     """
@@ -138,19 +140,19 @@ class FeedForward(nn.Module):
         self.w_out = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """(b, n+m, d), the first n = rows * columns of them in a grid -> (b, n+m, d)."""
+        """Map tokens x (b, n+m, d), the first n = rows * columns of them in a grid, to the same shape."""
         b, n = len(x), rows * columns
         x = self.w_in(x)  # (b, n+m, 2 hidden)
-        # Channels_last, without a copy.
-        grid = x[:, :n].transpose(1, 2).reshape(b, -1, rows, columns)
+        # The grid is channels_last, without a copy.
+        grid = x[:, :n].transpose(1, 2).reshape(b, -1, rows, columns)  # (b, 2 hidden, rows, columns)
         grid = self.near(grid).flatten(2).transpose(1, 2)  # (b, n, 2 hidden)
-        gate, value = torch.cat([grid, x[:, n:]], dim=1).chunk(2, dim=-1)
-        return self.w_out(F.silu(gate) * value)  # type: ignore[no-any-return]
+        gate, value = torch.cat([grid, x[:, n:]], dim=1).chunk(2, dim=-1)  # each (b, n+m, hidden)
+        return self.w_out(F.silu(gate) * value)  # type: ignore[no-any-return]  # (b, n+m, d)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where image tokens are in a tile: the grid's shape, and rotary cos and sin (n+m, head/4)."""
+    """The place of image tokens in a tile: the grid's shape, and rotary cos and sin (n+m, head/4)."""
 
     rows: int
     columns: int
@@ -159,7 +161,7 @@ class Place:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each scaled and gated by the timestep.
+    """A block of attention and feed-forward, each scaled and gated by the timestep.
 
     No biases and no shifts: they all add one vector to every token, which grew until the
     normalisations left nothing of what distinguishes tokens.
@@ -175,21 +177,21 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.zeros(4, config.width))
 
     def forward(self, x: Tensor, shared: Tensor, place: Place) -> Tensor:
-        """x (b, n+m, d) in float32, shared (b, 4, d) -> (b, n+m, d) in float32."""
-        scale1, gate1, scale2, gate2 = (shared + self.modulation).chunk(4, dim=1)
+        """Map tokens x (b, n+m, d), float32, to the same shape under the modulation shared (b, 4, d)."""
+        scale1, gate1, scale2, gate2 = (shared + self.modulation).chunk(4, dim=1)  # each (b, 1, d)
         # The residual sum stays in float32 under autocast: float16 would overflow first here.
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1), place.cos, place.sin)
-        near = self.feed_forward(self.norm2(x) * (1 + scale2), place.rows, place.columns)
-        return x + gate2 * near  # type: ignore[no-any-return]
+        near = self.feed_forward(self.norm2(x) * (1 + scale2), place.rows, place.columns)  # (b, n+m, d)
+        return x + gate2 * near  # type: ignore[no-any-return]  # (b, n+m, d)
 
 
 class DiT(nn.Module):
-    """Predicts the velocity of latents at a timestep, given semantic tokens."""
+    """The network that predicts the velocity of latents at a timestep, given semantic tokens."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        # Compute blocks again in the backward pass instead of keeping them.
+        # Whether blocks are computed again in the backward pass instead of kept.
         self.checkpointing = False
         patch_channels = config.latent_channels * config.patch_size**2
         self.patch_in = nn.Linear(patch_channels, config.width)
@@ -203,7 +205,7 @@ class DiT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier; a velocity that starts at zero; branches that start small, neighbours nearly unseen."""
+        """Draw Xavier weights; velocity starts at zero, branches start small, neighbours nearly unseen."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -217,14 +219,14 @@ class DiT(nn.Module):
         with torch.no_grad():
             self.time_out.bias.view(4, -1)[[1, 3]] = GATE
         nn.init.zeros_(self.patch_out.weight)
-        # The identity, nearly.
         if self.mix is not None:
+            # The convolution starts as nearly the identity.
             nn.init.normal_(self.mix.weight, std=0.1 / (9 * self.mix.in_channels) ** 0.5)
             with torch.no_grad():
                 self.mix.weight[:, :, 1, 1] += torch.eye(self.mix.in_channels)
 
     def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
-        """Velocity (b, c, h, w) of latents (b, c, h, w) at timestep (b,) in [0, 1000].
+        """Return the velocity (b, c, h, w) of latents (b, c, h, w) at timestep (b,) in [0, 1000].
 
         tokens: semantic tokens (b, m, d). h and w are multiples of the patch size.
         """
@@ -232,18 +234,19 @@ class DiT(nn.Module):
         h, w = latents.shape[-2:]
         (x,) = self.hidden_states(latents, timestep, tokens, [len(self.blocks) - 1])  # (b, n, d)
         velocity = self.patch_out(self.norm_out(x))  # (b, n, c*p*p), or (b, n, c) if smooth
-        velocity = velocity.float().transpose(1, 2).unflatten(2, (h // p, w // p))
+        velocity = velocity.float().transpose(1, 2)  # (b, c*p*p or c, n)
+        velocity = velocity.unflatten(2, (h // p, w // p))  # (b, c*p*p or c, h/p, w/p)
         if self.mix is None:
             return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
         velocity = F.interpolate(
             velocity, scale_factor=p, mode="bilinear", align_corners=False
         )  # (b, c, h, w)
-        return self.mix(velocity)  # type: ignore[no-any-return]
+        return self.mix(velocity)  # type: ignore[no-any-return]  # (b, c, h, w)
 
     def hidden_states(
         self, latents: Tensor, timestep: Tensor, tokens: Tensor, blocks: list[int]
     ) -> list[Tensor]:
-        """Image tokens (b, n, d), row by row, behind each of `blocks`, ascending indices.
+        """Return image tokens (b, n, d), row by row, behind each of `blocks`, ascending indices.
 
         Blocks behind the last of them do not run. The other arguments are those of `forward`.
         """
@@ -260,15 +263,15 @@ class DiT(nn.Module):
         # One-step training shows one timestep only, so that all weights of these layers move together.
         # Divided by their widths, a step of Adam moves a gate as far as any weight; undivided, gates ran
         # away by a twentieth per step, and blocks came to add one vector to every token.
-        embedding = timestep_embedding(timestep, TIME_CHANNELS) / TIME_CHANNELS**0.5
+        embedding = timestep_embedding(timestep, TIME_CHANNELS) / TIME_CHANNELS**0.5  # (b, TIME_CHANNELS)
         time = self.time_in(embedding) / self.config.width**0.5  # (b, d)
         shared = self.time_out(time).float().unflatten(-1, (4, -1))  # (b, 4, d)
         states = []
         for number, block in enumerate(self.blocks[: blocks[-1] + 1]):
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, shared, place, use_reentrant=False)
+                x = checkpoint(block, x, shared, place, use_reentrant=False)  # (b, n+m, d)
             else:
-                x = block(x, shared, place)
+                x = block(x, shared, place)  # (b, n+m, d)
             if number in blocks:
-                states.append(x[:, : rows * columns])
+                states.append(x[:, : rows * columns])  # (b, n, d)
         return states

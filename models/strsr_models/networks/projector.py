@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Projector(nn.Sequential):
-    """Linear(h, d/2), SiLU, Linear(d/2, d): tokens (b, m, h) -> (b, m, d).
+    """The layers Linear(h, d/2), SiLU, Linear(d/2, d): tokens (b, m, h) -> (b, m, d).
 
     A plain Sequential, so that its keys are those of the released `projector.pth`:
     0.weight, 0.bias, 2.weight, 2.bias.

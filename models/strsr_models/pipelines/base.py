@@ -1,4 +1,4 @@
-"""OneStepPipeline: four verbs, their order, and the walk over tiles.
+"""The base of all pipelines: four verbs, their order, and the walk over tiles.
 
     cond    = encode_condition(lq)            once per picture, from the original low-quality image
     latents = encode_latents(lq_up)           then, tile by tile of the enlarged image:
@@ -30,7 +30,7 @@ from ..tiling.walk import TiledPicture
 
 log = logging.getLogger(__name__)
 
-TileCallback = Callable[[int, int], None]  # (tiles done, tiles in all)
+TileCallback = Callable[[int, int], None]  # takes (tiles done, tiles in all)
 
 
 class OneStepPipeline(nn.Module, ABC):
@@ -44,18 +44,18 @@ class OneStepPipeline(nn.Module, ABC):
 
     @abstractmethod
     def encode_condition(self, image: Tensor) -> Tensor:
-        """Semantic tokens (b, m, d) of a whole low-quality image (b, 3, h, w) in [0, 1]."""
+        """Return semantic tokens (b, m, d) of a whole low-quality image (b, 3, h, w) in [0, 1]."""
 
     @abstractmethod
     def encode_latents(self, lq_up: Tensor) -> Tensor:
-        """Latents (b, c, H/8, W/8), in some families packed smaller, of an enlarged image (b, 3, H, W)."""
+        """Return latents (b, c, h', w'), smaller by a factor of the family, of an image (b, 3, H, W) in [0, 1]."""
 
     @abstractmethod
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
-        """Velocity of latents at sigma (b,) in [0, 1], shaped as the latents: one call of the DiT."""
+        """Return the velocity of latents at sigma (b,) in [0, 1], shaped as they are: one call of the DiT."""
 
     def denoise(self, latents: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
-        """Restored latents, by equal Euler steps from `self.sigma` to 0.
+        """Return restored latents, by equal Euler steps from `self.sigma` to 0.
 
         One step, latents - sigma * velocity, is what one-step students are taught. More are for
         weights that have learnt the velocity at every sigma (`strsr train`, stage flow).
@@ -67,36 +67,36 @@ class OneStepPipeline(nn.Module, ABC):
 
     @abstractmethod
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
-        """Image (b, 3, H, W), near [0, 1] but not clamped, of restored latents.
+        """Return the image (b, 3, H, W), near [0, 1] but not clamped, of restored latents.
 
         lq_up: what the latents came from, for families whose decoder adds detail to it.
         """
 
     def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
-        """One enlarged image or tile (b, 3, H, W) in [0, 1] to its restored counterpart."""
-        latents = self.encode_latents(lq_up)
-        latents = self.denoise(latents, cond, steps)
-        return self.decode_latents(latents, lq_up)
+        """Restore one enlarged image or tile (b, 3, H, W) in [0, 1]; the result has the same shape."""
+        latents = self.encode_latents(lq_up)  # (b, c, h', w')
+        latents = self.denoise(latents, cond, steps)  # (b, c, h', w')
+        return self.decode_latents(latents, lq_up)  # (b, 3, H, W)
 
     def forward(self, lq_up: Tensor, picture: Tensor) -> Tensor:
-        """All four verbs on crops of pictures, as training calls them: (b, 3, H, W) in [0, 1] to the same.
+        """Apply all four verbs to crops (b, 3, H, W) in [0, 1] of pictures, as training does; keeps the shape.
 
         picture (b, 3, h, w): what each crop is part of, low-quality as the crop is.
         """
         return self.restore(lq_up, self.encode_condition(picture))
 
     def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
-        """What of a target (b, 3, H, W) in [0, 1] the pipeline can give from an enlarged image; here: all of it."""
+        """The part of a target (b, 3, H, W) in [0, 1] that can be made from an enlarged image; here: all."""
         return target
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device on which the parameters are."""
         return next(self.parameters()).device
 
     @property
     def native_precision(self) -> str:
-        """Name of the parameters' precision: fp32, bf16 or fp16."""
+        """The name of the parameters' precision: fp32, bf16 or fp16."""
         dtype = next(self.parameters()).dtype
         return next(name for name, known in DTYPES.items() if known == dtype)
 
@@ -110,7 +110,7 @@ class OneStepPipeline(nn.Module, ABC):
         return list(self.children())
 
     def compile(self, *args: object, **options: object) -> None:
-        """Compile the networks that see tiles, by torch.compile; done at their first tile, which takes a minute."""
+        """Compile the networks that see tiles by torch.compile; their first tile then takes a minute."""
         for network in self.tile_networks:
             network.compile(*args, **{"dynamic": False, **options})
 
@@ -122,18 +122,21 @@ class OneStepPipeline(nn.Module, ABC):
         self.requires_grad_(True).train()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """What an optimiser of this pipeline steps on."""
+        """The parameters that an optimiser of this pipeline steps on."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def training_condition(self, lq_up: Tensor, picture: Tensor) -> Tensor:
-        """What `encode_condition` sees while training: (b, 3, h, w) of crops lq_up and of the pictures around them.
+        """The images (b, 3, h, w) that `encode_condition` sees in training: crops lq_up or pictures around them.
 
-        Here the picture, as when whole pictures are restored.
+        Here they are the pictures, as when whole pictures are restored.
         """
         return picture
 
     def coach_trunk(self, maps: int) -> nn.Module:
-        """A frozen copy of the pipeline's own networks, to judge it by. Raises UsageError in families without one."""
+        """Return a frozen copy of the pipeline's own networks, to judge it by; it has at most `maps` maps.
+
+        Raises UsageError in families without one.
+        """
         raise UsageError("coach=dit: a copy of the student as its own judge is made for lite only")
 
     def silence_semantics(self) -> None:
@@ -146,10 +149,10 @@ class OneStepPipeline(nn.Module, ABC):
 
     @abstractmethod
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Whether large parts compute their activations again in the backward pass: less memory, more time."""
+        """Compute activations of large parts again in the backward pass, or not: less memory, more time."""
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Every trainable parameter by name, detached but not copied."""
+        """The trainable parameters by name, detached but not copied."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     @torch.inference_mode()
@@ -170,12 +173,13 @@ class OneStepPipeline(nn.Module, ABC):
         tile: largest side of a tile in output px, rounded up to `multiple_of`; None: `largest_tile`
         or less, such that tiles fit the image. overlap: of neighbouring tiles in output px.
         precision: "fp32", "bf16" or "fp16"; a tile that is not finite is done again in a safer one.
-        None: the parameters' own. steps: see `denoise`. on_tile: called with (done, all) after each tile. cond: what
-        `encode_condition(lq)` gave, where that was done before. The result is on the device of `lq`.
+        None: the parameters' own. steps: see `denoise`. on_tile: called with (done, all) after each tile.
+        cond: what `encode_condition(lq)` gave, where that was done before. The result is on the device of `lq`.
         """
         check_image(lq)
         precision = precision or self.native_precision
-        tiled = self.tiled(rectangles_of(lq), (lq.shape[-2], lq.shape[-1]), scale, tile, overlap)
+        size = lq.shape[-2], lq.shape[-1]
+        tiled = self.tiled(rectangles_of(lq), size, scale, tile=tile, overlap=overlap)
         if cond is None:
             cond = self.condition(lq, precision)
         budget = MemoryBudget(self.tiles_at_once)
@@ -184,9 +188,12 @@ class OneStepPipeline(nn.Module, ABC):
         for start in range(0, len(tiled.tiles), budget.batch):
             numbers = range(start, min(start + budget.batch, len(tiled.tiles)))
             views = [tiled.view(number) for number in numbers]
-            restored = self.restore_tiles(views, [cond] * len(views), precision, steps, budget)
-            for number, (pixels, used) in zip(numbers, restored, strict=True):
-                redone += used != precision
+            restorations = self.restore_tiles(
+                views, [cond] * len(views), precision=precision, steps=steps, budget=budget
+            )
+            for number, (pixels, tile_precision) in zip(numbers, restorations, strict=True):
+                if tile_precision != precision:
+                    redone += 1
                 tiles.paste(hq, tiled.add(number, pixels))
                 if on_tile is not None:
                     on_tile(number + 1, len(tiled.tiles))
@@ -198,7 +205,7 @@ class OneStepPipeline(nn.Module, ABC):
 
     def tiled(
         self,
-        see: ReadRectangle,
+        read: ReadRectangle,
         size: tuple[int, int],
         scale: float,
         tile: int | None = None,
@@ -206,11 +213,11 @@ class OneStepPipeline(nn.Module, ABC):
         *,
         one_shape: bool = False,
     ) -> TiledPicture:
-        """The tiles of a picture of `size` = (h, w) px, whose rectangles `see` gives; see `upscale`.
+        """The tiles of a picture of `size` = (h, w) px, whose rectangles `read` gives; see `upscale`.
 
         one_shape: tiles of all pictures have the same, square shape, so that they can share batches and what
-        was compiled; else each picture has tiles that waste least of it. Where tiles are exact they have one shape
-        anyhow, but for pictures with a shorter side, which is taken whole.
+        was compiled; else each picture has tiles that waste least of it. Where tiles are exact they have one
+        shape anyhow, but for pictures with a shorter side, which is taken whole.
         """
         target = output_size(*size, scale)
         height, width = (-(-side // self.multiple_of) * self.multiple_of for side in target)
@@ -220,44 +227,56 @@ class OneStepPipeline(nn.Module, ABC):
         else:
             canvas = height, width
             shape, overlap = self.tile_shape(height, width, tile, overlap)
-        return TiledPicture(see, size, target, canvas, shape, overlap, self.device)
+        return TiledPicture(
+            read=read,
+            size=size,
+            target=target,
+            canvas=canvas,
+            shape=shape,
+            overlap=overlap,
+            device=self.device,
+        )
 
     def condition(self, lq: Tensor, precision: str) -> Tensor:
-        """`encode_condition` of (b, 3, h, w), wherever that is, in `precision` or a safer one."""
+        """Apply `encode_condition` to (b, 3, h, w), wherever that is, in `precision` or a safer one."""
         return self.until_finite(self.encode_condition, precision, lq.to(self.device))[0]
 
     @property
     def tiles_at_once(self) -> int:
-        """How many tiles `restore_tiles` is given at once when nobody says."""
+        """The number of tiles that `restore_tiles` is given at once when nobody says."""
         return 1
 
     def restore_tiles(
         self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int, budget: MemoryBudget
     ) -> list[tuple[Tensor, str]]:
-        """Each tile restored, and the precision that made it finite.
+        """Restore each tile, and tell the precision that made it finite.
 
         views: tiles (b, 3, H, W) of one shape, wherever they are, of the same or of different pictures. conds:
-        of each, all of one shape. budget: how many are computed at once; where memory does not suffice, fewer
-        are, and then smaller ones, without losing what is done. On a CPU tiles are computed one by one: it costs
-        no time there, and keeps float32 the same to the last bit.
+        the condition of each, all of one shape. budget: how many are computed at once; where memory does not
+        suffice, fewer are, and then smaller ones, without losing what is done. On a CPU tiles are computed one
+        by one: it costs no time there, and keeps float32 the same to the last bit.
         """
-        restored: list[tuple[Tensor, str]] = []
-        while len(restored) < len(views):
-            first = len(restored)
+        restorations: list[tuple[Tensor, str]] = []
+        while len(restorations) < len(views):
+            first = len(restorations)
             if budget.too_large(views[first]):
-                restored.append(self.restore_cut(views[first], conds[first], precision, steps, budget))
+                restorations.append(
+                    self.restore_cut(
+                        views[first], conds[first], precision=precision, steps=steps, budget=budget
+                    )
+                )
                 continue
             batch = slice(first, first + budget.batch)
             with budget.shrinking(views[batch], self.multiple_of):
-                restored += self.restore_together(views[batch], conds[batch], precision, steps)
-            if len(restored) == first:
+                restorations += self.restore_together(views[batch], conds[batch], precision, steps)
+            if len(restorations) == first:
                 release()
-        return restored
+        return restorations
 
     def restore_cut(
         self, view: Tensor, cond: Tensor, precision: str, steps: int, budget: MemoryBudget
     ) -> tuple[Tensor, str]:
-        """One tile (b, 3, H, W), put together from smaller ones that the budget allows; as `restore_tiles`."""
+        """Restore one tile (b, 3, H, W) by smaller ones that the budget allows; see `restore_tiles`."""
         assert budget.tile is not None
         height, width = view.shape[-2:]
         overlap = min(self.overlap, budget.tile // 2)
@@ -266,21 +285,25 @@ class OneStepPipeline(nn.Module, ABC):
         blender = tiles.Blender(height, width, shape, overlap)
         for number, tile in enumerate(tiles.plan(height, width, shape, overlap)):
             part = view[(..., *tile.slices)]
-            ((restored, word),) = self.restore_tiles([part], [cond], precision, steps, budget)
-            used = word if word != precision else used
+            ((restored, part_precision),) = self.restore_tiles(
+                [part], [cond], precision=precision, steps=steps, budget=budget
+            )
+            if part_precision != precision:
+                used = part_precision
             tiles.paste(whole, blender.add(number, restored))
         return whole, used
 
     def restore_together(
         self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int
     ) -> list[tuple[Tensor, str]]:
-        """As `restore_tiles`, in one batch."""
+        """Restore tiles as `restore_tiles` does, in one batch."""
         step = partial(self.restore, steps=steps)
         if len(views) > 1 and self.device.type != "cpu":
             sizes = [len(view) for view in views]
             with self.computing(precision):
-                batch = torch.cat([self.placed(view) for view in views])
-                together = step(batch, torch.cat([cond.to(self.device) for cond in conds])).float()
+                batch = torch.cat([self.placed(view) for view in views])  # (b, 3, H, W)
+                cond_batch = torch.cat([cond.to(self.device) for cond in conds])  # (b, m, d)
+                together = step(batch, cond_batch).float()  # (b, 3, H, W)
             if bool(torch.isfinite(together).all()):
                 return [(restored, precision) for restored in torch.split(together, sizes)]
         return [
@@ -289,7 +312,7 @@ class OneStepPipeline(nn.Module, ABC):
         ]
 
     def placed(self, view: Tensor) -> Tensor:
-        """A tile where the networks compute."""
+        """Return a tile on the device where the networks compute."""
         return view.to(self.device, memory_format=torch.channels_last)
 
     def tile_shape(
@@ -303,7 +326,7 @@ class OneStepPipeline(nn.Module, ABC):
         return (h, w), overlap
 
     def square_tile(self, tile: int | None, overlap: int | None) -> tuple[int, int]:
-        """The largest side of tiles and their overlap, from what the caller names."""
+        """The largest side of tiles and their overlap, in output px, from what the caller names."""
         side = -(-(tile or self.largest_tile) // self.multiple_of) * self.multiple_of
         if overlap is None:
             return side, min(self.overlap, side // 2)
@@ -314,7 +337,7 @@ class OneStepPipeline(nn.Module, ABC):
     def until_finite(
         self, step: Callable[..., Tensor], precision: str, *inputs: Tensor
     ) -> tuple[Tensor, str]:
-        """step(*inputs) in `precision` or the first safer one whose result is finite, and which."""
+        """Compute step(*inputs) in `precision` or the first safer one that is finite; returns also which."""
         while True:
             with self.computing(precision):
                 result = step(*inputs).float()

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 VISION_LANGUAGE_FOLDER = "Qwen3-VL-4B-Instruct"
-NEUTRAL_PROMPT = "A photo."  # of conditioning "none": says nothing about the picture
+NEUTRAL_PROMPT = "A photo."  # for conditioning "none": says nothing about the picture
 
 
 def project(tokens: Tensor, projector: nn.Module | None, most_tokens: int | None) -> Tensor:
-    """The encoder's tokens (b, n, e) -> the transformer's (b, m, d), float32; m at most `most_tokens`."""
+    """Turn the encoder's tokens (b, n, e) into the transformer's (b, m, d), float32, at most `most_tokens`."""
     if projector is not None:
-        tokens = projector(tokens.to(next(projector.parameters()).dtype))
-    return tokens.float()[:, :most_tokens]
+        tokens = projector(tokens.to(next(projector.parameters()).dtype))  # (b, n, d)
+    return tokens.float()[:, :most_tokens]  # (b, m, d)
 
 
 class Conditioner(nn.Module):
@@ -47,26 +47,30 @@ class Conditioner(nn.Module):
         projector: nn.Module | None = None,
         most_tokens: int | None = None,
     ) -> None:
-        """projector: to the transformer's tokens; None where they are the encoder's own."""
+        """Keep both networks.
+
+        projector: to the transformer's tokens; None where they are the encoder's own.
+        most_tokens: the largest m.
+        """
         super().__init__()
         self.encoder = encoder
         self.projector = projector
         self.most_tokens = most_tokens
 
     def condition(self, image: Tensor) -> Tensor:
-        """The condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU."""
+        """Return the condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU."""
         image = image.to(execution_device(self.encoder))
         return self.until_finite(lambda: self.encoder(image))
 
     def read(self, prompt: str) -> Tensor:
-        """The condition (1, m, d) of a prompt, in text conditioning: float32, on the CPU."""
+        """Return the condition (1, m, d) of a prompt, in text conditioning: float32, on the CPU."""
         encoder = self.encoder
         assert isinstance(encoder, TextEncoder)
         return self.until_finite(lambda: encoder.encode(prompt))
 
     @torch.inference_mode()
     def until_finite(self, encode: Callable[[], Tensor]) -> Tensor:
-        """Tokens that are not finite in half precision are made again in float32."""
+        """Encode and project; tokens that are not finite in half precision are made again in float32."""
         cond = project(encode(), self.projector, self.most_tokens)
         dtype = next(self.encoder.parameters()).dtype
         if not torch.isfinite(cond).all() and dtype != torch.float32:
@@ -81,7 +85,7 @@ class Conditioner(nn.Module):
 def load_encoder(
     family: type[PretrainedPipeline], root: Path, options: PretrainedOptions, dtype: torch.dtype
 ) -> tuple[VisionLanguageEncoder | TextEncoder | None, Projector | None]:
-    """The encoder that `options` ask for and, where it needs one, a projector still without its weights."""
+    """Load the encoder that `options` ask for and make the projector that it needs, still without weights."""
     if options.conditioning == "vlm":
         encoder = load_vision_language(root / VISION_LANGUAGE_FOLDER, dtype)
         return encoder, Projector(encoder.width, family.width_of(root))

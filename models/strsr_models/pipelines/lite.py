@@ -39,7 +39,7 @@ def lite_dit() -> DiTConfig:
 
 @dataclass(frozen=True)
 class LiteConfig:
-    """Shape of the whole; the defaults are those of the embedded weights."""
+    """The shape of the whole; the defaults are those of the embedded weights."""
 
     sigma: float = 0.8  # where the one step starts; timestep = 1000 * sigma
     autoencoder: QuarterConfig | PyramidConfig = field(default_factory=QuarterConfig)
@@ -63,6 +63,7 @@ class LitePipeline(OneStepPipeline):
     overlap = 64  # with 32 the tiles' zero padding showed as 0.18/255 at borders, with 64 as 0.07/255
 
     def __init__(self, config: LiteConfig) -> None:
+        """Build all organs with random weights."""
         super().__init__()
         self.config = config
         self.sigma = config.sigma
@@ -74,31 +75,34 @@ class LitePipeline(OneStepPipeline):
         self.dit = DiT(config.dit)
 
     def encode_condition(self, image: Tensor) -> Tensor:
-        """Semantic tokens (b, m, d) of the whole image (b, 3, h, w) in [0, 1]."""
-        return self.projector(self.semantic_encoder(2 * image - 1))  # type: ignore[no-any-return]
+        """Return semantic tokens (b, m, d) of the whole image (b, 3, h, w) in [0, 1]."""
+        tokens = self.semantic_encoder(2 * image - 1)  # (b, m, e)
+        return self.projector(tokens)  # type: ignore[no-any-return]  # (b, m, d)
 
     def encode_latents(self, lq_up: Tensor) -> Tensor:
-        """Latents (b, c, H/4, W/4), in the pyramid's shape H/8 and W/8, of (b, 3, H, W) in [0, 1]."""
-        return self.structural_encoder(2 * lq_up - 1)  # type: ignore[no-any-return]
+        """Return latents (b, c, H/4, W/4), in the pyramid's shape H/8 and W/8, of (b, 3, H, W) in [0, 1]."""
+        return self.structural_encoder(2 * lq_up - 1)  # type: ignore[no-any-return]  # (b, c, H/4, W/4)
 
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
-        """Velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
-        return self.dit(latents, 1000 * sigma, cond)  # type: ignore[no-any-return]
+        """Return the velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
+        return self.dit(latents, 1000 * sigma, cond)  # type: ignore[no-any-return]  # (b, c, h, w)
 
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
-        """The enlarged image plus the decoder's detail, (b, 3, H, W)."""
-        detail: Tensor = self.decoder(latents).float()
-        # Half: from a range of 2 to one of 1.
+        """Return the enlarged image plus the decoder's detail, (b, 3, H, W)."""
+        detail: Tensor = self.decoder(latents).float()  # (b, 3, H, W)
+        # The detail is halved: the decoder's range is 2 wide, the image's 1.
         return lq_up + detail / 2
 
     def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
         """The target on the enlarged image's own level, where the decoder keeps to that."""
         cell = self.config.autoencoder.level_cell
-        return target - level(target - lq_up, cell) if cell else target
+        if not cell:
+            return target
+        return target - level(target - lq_up, cell)  # (b, 3, H, W)
 
     @property
     def tile_networks(self) -> list[nn.Module]:
-        """Without the semantic encoder, which sees whole pictures."""
+        """The networks that see tiles: all but the semantic encoder, which sees whole pictures."""
         return [self.structural_encoder, self.dit, self.decoder]
 
     def fold(self) -> None:
@@ -115,7 +119,7 @@ class LitePipeline(OneStepPipeline):
         self.semantic_encoder.requires_grad_(False)
 
     def coach_trunk(self, maps: int) -> nn.Module:
-        """Structural encoder and DiT, tapped behind at most `maps` of its blocks."""
+        """Return a frozen copy of structural encoder and DiT, tapped behind at most `maps` of its blocks."""
         maps = min(maps, self.config.dit.depth)
         return DiTTrunk(self.structural_encoder, self.dit, maps, 1000 * self.sigma)
 
@@ -123,11 +127,14 @@ class LitePipeline(OneStepPipeline):
         """Write config.json and model.safetensors (float16) into an existing folder."""
         config = {"family": "lite", **to_dict(self.config)}
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in self.state_dict().items()}
-        # Not save_file: its files can be read by their owner alone.
+        tensors = {
+            name: value.detach().to("cpu", torch.float16).contiguous()
+            for name, value in self.state_dict().items()
+        }
+        # The function save_file is not used: its files can be read by their owner alone.
         data = safetensors.torch.save(tensors, metadata={"format": "pt", **metadata})
         (folder / WEIGHTS_NAME).write_bytes(data)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Of the DiT's blocks."""
+        """Let the DiT's blocks compute their activations again in the backward pass, or not."""
         self.dit.checkpointing = enabled

@@ -1,4 +1,4 @@
-"""What a family on a published base is loaded with."""
+"""The options that a family on a published base is loaded with."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ CONDITIONINGS = ("vlm", "text", "none", "given")
 
 @dataclass(frozen=True)
 class PretrainedOptions:
-    """What a family on a published base is loaded with."""
+    """The options that a family on a published base is loaded with."""
 
-    # vlm: from the picture; text: from `prompt`; none: from a neutral prompt; given: no encoder is loaded
+    # Where conditions come from. vlm: from the picture; text: from `prompt`; none: from a neutral prompt;
+    # given: no encoder is loaded.
     conditioning: str = "vlm"
-    prompt: str = ""  # of text conditioning
-    # Which one-step tensors are merged: "published" (StrSR's, in the models folder), "none" (the base
+    prompt: str = ""  # for text conditioning
+    # The one-step tensors to merge: "published" (StrSR's, in the models folder), "none" (the base
     # model as it is, to train from), or a folder that training wrote.
     adapter: str = "published"
     lora_scale: float = 1.0  # 0: the base model, 1: as trained
-    # Of the parameters: auto, bf16, fp16 or fp32. auto, on CUDA: bf16 where the GPU multiplies it, else
-    # fp16, which is made safe; elsewhere fp32.
+    # The parameters' precision: auto, bf16, fp16 or fp32. On CUDA, auto is bf16 where the GPU multiplies
+    # it, else fp16, which is made safe; elsewhere it is fp32.
     precision: str = "auto"
     offload: str = "none"  # what waits in main memory: see offload.py
     quantize: str = "none"  # the transformer's weights: none, int8 or int4

@@ -1,4 +1,4 @@
-"""What the families on a published base share: conditions, precision, loading, training and saving.
+"""The part that families on a published base share: conditions, precision, loading, training and saving.
 
 A family (zimage.py, flux2.py) adds its conventions: the three verbs on latents, names and classes.
 """
@@ -41,8 +41,7 @@ from .options import PretrainedOptions
 
 log = logging.getLogger(__name__)
 
-
-TILES_PER_TURN = 16  # of networks that take turns on a GPU: each way there and back costs seconds
+TILES_PER_TURN = 16  # for networks that take turns on a GPU: each way there and back costs seconds
 
 
 class PretrainedPipeline(OneStepPipeline):
@@ -74,7 +73,7 @@ class PretrainedPipeline(OneStepPipeline):
         semantic_encoder: nn.Module | None = None,
         projector: nn.Module | None = None,
     ) -> None:
-        """dit, vae: of the family's diffusers classes.
+        """Keep the networks dit and vae, which are of the family's diffusers classes.
 
         semantic_encoder: images (b, 3, h, w) to tokens (b, m, e). Without one (set it to None once
         all conditions are made, and its memory is free) the verbs on latents take a given `cond`.
@@ -85,58 +84,59 @@ class PretrainedPipeline(OneStepPipeline):
         self.vae = vae
         self.semantic_encoder = semantic_encoder
         self.projector = projector
-        # What has been merged into `dit`.
+        # The adapter that has been merged into `dit`.
         self.adapter = "none"
-        # How `dit` and `vae` come to the device.
+        # The way in which `dit` and `vae` come to the device.
         self.offload = "none"
 
     @staticmethod
     @abstractmethod
     def classes() -> tuple[Any, Any]:
-        """diffusers' (transformer, autoencoder) classes; imported on call, as lite does without them."""
+        """The classes (transformer, autoencoder) of diffusers; imported on call, as lite does without them."""
 
     @classmethod
     def condition_width(cls, dit: nn.Module) -> int:
-        """Width d of the tokens that the transformer takes."""
+        """The width d of the tokens that the transformer takes."""
         return int(dit.config[cls.width_key])  # type: ignore[index]
 
     @classmethod
     def width_of(cls, root: Path) -> int:
-        """The same from a models folder, before the transformer is read."""
+        """The width d of a models folder's transformer, before its weights are read."""
         return cls.condition_width(read_skeleton(cls.classes()[0], root / cls.base_folder / "transformer"))
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer computes."""
+        """The device on which the transformer computes."""
         return offload.execution_device(self.dit)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the transformer's own parameters (LoRA and projector are float32 in training)."""
+        """The precision of the transformer's own parameters (LoRA and projector are float32 in training)."""
         return next(self.dit.parameters()).dtype
 
     def encode_condition(self, image: Tensor) -> Tensor:
-        """Semantic tokens (b, m, d) of whole images (b, 3, h, w) in [0, 1], float32.
+        """Return semantic tokens (b, m, d) of whole images (b, 3, h, w) in [0, 1], float32.
 
         All images of a batch get the same number of tokens: it depends on the prompt alone.
         """
         if self.semantic_encoder is None:
             raise UsageError(f"{self.name} was loaded without a semantic encoder: give it a cond")
-        return project(self.semantic_encoder(image), self.projector, self.most_tokens)
+        tokens = self.semantic_encoder(image)  # (b, n, e)
+        return project(tokens, self.projector, self.most_tokens)  # (b, m, d)
 
     def encode_posterior(self, lq_up: Tensor) -> Tensor:
-        """The VAE's latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]: the mode, never a sample."""
+        """Return the VAE's latents (b, c, H/8, W/8) of (b, 3, H, W) in [0, 1]: the mode, never a sample."""
         image = (2 * lq_up - 1).to(next(self.vae.parameters()).dtype)
         return self._through_vae(lambda: self.vae.encode(image).latent_dist.mode()).float()  # type: ignore[operator]
 
     def decode_image(self, latents: Tensor) -> Tensor:
-        """(b, c, H/8, W/8) in the VAE's own scale -> (b, 3, H, W) near [0, 1]."""
+        """Decode latents (b, c, H/8, W/8) in the VAE's own scale to an image (b, 3, H, W) near [0, 1]."""
         latents = latents.to(next(self.vae.parameters()).dtype)
-        image = self._through_vae(lambda: self.vae.decode(latents).sample)  # type: ignore[operator]
+        image = self._through_vae(lambda: self.vae.decode(latents).sample)  # type: ignore[operator]  # (b, 3, H, W)
         return image.float() / 2 + 0.5
 
     def _through_vae(self, run: Callable[[], Tensor]) -> Tensor:
-        """run(); if the device's memory is too small for that, again with a VAE that works in tiles.
+        """Call `run`; if the device's memory is too small for that, again with a VAE that works in tiles.
 
         Its tiles do not see each other (norms and attention are over the whole input), so that this is
         near to the same and not the same: the way out where nothing would come out otherwise.
@@ -147,11 +147,12 @@ class PretrainedPipeline(OneStepPipeline):
         except torch.OutOfMemoryError:
             if vae.use_tiling or torch.is_grad_enabled():
                 raise
-        # Only here, outside the handler, is the memory of the attempt free again.
+        # The memory of the attempt is free again only here, outside the handler.
         torch.cuda.empty_cache()
         vae.enable_slicing()
         vae.enable_tiling()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = self.vae_tile, self.vae_tile // 8
+        vae.tile_sample_min_size = self.vae_tile
+        vae.tile_latent_min_size = self.vae_tile // 8
         log.warning(
             "the VAE does not fit the free memory: from here on it works in tiles of %d px, which can "
             "differ a little in colour; a smaller --tile keeps it exact",
@@ -161,36 +162,38 @@ class PretrainedPipeline(OneStepPipeline):
 
     @property
     def tile_networks(self) -> list[nn.Module]:
-        """The VAE by its halves: it has no forward pass of its own here."""
+        """The networks that see tiles; the VAE by its halves, as it has no forward pass of its own here."""
         vae: Any = self.vae
         return [self.dit, vae.encoder, vae.decoder]
 
     @property
     def tiles_at_once(self) -> int:
-        """Networks that take turns do so once for many tiles, not once per tile."""
+        """The number of tiles at once: networks that take turns do so once for many tiles."""
         return TILES_PER_TURN if self.offload == "model" else 1
 
     def restore_together(
         self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int
     ) -> list[tuple[Tensor, str]]:
-        """As in the base class; networks that take turns see all tiles before the next one comes."""
+        """Restore tiles as the base class does; networks that take turns each see all tiles in their turn."""
         if self.offload != "model":
             return super().restore_together(views, conds, precision, steps)
         with self.computing(precision):
             encoded = [self.encode_latents(self.placed(view)) for view in views]
-            pairs = zip(encoded, conds, strict=True)
-            latents = [self.denoise(one, cond.to(self.device), steps) for one, cond in pairs]
-            decoded = [
-                self.decode_latents(one, self.placed(view)).float()
-                for one, view in zip(latents, views, strict=True)
+            denoised = [
+                self.denoise(latents, cond.to(self.device), steps)
+                for latents, cond in zip(encoded, conds, strict=True)
             ]
-        if all(bool(torch.isfinite(one).all()) for one in decoded):
-            return [(one, precision) for one in decoded]
+            images = [
+                self.decode_latents(latents, self.placed(view)).float()
+                for latents, view in zip(denoised, views, strict=True)
+            ]
+        if all(bool(torch.isfinite(image).all()) for image in images):
+            return [(image, precision) for image in images]
         return super().restore_together(views, conds, precision, steps)
 
     @contextlib.contextmanager
     def computing(self, precision: str) -> Iterator[None]:
-        """Parameters in half precision compute as they are; "fp32" widens them for the time being.
+        """A context in which parameters in half precision compute as they are; "fp32" widens them meanwhile.
 
         Widening doubles the memory: it is the last resort for a tile that is not finite. Parameters in
         float32 are autocast, as in the other families.
@@ -211,7 +214,7 @@ class PretrainedPipeline(OneStepPipeline):
                     network.to(dtype)
 
     def training_condition(self, lq_up: Tensor, picture: Tensor) -> Tensor:
-        """The crop itself in its original size, a quarter: what the vision-language model sees, as published."""
+        """The crop itself at its original size, a quarter: what the vision-language model sees, as published."""
         size = [side // 4 for side in lq_up.shape[-2:]]
         return F.interpolate(lq_up, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
@@ -239,7 +242,7 @@ class PretrainedPipeline(OneStepPipeline):
         self.set_gradient_checkpointing(True)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Of the transformer and the VAE."""
+        """Let the transformer and the VAE compute their activations again in the backward pass, or not."""
         for network in (self.dit, self.vae):
             switch = (
                 network.enable_gradient_checkpointing if enabled else network.disable_gradient_checkpointing
@@ -249,16 +252,16 @@ class PretrainedPipeline(OneStepPipeline):
     def save(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write what training has made into an existing folder, to be loaded by `adapter=folder`.
 
-        lora.safetensors and projector.safetensors under the published names, in the precision trained
-        (float32), with `metadata`; and config.json, which says what they belong to.
+        The files are lora.safetensors and projector.safetensors under the published names, in the precision
+        trained (float32), with `metadata`; and config.json, which says what they belong to.
         """
         from safetensors.torch import save
 
         parts = [lora_state_dict(self.dit), self.projector.state_dict() if self.projector else {}]
-        for name, tensors in zip(SAVED, parts, strict=True):
-            if tensors:
-                whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-                (folder / name).write_bytes(save(whole, metadata={"format": "pt", **metadata}))
+        for name, part in zip(SAVED, parts, strict=True):
+            if part:
+                tensors = {key: value.detach().cpu().contiguous() for key, value in part.items()}
+                (folder / name).write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
         config = {"family": self.name, "base": self.base_folder}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -275,17 +278,17 @@ class PretrainedPipeline(OneStepPipeline):
         require_pieces(root, cls.pieces(options))
         require_torchao(options.quantize)
         dtype = parameter_dtype(options.precision, device)
-        # Of VAE and language model.
-        beside = companion_dtype(dtype, device)
+        # The VAE and the language model never compute in float16.
+        companion = companion_dtype(dtype, device)
         dit_class, vae_class = cls.classes()
         dit = read_model(dit_class, root / cls.base_folder / "transformer", dtype)
-        vae = read_model(vae_class, root / cls.base_folder / "vae", beside)
+        vae = read_model(vae_class, root / cls.base_folder / "vae", companion)
         pipeline = cls(dit, vae)
         mode = pipeline._fitting_mode(options, device)
         if mode == options.quantize == "none":
-            # Where merging is fastest; and main memory is free for the encoder.
+            # Merging is fastest on the device, and main memory is then free for the encoder.
             pipeline.to(device)
-        pipeline.semantic_encoder, pipeline.projector = load_encoder(cls, root, options, beside)
+        pipeline.semantic_encoder, pipeline.projector = load_encoder(cls, root, options, companion)
         if options.adapter != "none":
             pipeline.merge_adapter(cls.adapter_in(root, options), options.lora_scale)
         if dtype == torch.float16:
@@ -300,8 +303,9 @@ class PretrainedPipeline(OneStepPipeline):
         dit, vae = offload.parameter_bytes(self.dit), offload.parameter_bytes(self.vae)
         if options.quantize != "none":
             dit = round(dit / self.dtype.itemsize * BYTES[options.quantize])
+        pixels = self.largest_tile**2
         mode = offload.choose_mode(
-            options.offload, device, dit, vae, self.largest_tile**2, self.dtype.itemsize
+            options.offload, device, dit=dit, vae=vae, pixels=pixels, itemsize=self.dtype.itemsize
         )
         # Quantised weights do not move layer by layer.
         return "model" if mode == "sequential" and options.quantize != "none" else mode
@@ -324,7 +328,7 @@ class PretrainedPipeline(OneStepPipeline):
     def load_conditioner(
         cls, root: Path | None, device: torch.device, options: PretrainedOptions
     ) -> Conditioner:
-        """What `encode_condition` needs, without the transformer and the VAE; raises as `from_models_dir`."""
+        """Load what `encode_condition` needs, without transformer and VAE; raises as `from_models_dir`."""
         root = root or default_models_dir()
         dtype = companion_dtype(parameter_dtype(options.precision, device), device)
         encoder, projector = load_encoder(cls, root, options, dtype)
@@ -336,7 +340,10 @@ class PretrainedPipeline(OneStepPipeline):
             fill_projector(projector, adapter_files(folder)[1])
         conditioner = Conditioner(encoder, projector, cls.most_tokens).eval().requires_grad_(False)
         size = offload.parameter_bytes(encoder)
-        if offload.choose_mode(options.offload, device, size, 0, 1024**2, dtype.itemsize) == "sequential":
+        mode = offload.choose_mode(
+            options.offload, device, dit=size, vae=0, pixels=1024**2, itemsize=dtype.itemsize
+        )
+        if mode == "sequential":
             offload.move_layer_by_layer(encoder.model, device)
             if projector is not None:
                 projector.to(device)
@@ -360,20 +367,23 @@ class PretrainedPipeline(OneStepPipeline):
 
     @classmethod
     def condition_sources(cls, root: Path, options: PretrainedOptions) -> list[Path]:
-        """Files and folders that a condition depends on, beside the picture and the prompt."""
+        """The files and folders that a condition depends on, beside the picture and the prompt."""
         base = root / cls.base_folder
         if options.conditioning != "vlm":
             return [base / "text_encoder", base / "tokenizer"]
-        projector = [] if options.adapter == "none" else [adapter_files(cls.adapter_in(root, options))[1]]
-        return [root / VISION_LANGUAGE_FOLDER, *projector]
+        if options.adapter == "none":
+            return [root / VISION_LANGUAGE_FOLDER]
+        return [root / VISION_LANGUAGE_FOLDER, adapter_files(cls.adapter_in(root, options))[1]]
 
     @classmethod
     def pieces(cls, options: PretrainedOptions) -> list[str]:
-        """What `from_models_dir` needs of a models folder, as "folder/part"."""
+        """The pieces of a models folder that `from_models_dir` needs, as "folder/part"."""
         parts = ["transformer", "vae"]
-        parts += ["text_encoder", "tokenizer"] if options.conditioning in ("text", "none") else []
+        if options.conditioning in ("text", "none"):
+            parts += ["text_encoder", "tokenizer"]
         pieces = [f"{cls.base_folder}/{part}" for part in parts]
-        pieces += [VISION_LANGUAGE_FOLDER] if options.conditioning == "vlm" else []
+        if options.conditioning == "vlm":
+            pieces.append(VISION_LANGUAGE_FOLDER)
         if options.adapter == "published":
             files = PUBLISHED if options.conditioning == "vlm" else PUBLISHED[:1]
             pieces += [f"{cls.adapter_folder}/{file}" for file in files]
@@ -384,6 +394,6 @@ class PretrainedPipeline(OneStepPipeline):
         check_family(folder, self.name)
         lora_path, projector_path = adapter_files(folder)
         lora = published_names(read_tensors(lora_path))
-        merge_lora(self.dit, lora, self.lora_targets, lora_path, scale)
+        merge_lora(self.dit, lora, self.lora_targets, lora_path, scale=scale)
         fill_projector(self.projector, projector_path)
         self.adapter = str(folder)

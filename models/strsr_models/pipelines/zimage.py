@@ -21,33 +21,38 @@ from .pretrained import PretrainedPipeline
 
 
 class ZImagePipeline(PretrainedPipeline):
-    """diffusers' ZImageTransformer2DModel (6 B) and AutoencoderKL (16 channels)."""
+    """The one-step restorer on diffusers' ZImageTransformer2DModel (6 B) and AutoencoderKL (16 channels)."""
 
     name = "zimage"
     base_folder = "Z-Image-Turbo"
     adapter_folder = "StrSR-zimage"
     lora_targets = (
-        *("to_q", "to_k", "to_v", "to_out.0"),
-        *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
     )
     text_convention = TextConvention(thinking=True, layers=(-2,), keep_padding=False)
     width_key = "cap_feat_dim"
 
     @staticmethod
     def classes() -> tuple[Any, Any]:
-        """(ZImageTransformer2DModel, AutoencoderKL)."""
+        """The classes (ZImageTransformer2DModel, AutoencoderKL)."""
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
 
         return ZImageTransformer2DModel, AutoencoderKL
 
     def encode_latents(self, lq_up: Tensor) -> Tensor:
-        """Latents (b, c, h, w) of (b, 3, H, W) in [0, 1], unscaled."""
-        return self.encode_posterior(lq_up)
+        """Return latents (b, c, h, w) of (b, 3, H, W) in [0, 1], unscaled."""
+        return self.encode_posterior(lq_up)  # (b, c, h, w)
 
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
-        """Velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
-        # 0.2 for the one step.
-        time = 1 - sigma
+        """Return the velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
+        # The family's time runs the other way: 0.2 for the one step.
+        time = 1 - sigma  # (b,)
         dtype = input_dtype(self.dit)
         images = list(latents.to(dtype).unsqueeze(2).unbind(0))  # b times (c, 1, h, w)
         captions = list(cond.to(dtype).unbind(0))  # b times (m, d)
@@ -55,12 +60,12 @@ class ZImagePipeline(PretrainedPipeline):
         return -torch.stack(output).squeeze(2).float()  # (b, c, h, w)
 
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
-        """Image (b, 3, H, W) near [0, 1] of latents (b, c, h, w); lq_up is not looked at."""
+        """Return the image (b, 3, H, W) near [0, 1] of latents (b, c, h, w); lq_up is not used."""
         config: Any = self.vae.config
         if not config.scaling_factor:
             raise WeightsError(
                 f"{self.base_folder}/vae/config.json: scaling_factor is {config.scaling_factor}, expected a number but 0"
             )
-        # Null, as diffusers' own default is, means none.
+        # A null in the file, which is diffusers' own default, means no shift.
         shift = config.shift_factor or 0
-        return self.decode_image(latents / config.scaling_factor + shift)
+        return self.decode_image(latents / config.scaling_factor + shift)  # (b, 3, H, W)

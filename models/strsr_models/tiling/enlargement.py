@@ -17,57 +17,68 @@ SHARPNESS = -0.75  # of the cubic kernel, as in PyTorch and OpenCV
 
 
 class Enlargement:
-    """Of (h, w) pixels to (H, W), half-pixel centres, borders repeated, no antialias: PyTorch's "bicubic".
+    """The enlargement of (h, w) pixels to (H, W) by PyTorch's "bicubic".
 
-    canvas: (height, width) to which the result is extended to the right and below by reflection, again
-    where there is little to reflect.
+    It has half-pixel centres, repeated borders and no antialias. canvas: (height, width) to which the result
+    is extended to the right and below by reflection, again and again where there is little to reflect.
     """
 
     def __init__(
         self, size: tuple[int, int], target: tuple[int, int], canvas: tuple[int, int] | None = None
     ) -> None:
+        """Compute the taps of both axes.
+
+        size: (h, w) of the original. target: (H, W) of the enlarged image.
+        """
         canvas = canvas or target
-        self._rows, self._columns = (
-            tuple(part[_reflection(target[n], canvas[n])] for part in _taps(size[n], target[n]))
-            for n in (0, 1)
-        )
+        self._rows = _extended_taps(size[0], target[0], canvas[0])
+        self._columns = _extended_taps(size[1], target[1], canvas[1])
 
-    def crop(self, see: ReadRectangle, rows: slice, columns: slice) -> Tensor:
-        """A rectangle (b, c, rows, columns) of the enlarged image, not clamped, where `see` gives its pixels.
+    def crop(self, read: ReadRectangle, rows: slice, columns: slice) -> Tensor:
+        """A rectangle (b, c, rows, columns) of the enlarged image, not clamped.
 
-        see: rectangles of the original; asked once, for no more than is needed.
+        read: gives rectangles of the original; called once, for no more than is needed.
         """
         top, bottom, at_rows, row_weights = _cut(self._rows, rows)
         left, right, at_columns, column_weights = _cut(self._columns, columns)
-        region = see(slice(top, bottom), slice(left, right))
+        region = read(slice(top, bottom), slice(left, right))  # (b, c, h, w)
         # An axis that lies first is gathered several times faster than one that lies last.
-        turned = region.movedim(-1, 0).contiguous()  # (w, b, c, h)
-        wide = _gather(turned, at_columns, column_weights).movedim(0, -1)  # (b, c, h, W)
+        columns_first = region.movedim(-1, 0).contiguous()  # (w, b, c, h)
+        wide = _gather(columns_first, at_columns, column_weights).movedim(0, -1)  # (b, c, h, W)
         tall = _gather(wide.movedim(-2, 0).contiguous(), at_rows, row_weights)  # (H, b, c, W)
-        return tall.movedim(0, -2).contiguous()
+        return tall.movedim(0, -2).contiguous()  # (b, c, H, W)
 
 
 def enlarge(image: Tensor, height: int, width: int) -> Tensor:
-    """(b, c, h, w) to (b, c, height, width), clamped to [0, 1]: the step that does the scaling."""
+    """Enlarge (b, c, h, w) to (b, c, height, width), clamped to [0, 1]: the step that does the scaling."""
     enlargement = Enlargement((image.shape[-2], image.shape[-1]), (height, width))
     return enlargement.crop(rectangles_of(image), slice(0, height), slice(0, width)).clamp(0, 1)
 
 
 def rectangles_of(image: Tensor) -> ReadRectangle:
-    """Rectangles of an image (b, c, h, w) that is in memory."""
+    """Return a reader of the rectangles of an image (b, c, h, w) that is in memory."""
     return lambda rows, columns: image[..., rows, columns]
 
 
+def _extended_taps(size: int, length: int, total: int) -> tuple[Tensor, Tensor]:
+    """The taps and weights (total, 4) of an axis that is enlarged to `length` and reflected to `total`."""
+    index, weights = _taps(size, length)
+    reflection = _reflection(length, total)
+    return index[reflection], weights[reflection]
+
+
 def _taps(size: int, length: int) -> tuple[Tensor, Tensor]:
-    """For each of `length` places on an axis the four of `size` it is made of, and their weights (length, 4)."""
+    """The four places of `size` that each of `length` on an axis is made of, and their weights (length, 4)."""
     place = (torch.arange(length, dtype=torch.float64) + 0.5) * size / length - 0.5
     first = place.floor()
     t, a = place - first, SHARPNESS
 
-    def near(x: Tensor) -> Tensor:  # up to 1 px away
+    def near(x: Tensor) -> Tensor:
+        """The kernel up to 1 px away."""
         return ((a + 2) * x - (a + 3)) * x * x + 1
 
-    def far(x: Tensor) -> Tensor:  # 1 to 2 px away
+    def far(x: Tensor) -> Tensor:
+        """The kernel from 1 to 2 px away."""
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
     index = (first.long()[:, None] + torch.arange(-1, 3)).clamp(0, size - 1)
@@ -75,21 +86,21 @@ def _taps(size: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _reflection(length: int, total: int) -> Tensor:
-    """Indices 0..length-1, length-2..0, 1.. and so on, `total` of them."""
+    """The indices 0..length-1, length-2..0, 1.. and so on, `total` of them."""
     period = max(2 * (length - 1), 1)
     index = torch.arange(total) % period
     return torch.minimum(index, period - index) if length > 1 else torch.zeros_like(index)
 
 
-def _cut(taps: tuple[Tensor, ...], part: slice) -> tuple[int, int, Tensor, Tensor]:
-    """First and last + 1 place of the original that a part of an axis needs; taps from there; weights."""
-    index, weights = (values[part] for values in taps)
+def _cut(taps: tuple[Tensor, Tensor], part: slice) -> tuple[int, int, Tensor, Tensor]:
+    """The first and last + 1 place of the original that a part of an axis needs; taps from there; weights."""
+    index, weights = taps[0][part], taps[1][part]
     first, last = int(index.min()), int(index.max()) + 1
     return first, last, index - first, weights
 
 
 def _gather(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """(n, ...) to (length, ...): sums of four weighted lines each."""
+    """Return sums (length, ...) of four weighted lines of (n, ...) each."""
     index, weights = index.to(lines.device), weights.to(lines)
     shape = (-1, *[1] * (lines.ndim - 1))
     total = lines.index_select(0, index[:, 0]).mul_(weights[:, 0].view(shape))

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 LARGEST_BATCH = 16  # tiles: enough to keep any GPU busy
-SPARED = 0.2  # of the free memory, for what others take meanwhile
+SPARE_SHARE = 0.2  # of the free memory, for what others take meanwhile
 SMALLEST_TILE = 128  # output px: below it there is little left to save, and much to see at borders
 
 
 @dataclass
 class MemoryBudget:
-    """What the memory has turned out to hold. Shared by all who use one device; never grows again.
+    """The limits that the memory has turned out to have. Shared by all who use one device; never grow again.
 
     batch: tiles at once. tile: largest side of a tile in output px; None: as they come.
     """
@@ -30,7 +30,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def shrinking(self, views: list[Tensor], multiple_of: int) -> Iterator[None]:
-        """Inside, tiles of one shape are computed together: if they do not fit the memory, the budget shrinks.
+        """A context in which tiles of one shape are computed together: if they do not fit, the budget shrinks.
 
         Raises what was raised inside where that is something else, or nothing smaller is left to try. The
         memory of the attempt is free only after the `with`: see `release`.
@@ -43,7 +43,7 @@ class MemoryBudget:
                 raise
 
     def shrink(self, count: int, side: int, multiple_of: int) -> bool:
-        """Make it smaller than `count` tiles of `side` px, which did not fit; False where that is the least."""
+        """Make the budget smaller than `count` tiles of `side` px, which did not fit; False if nothing is left."""
         if count > 1:
             self.batch = min(self.batch, count // 2)
             return True
@@ -55,21 +55,21 @@ class MemoryBudget:
 
 
 def fitting_batch(device: torch.device, restore_one: Callable[[], object], threads: int) -> int:
-    """How many tiles at once fit the free memory of a GPU, by the peak of `restore_one`.
+    """The number of tiles at once that fit the free memory of a GPU, by the peak of `restore_one`.
 
-    threads: how many will do so at a time.
+    threads: how many of them will compute tiles at a time.
     """
-    # What is made once, such as workspaces, is not counted.
+    # The first tile also makes what is made only once, such as workspaces: it is not counted.
     restore_one()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     restore_one()
     torch.cuda.synchronize(device)
-    each = max(torch.cuda.max_memory_allocated(device) - before, 1)
+    tile_bytes = max(torch.cuda.max_memory_allocated(device) - before, 1)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = (torch.cuda.mem_get_info(device)[0] + unused) * (1 - SPARED)
-    return max(1, min(LARGEST_BATCH, int(free / each / threads)))
+    free = (torch.cuda.mem_get_info(device)[0] + unused) * (1 - SPARE_SHARE)
+    return max(1, min(LARGEST_BATCH, int(free / tile_bytes / threads)))
 
 
 def release() -> None:

@@ -1,4 +1,4 @@
-"""How large things become: arithmetic that planning needs before any network is loaded."""
+"""Sizes of outputs: arithmetic that planning needs before any network is loaded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SMALLEST_SCALE, LARGEST_SCALE = 1, 16
 
 def check_scale(scale: float) -> None:
     """Raise UsageError unless scale is a number from 1 to 16."""
-    # False for NaN as well.
+    # The comparison is false for NaN as well.
     if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
         raise UsageError(f"scale {scale:g}: must be between {SMALLEST_SCALE} and {LARGEST_SCALE}")
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """(round(height * scale), round(width * scale)), halves up."""
+    """The size (round(height * scale), round(width * scale)) of an output in px, halves rounded up."""
     check_scale(scale)
     return math.floor(height * scale + 0.5), math.floor(width * scale + 0.5)

@@ -34,7 +34,7 @@ class Tile:
 
 
 def axis_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin on an axis: every tile - overlap pixels, the last one shifted inward."""
+    """The starts of tiles on an axis: every tile - overlap pixels, the last one shifted inward."""
     if length <= tile:
         return [0]
     if not 0 <= overlap < tile:
@@ -44,7 +44,7 @@ def axis_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def axis_weights(length: int, tile: int, starts: list[int], overlap: int) -> list[Tensor]:
-    """One weight vector (tile,) for each start; at every pixel of the axis they sum to one.
+    """The weight vectors (tile,), one for each start; at every pixel of the axis they sum to one.
 
     Each tile rises over its first `overlap` pixels and falls over its last, but not at the image's
     own borders. Where a tile was shifted inward, neighbours share more than that: in between both count alike.
@@ -67,12 +67,12 @@ def axis_weights(length: int, tile: int, starts: list[int], overlap: int) -> lis
 
 
 def plan(height: int, width: int, tile: tuple[int, int], overlap: int) -> list[Tile]:
-    """All tiles (rows x columns, row by row) of at most `tile` = (height, width) pixels."""
+    """Return all tiles (rows x columns, row by row) of at most `tile` = (height, width) pixels."""
     rows = axis_starts(height, tile[0], overlap)
     columns = axis_starts(width, tile[1], overlap)
     h, w = min(tile[0], height), min(tile[1], width)
     return [
-        Tile(top, left, h, w, row, column)
+        Tile(top=top, left=left, height=h, width=w, row=row, column=column)
         for row, top in enumerate(rows)
         for column, left in enumerate(columns)
     ]
@@ -92,7 +92,7 @@ def fit_tile(length: int, largest: int, overlap: int, multiple_of: int) -> int:
 
 
 class Blender:
-    """Sums weighted tiles of an image of height x width px, and gives its pixels away as they become final.
+    """A sum of weighted tiles of an image of height x width px, which gives pixels away as they become final.
 
     In memory are one tile and, of the row of tiles above, what the next row overlaps.
     """
@@ -103,20 +103,20 @@ class Blender:
         self._rows = axis_weights(height, tile[0], self._tops, overlap)
         self._columns = axis_weights(width, tile[1], self._lefts, overlap)
         self._width = width
-        # Where the last tile was.
+        # The sums at the place of the last tile.
         self._sums: Tensor | None = None
-        # Of the row of tiles before, the rows that this one reaches.
+        # Pixel rows of the previous row of tiles that the current row reaches.
         self._above: Tensor | None = None
-        # Of this one, those that the next one reaches.
+        # Pixel rows of the current row of tiles that the next row reaches.
         self._below: Tensor | None = None
         self._next, self._waiting = 0, dict[int, Tensor]()
 
     def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Add the tile of that number in `plan`, (b, c, h, w), feathered.
 
-        Gives (top, left, pixels (b, c, n, m) float32) of what is final now. Of each row of tiles that is the same rows,
-        from left to right. Tiles may come in any order: they are summed in that of the plan, so that the sum,
-        which depends on it in its last bit, is always the same.
+        Gives (top, left, pixels (b, c, n, m) float32) of what is final now: of each row of tiles the same
+        pixel rows, from left to right. Tiles may come in any order: they are summed in that of the plan, so
+        that the sum, which depends on it in its last bit, is always the same.
         """
         self._waiting[number] = pixels
         while self._next in self._waiting:
@@ -125,15 +125,16 @@ class Blender:
             self._next += 1
 
     def _sum(self, row: int, column: int, pixels: Tensor) -> tuple[int, int, Tensor]:
+        """Sum one tile (b, c, h, w) with its neighbours; returns (top, left, pixels) of what is final now."""
         height, width = pixels.shape[-2:]
         top, left = self._tops[row], self._lefts[column]
-        # A new row of tiles.
         if column == 0:
+            # A new row of tiles begins.
             self._sums, self._above = None, self._below
             reached = 0 if row + 1 == len(self._tops) else top + height - self._tops[row + 1]
             self._below = pixels.new_empty((*pixels.shape[:-2], reached, self._width))
         sums = torch.zeros_like(pixels)
-        # Columns that the tile before has begun.
+        # The number of columns that the previous tile has begun.
         known = 0
         if self._sums is not None:
             known = self._lefts[column - 1] + width - left

@@ -17,14 +17,14 @@ from .enlargement import Enlargement, ReadRectangle
 class TiledPicture:
     """The tiles of one enlarged picture.
 
-    see: rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. target: size of the
-    output. canvas: of what tiles of `shape` cover, at least the target; what is beyond it is reflected. device:
-    where pixels are enlarged and blended, so that only original pixels go there.
+    read: gives rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. target: size of
+    the output. canvas: size of what tiles of `shape` cover, at least the target; what is beyond the target is
+    reflected. device: where pixels are enlarged and blended, so that only original pixels go there.
     """
 
     def __init__(
         self,
-        see: ReadRectangle,
+        read: ReadRectangle,
         size: tuple[int, int],
         target: tuple[int, int],
         canvas: tuple[int, int],
@@ -35,19 +35,20 @@ class TiledPicture:
         self.height, self.width = target
         self.tiles = tiles.plan(*canvas, shape, overlap)
         self.device = device
-        self._see = lambda rows, columns: see(rows, columns).to(device)
+        self._read = lambda rows, columns: read(rows, columns).to(device)
         self._enlargement = Enlargement(size, target, canvas)
         self._blender = tiles.Blender(*canvas, shape, overlap)
 
     def view(self, number: int) -> Tensor:
-        """What a network sees of a tile: (b, 3, H, W) in [0, 1]."""
-        return self._enlargement.crop(self._see, *self.tiles[number].slices).clamp(0, 1)
+        """The enlarged pixels that a network sees of a tile: (b, 3, H, W) in [0, 1]."""
+        return self._enlargement.crop(self._read, *self.tiles[number].slices).clamp(0, 1)
 
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Take a restored tile; gives (top, left, pixels (b, 3, n, m) in [0, 1]) of what is final now.
+        """Take a restored tile, and give (top, left, pixels (b, 3, n, m) in [0, 1]) of what is final now.
 
-        Of each row of tiles that is the same rows, from left to right. Tiles are blended as they come from the
-        decoder, and their sum is clamped once, as with the released checkpoints (StrSR, arXiv 2603.06275).
+        In each row of tiles these are the same pixel rows, from left to right. Tiles are blended as they
+        come from the decoder, and their sum is clamped once, as with the released checkpoints (StrSR, arXiv
+        2603.06275).
         """
         for top, left, pixels in self._blender.add(number, restored.to(self.device)):
             if top < self.height and left < self.width:
