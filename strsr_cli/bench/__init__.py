@@ -1,1 +1,1 @@
-"""strsr bench: measures upscale, and it alone."""
+"""strsr bench: it measures upscale, and upscale alone."""

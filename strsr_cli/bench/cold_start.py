@@ -1,4 +1,4 @@
-"""What it takes until something is seen: fresh processes of the command, timed from outside."""
+"""The time until something is to be seen: fresh processes of the command, timed from outside."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ import strsr_models
 from strsr_models.errors import StrsrError
 
 PATIENCE = 600  # seconds until a process that shows nothing is given up
-LOOK_EVERY = 0.002  # seconds
+POLL_EVERY = 0.002  # seconds
 ROOTS = [str(Path(str(file)).resolve().parents[1]) for file in (__file__, strsr_models.__file__)]
 
 
 def seconds_to_help(runs: int) -> float:
-    """Until `strsr --help` has answered; median."""
+    """The seconds until `strsr --help` has answered; the median of the runs."""
     return statistics.median(_seconds(["--help"], None) for _ in range(runs))
 
 
 def seconds_to_output(arguments: list[str], output: Path, runs: int) -> float:
-    """Until the output of `strsr upscale ARGUMENTS`, paths from the root, is there, whole; median. It is removed."""
+    """The seconds until `strsr upscale ARGUMENTS` has written its output; the median of the runs.
+
+    arguments: with absolute paths. The output is removed.
+    """
     seconds = []
     for _ in range(runs):
         output.unlink(missing_ok=True)
@@ -34,17 +37,17 @@ def seconds_to_output(arguments: list[str], output: Path, runs: int) -> float:
 
 
 def _seconds(arguments: list[str], output: Path | None) -> float:
-    """Until the file is there, or where there is none to be, until the process has ended well."""
+    """The seconds until the output is there or, where none is to come, until the process has ended well."""
     command = [sys.executable, "-m", "strsr_cli", *arguments]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     began = time.perf_counter()
-    # In the package's own folder, where python -m looks before all others.
-    with subprocess.Popen(command, cwd=ROOTS[0], env=_environment(), **quiet) as process:
+    # The process starts in the package's own folder, where python -m looks before all others.
+    with subprocess.Popen(command, cwd=ROOTS[0], env=_environment(), **streams) as process:
         try:
             while output is not None and process.poll() is None and not output.exists():
                 if time.perf_counter() - began > PATIENCE:
                     raise StrsrError(f"strsr {' '.join(arguments)}: nothing came within {PATIENCE} s")
-                time.sleep(LOOK_EVERY)
+                time.sleep(POLL_EVERY)
             seconds = time.perf_counter() - began
             complaint = process.communicate()[1]
         finally:
@@ -56,6 +59,9 @@ def _seconds(arguments: list[str], output: Path | None) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, in which the packages that it runs are found first, wherever it has them from."""
-    given = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*ROOTS, *([given] if given else [])])}
+    """The environment of this process, in which the packages that it runs itself are found first."""
+    folders = list(ROOTS)
+    inherited = os.environ.get("PYTHONPATH")
+    if inherited:
+        folders.append(inherited)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}

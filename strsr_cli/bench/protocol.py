@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from .. import __version__
 from ..batch.job import Job
 from ..batch.plan import make_plan
 from ..batch.state import BatchState
+from ..images.picture import Picture
+from ..system.console import Tell
 from ..system.machine import examine_cpu, examine_gpus, or_none, versions
 from ..upscale.options import UpscaleOptions, resolve_options
 from ..upscale.restoration import overview
@@ -37,8 +40,8 @@ from ..upscale.stages import Stages, load_stages
 from ..upscale.workers import threads_for_workers
 from .cold_start import seconds_to_help, seconds_to_output
 from .photos import write_photos
-from .roofline import roofline, timed
-from .stages import BenchReporter, Peak, from_files, network_alone, seen, stage_seconds
+from .roofline import median, roofline, timed
+from .stages import BenchReporter, Peak, network_alone, network_view, seconds_end_to_end, stage_seconds
 
 WARM_UP, STAGED = 8, 8  # pictures
 COLD_SIDE = 64  # px of the picture of a cold start
@@ -47,7 +50,7 @@ ACCELERATED_BATCHES = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured, where, on what. batches: None for those that suit the device; skip: parts left out."""
+    """The options of the command: what is measured, where and on which pictures."""
 
     model: str
     weights: Path | None
@@ -57,14 +60,14 @@ class BenchOptions:
     scale: float
     runs: int
     images: int
-    size: int
-    folder: Path | None
-    batches: tuple[int, ...] | None
-    skip: frozenset[str] = field(default_factory=frozenset)
+    size: int  # px of a side of the pictures that are made
+    folder: Path | None  # of the user's own pictures
+    batches: tuple[int, ...] | None  # tiles at once; None: those that suit the device
+    skip: frozenset[str] = field(default_factory=frozenset)  # parts that are left out
 
 
-def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any]:
-    """All figures, for programs. tell: told what is being done. Raises StrsrError. Leaves no files behind."""
+def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
+    """Measure all figures, for programs. tell: takes lines on what is being done. Raises StrsrError. Leaves no files."""
     check_model(options.model)
     devices = resolve_devices(options.device)
     reporter = BenchReporter()
@@ -73,7 +76,7 @@ def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any
             tell(f"{options.model} on {', '.join(map(str, devices))}; all of it takes some minutes on a CPU")
             jobs = make_jobs(options, Path(scratch))
             big = resolve_options(options.model, jobs, models_dir=options.models_dir, **token_cache(options))
-            asked = UpscaleOptions(
+            upscale_options = UpscaleOptions(
                 options.scale,
                 options.model,
                 options.weights,
@@ -87,25 +90,38 @@ def measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, Any
             tell("loading weights")
             with threads_for_workers() as threads:
                 began = time.perf_counter()
-                loaded = load_stages(jobs, asked, reporter, BatchState(), threads)
-                seconds = time.perf_counter() - (reporter.looked_at or began)
+                loaded = load_stages(jobs, upscale_options, reporter, BatchState(), threads)
+                seconds = time.perf_counter() - (reporter.conditions_ready or began)
                 reporter.check()
-                # Where all have failed, so has the first.
+                # Where no picture can go on, the check has raised the first one's failure.
                 assert loaded is not None
-                bench = Bench(options, *loaded, reporter, Path(scratch), tell)
-                whole = bench.of_the_whole()
-            return {**about(options, bench), "load_seconds": seconds, **whole, **bench.of_parts()}
+                stages, jobs = loaded
+                bench = Bench(
+                    options=options,
+                    stages=stages,
+                    jobs=jobs,
+                    reporter=reporter,
+                    scratch=Path(scratch),
+                    tell=tell,
+                )
+                whole = bench.measure_whole()
+            return {
+                **circumstances(options, bench),
+                "load_seconds": seconds,
+                **whole,
+                **bench.measure_parts(),
+            }
     finally:
         reporter.close()
 
 
 def token_cache(options: BenchOptions) -> dict[str, Any]:
-    """Made pictures do not belong into the user's cache."""
+    """The option that keeps the pictures of a benchmark out of the user's cache; lite has none."""
     return {} if options.model == "lite" else {"token_cache": False}
 
 
 def make_jobs(options: BenchOptions, scratch: Path) -> list[Job]:
-    """Pictures to make, the user's or made ones, with outputs in the scratch folder."""
+    """The jobs of the benchmark: the user's pictures or made ones, with outputs in the scratch folder."""
     source = options.folder
     if source is None:
         source = scratch / "in"
@@ -117,15 +133,12 @@ def make_jobs(options: BenchOptions, scratch: Path) -> list[Job]:
     return plan.jobs[: options.images]
 
 
-def about(options: BenchOptions, bench: Bench) -> dict[str, Any]:
-    """What was measured, and on what."""
+def circumstances(options: BenchOptions, bench: Bench) -> dict[str, Any]:
+    """The circumstances of the measurements: versions, machine, model and protocol."""
     device = bench.stages.device
     cpu = examine_cpu()
-    gpus = [
-        gpu
-        for gpu in or_none(examine_gpus) or []
-        if gpu["device"] in (str(device), f"{device.type}:{device.index or 0}")
-    ]
+    names = (str(device), f"{device.type}:{device.index or 0}")
+    gpus = [gpu for gpu in or_none(examine_gpus) or [] if gpu["device"] in names]
     return {
         "strsr": __version__,
         "python": platform.python_version(),
@@ -153,29 +166,29 @@ def about(options: BenchOptions, bench: Bench) -> dict[str, Any]:
 
 @dataclass
 class Bench:
-    """A batch that is loaded, its jobs, and the measurements of it."""
+    """A batch whose networks are loaded, its jobs, and the measurements on it."""
 
     options: BenchOptions
     stages: Stages
     jobs: list[Job]
     reporter: BenchReporter
     scratch: Path
-    tell: Callable[[str], None]
+    tell: Tell
 
-    def of_the_whole(self) -> dict[str, Any]:
-        """What the command does, by its own threads; what is left out is None."""
+    def measure_whole(self) -> dict[str, Any]:
+        """Measure what the command does, by its own threads; a part that is left out is None."""
         return {**self.end_to_end(), "start_up": self.part("start-up", self.start_up)}
 
-    def of_parts(self) -> dict[str, Any]:
-        """What this thread does, with all threads of PyTorch; what is left out is None."""
+    def measure_parts(self) -> dict[str, Any]:
+        """Measure what this thread does, with all threads of PyTorch; a part that is left out is None."""
         return {
-            "batches": self.part("batches", self.by_batch),
+            "batches": self.part("batches", self.rates_by_batch),
             "stages": self.part("stages", lambda: stage_seconds(self.stages, self.jobs[:STAGED])),
             "roofline": self.part("roofline", self.roofline),
         }
 
     def part(self, name: str, measure: Callable[[], Any]) -> Any:
-        """One of PARTS, unless it is left out."""
+        """Measure one part, by its name in --skip. None where it is left out."""
         if name in self.options.skip:
             return None
         self.tell(name)
@@ -184,9 +197,9 @@ class Bench:
     # --- end to end, and the network alone ---
 
     def end_to_end(self) -> dict[str, Any]:
-        """Both, in turns."""
+        """Measure the batch from file to file and the network alone, in turns: AB BA AB ..."""
         self.tell("warm-up")
-        from_files(self.stages, self.jobs[:WARM_UP], self.reporter)
+        seconds_end_to_end(self.stages, self.jobs[:WARM_UP], self.reporter)
         files: list[float] = []
         network: list[float] = []
         megapixels, peak = 0.0, Peak(self.stages.device)
@@ -196,7 +209,7 @@ class Bench:
                 network.append(network_alone(self.stages, self.jobs))
             before = self.reporter.megapixels
             with peak if run == 0 else nullcontext():
-                files.append(from_files(self.stages, self.jobs, self.reporter))
+                files.append(seconds_end_to_end(self.stages, self.jobs, self.reporter))
             megapixels = self.reporter.megapixels - before
             if not run % 2:
                 network.append(network_alone(self.stages, self.jobs))
@@ -218,10 +231,10 @@ class Bench:
     # --- the parts that can be left out ---
 
     def start_up(self) -> dict[str, Any]:
-        """Fresh processes: until help is there, until one small picture is there, and the latter's own work."""
+        """Measure fresh processes: until help is there, until one small picture is there, and that picture alone."""
         (photo,) = write_photos(self.scratch, 1, COLD_SIDE)
         output = self.scratch / "cold.png"
-        given = {
+        settings = {
             "--scale": self.options.scale,
             "--model": self.options.model,
             "--weights": self.options.weights and self.options.weights.resolve(),
@@ -229,14 +242,18 @@ class Bench:
             "--device": self.options.device,
             "--precision": self.options.precision,
         }
-        flags = [str(part) for flag in given.items() if flag[1] is not None for part in flag]
-        flags += [] if self.stages.conditions is None else ["--no-token-cache"]
+        flags = []
+        for flag, value in settings.items():
+            if value is not None:
+                flags += [flag, str(value)]
         alone = None
         if self.stages.conditions is None:
-            one = [Job(photo, output, "png")]
-            alone = statistics.median(
-                [from_files(self.stages, one, self.reporter) for _ in range(self.options.runs + 1)][1:]
+            job = Job(photo, output, "png")
+            alone = median(
+                seconds_end_to_end(self.stages, [job], self.reporter) for _ in range(self.options.runs + 1)
             )
+        else:
+            flags.append("--no-token-cache")
         first = seconds_to_output([str(photo), str(output), *flags], output, self.options.runs)
         return {
             "help_seconds": seconds_to_help(self.options.runs),
@@ -246,69 +263,74 @@ class Bench:
             "side": COLD_SIDE,
         }
 
-    def by_batch(self) -> list[dict[str, Any]]:
-        """Tiles of the first picture, so many at once: ms for each. Ends where memory does."""
-        views, conds, _ = self.some_tiles()
+    def rates_by_batch(self) -> list[dict[str, Any]]:
+        """Measure tiles of the first picture by how many are computed at once. Ends where memory does."""
+        views, conds, _ = self.first_tiles()
         pipeline, steps = self.stages.pipelines[0], self.stages.options.steps
         height, width = views[0].shape[-2:]
         rows = []
         for count in self.batch_sizes:
             budget = MemoryBudget(count)
-            shown, known = repeated(views, count), repeated(conds, count)
-
-            def restore(
-                shown: list[Tensor] = shown, known: list[Tensor] = known, budget: MemoryBudget = budget
-            ) -> None:
-                pipeline.restore_tiles(shown, known, self.stages.precision, steps, budget)
-
+            restore = partial(
+                pipeline.restore_tiles,
+                repeated(views, count),
+                repeated(conds, count),
+                self.stages.precision,
+                steps,
+                budget,
+            )
             with torch.inference_mode():
                 seconds = [timed(restore, pipeline.device) for _ in range(self.options.runs + 1)][1:]
             if budget.batch < count or budget.tile is not None:
                 break
-            each = statistics.median(seconds) / count
-            rate = height * width / 1e6 / each
+            per_tile = statistics.median(seconds) / count
             rows.append(
                 {
                     "batch": count,
                     "seconds": seconds,
-                    "ms_per_tile": 1000 * each,
-                    "megapixels_per_second": rate,
+                    "ms_per_tile": 1000 * per_tile,
+                    "megapixels_per_second": height * width / 1e6 / per_tile,
                 }
             )
         return rows
 
     def roofline(self) -> dict[str, Any]:
-        """Of one tile on a CPU, of the largest batch elsewhere."""
-        views, conds, picture = self.some_tiles()
+        """Measure the roofline: of one tile on a CPU, of the largest batch, at most 8 tiles, elsewhere."""
+        views, conds, picture = self.first_tiles()
         count = 1 if self.stages.device.type == "cpu" else min(max(self.batch_sizes), 8)
         lq = None if self.stages.conditions else overview(picture)
-        pipeline, precision = self.stages.pipelines[0], self.stages.precision
         return roofline(
-            pipeline, repeated(views, count), repeated(conds, count), lq, precision, self.options.runs
+            self.stages.pipelines[0],
+            repeated(views, count),
+            repeated(conds, count),
+            picture=lq,
+            precision=self.stages.precision,
+            runs=self.options.runs,
         )
 
-    def some_tiles(self) -> tuple[list[Tensor], list[Tensor], Any]:
+    def first_tiles(self) -> tuple[list[Tensor], list[Tensor], Picture]:
         """Views and conditions of the first picture's tiles, and the picture."""
         job = self.jobs[0]
         picture = self.stages.inputs.read(job)
         restoration = self.stages.begin(job, picture)
-        views = [seen(self.stages, restoration, number) for number in range(restoration.tiles)]
+        views = [network_view(self.stages, restoration, number) for number in range(restoration.tiles)]
         return views, [restoration.cond] * len(views), picture
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Those asked for, or those that suit the device."""
-        cpu = self.stages.device.type == "cpu"
-        return self.options.batches or ((1,) if cpu else ACCELERATED_BATCHES)
+        """The numbers of tiles that the user named, or those that suit the device."""
+        if self.options.batches:
+            return self.options.batches
+        return (1,) if self.stages.device.type == "cpu" else ACCELERATED_BATCHES
 
 
 def repeated(values: list[Tensor], count: int) -> list[Tensor]:
-    """As many as `count`, over and over."""
+    """A list of `count` values: those given, over and over."""
     return [values[number % len(values)] for number in range(count)]
 
 
 def rates(seconds: list[float], megapixels: float) -> dict[str, Any]:
-    """Of all runs, and their medians per output megapixel."""
+    """The seconds of all runs, and the rates of their median by output megapixels."""
     middle = statistics.median(seconds)
     return {
         "seconds": seconds,

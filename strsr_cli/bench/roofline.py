@@ -1,8 +1,9 @@
-"""What a machine can do at most, measured, and how near a network comes to it.
+"""The most that a machine can do, measured, and how near a network comes to it.
 
 Ceilings: the fastest of several products of large square matrices, and of several copies of a large tensor.
-Work: FLOP by PyTorch's counter (a multiply-add is 2); bytes as the operators ask for them, each reading its
-inputs and writing its outputs once. Caches and fused kernels move less, so bytes are an upper bound.
+Work: FLOP (floating-point operations) by PyTorch's counter, where a multiply-add is 2; bytes as the operators ask
+for them, each reading its inputs and writing its outputs once. Caches and fused kernels move less, so that bytes
+are an upper bound.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ COPY = {"cpu": 2**28, "cuda": 2**31, "mps": 2**29}  # bytes
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of run(), until the device has done it."""
+    """The seconds of run(), until the device has done it."""
     wait(device)
     began = time.perf_counter()
     run()
@@ -39,7 +40,7 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -48,7 +49,7 @@ def wait(device: torch.device) -> None:
 
 @torch.inference_mode()
 def ceilings(device: torch.device) -> dict[str, Any]:
-    """GFLOP/s of products by precision (None: does not work), GB/s of copies (read and written bytes together)."""
+    """The ceilings: GFLOP/s of products by precision (None: does not work), GB/s of copies (bytes read and written)."""
     rates = {
         precision: matmul_rate(device, precision) if computes(str(device), precision) else None
         for precision in DTYPES
@@ -57,11 +58,11 @@ def ceilings(device: torch.device) -> dict[str, Any]:
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """GFLOP/s of square matrices, doubled until a product takes long enough."""
+    """The GFLOP/s of products of square matrices, whose side is doubled until a product takes long enough."""
     side = 256
     while True:
         left, right = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
-        # Also the warm-up.
+        # The first product is the warm-up as well.
         product = left @ right
 
         def multiply(left: Tensor = left, right: Tensor = right, out: Tensor = product) -> Tensor:
@@ -74,14 +75,14 @@ def matmul_rate(device: torch.device, precision: str) -> float:
 
 
 def copy_rate(device: torch.device) -> float:
-    """GB/s of a copy that no cache holds."""
+    """The GB/s of a copy that no cache holds, bytes read and written together."""
     source = torch.ones(COPY[device.type], dtype=torch.uint8, device=device)
     target = source.clone()
     return 2 * len(source) / min(timed(lambda: target.copy_(source), device) for _ in range(REPEATS)) / 1e9
 
 
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes that operators read and write, each input and output once; views move nothing."""
+    """A counter of the bytes that operators read and write, each input and output once; views move nothing."""
 
     bytes = 0
 
@@ -89,23 +90,23 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         inputs = {id(value): value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
         outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
-        places = {value.untyped_storage().data_ptr() for value in inputs.values()}
-        made = [value for value in outputs if value.untyped_storage().data_ptr() not in places]
-        if made or func._schema.is_mutable:
-            self.bytes += sum(map(size_of, inputs.values())) + sum(map(size_of, made))
-            # Changed in place: written as well.
-            if not made:
+        addresses = {value.untyped_storage().data_ptr() for value in inputs.values()}
+        new_tensors = [value for value in outputs if value.untyped_storage().data_ptr() not in addresses]
+        if new_tensors or func._schema.is_mutable:
+            self.bytes += sum(map(size_of, inputs.values())) + sum(map(size_of, new_tensors))
+            # An input that was changed in place was written as well.
+            if not new_tensors:
                 self.bytes += sum(map(size_of, outputs))
         return result
 
 
 def size_of(tensor: Tensor) -> int:
-    """Bytes of the elements that it shows."""
+    """The bytes of the elements that a tensor shows, however large its storage."""
     return tensor.numel() * tensor.element_size()
 
 
 def attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """FLOP of the CPU's fused attention, of which PyTorch's counter knows nothing."""
+    """The FLOP of the CPU's fused attention, of which PyTorch's counter knows nothing."""
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
@@ -114,7 +115,7 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: att
 
 @torch.no_grad()
 def work(run: Callable[[], Any]) -> tuple[int, int]:
-    """(FLOP, bytes of traffic) of run()."""
+    """The work of run(): (FLOP, bytes of traffic)."""
     flops = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
     with Traffic() as traffic:  # type: ignore[no-untyped-call]
         run()
@@ -126,7 +127,7 @@ def work(run: Callable[[], Any]) -> tuple[int, int]:
 def parts(
     pipeline: OneStepPipeline, view: Tensor, cond: Tensor, picture: Tensor | None, precision: str
 ) -> dict[str, Callable[[], Tensor]]:
-    """The verbs on tiles `view` (b, 3, H, W) and, where it is given, a whole picture (1, 3, h, w)."""
+    """The pipeline's verbs by name, on tiles `view` (b, 3, H, W) and, where it is given, a picture (1, 3, h, w)."""
     with torch.no_grad(), pipeline.computing(precision):
         latents = pipeline.encode_latents(view)
         restored = pipeline.denoise(latents, cond)
@@ -149,19 +150,19 @@ def roofline(
     precision: str,
     runs: int,
 ) -> dict[str, Any]:
-    """Ceilings of the pipeline's device, and how near each part comes to them on a batch of tiles.
+    """The ceilings of the pipeline's device, and how near each part comes to them on a batch of tiles.
 
-    views, conds: of the tiles, (1, 3, H, W) and (1, m, d). picture: (1, 3, h, w), None where its condition comes
-    from elsewhere. Figures are of one tile.
+    views, conds: those of the tiles, (1, 3, H, W) and (1, m, d) each. picture: (1, 3, h, w), None where its
+    condition comes from elsewhere. Figures are those of one tile.
     """
     device = pipeline.device
     top = ceilings(device)
-    batch, together = torch.cat(views), torch.cat([cond.to(device) for cond in conds])
+    view, cond = torch.cat(views), torch.cat([cond.to(device) for cond in conds])
     if picture is not None:
         picture = picture.to(device)
-    batch = pipeline.placed(batch)
+    view = pipeline.placed(view)
     rows = {}
-    for name, verb in parts(pipeline, batch, together, picture, precision).items():
+    for name, verb in parts(pipeline, view, cond, picture, precision).items():
         count = 1 if name == "semantic_encoder" else len(views)
 
         def run(verb: Callable[[], Tensor] = verb) -> None:
@@ -182,14 +183,15 @@ def roofline(
 
 
 def median(seconds: Iterable[float]) -> float:
-    """Of all but the first, which was the warm-up."""
+    """The median of all but the first, which was the warm-up."""
     return statistics.median(list(seconds)[1:])
 
 
 def share(flop: float, traffic: float, seconds: float, top: dict[str, Any], precision: str) -> dict[str, Any]:
-    """One row: achieved rates, their shares of the ceilings, and which of the two is the nearer limit."""
-    multiply = top["matmul_gflop_per_s"][precision] or float("nan")
-    computing, moving = flop / 1e9 / multiply, traffic / 1e9 / top["copy_gb_per_s"]
+    """The row of one part: achieved rates, their shares of the ceilings, and which ceiling is the nearer limit."""
+    matmul_rate = top["matmul_gflop_per_s"][precision] or float("nan")
+    # The least seconds that arithmetic, and traffic, would take at the ceilings.
+    computing, moving = flop / 1e9 / matmul_rate, traffic / 1e9 / top["copy_gb_per_s"]
     return {
         "gflop": flop / 1e9,
         "traffic_bytes": round(traffic),

@@ -1,4 +1,4 @@
-"""A batch of `strsr upscale` taken apart for `strsr bench`: run as it is, its network alone, its stages in turn."""
+"""A batch of `strsr upscale` taken apart for `strsr bench`: the whole as it is, its network alone, each stage alone."""
 
 from __future__ import annotations
 
@@ -28,24 +28,27 @@ SAMPLE_EVERY = 0.01  # seconds
 
 
 class BenchReporter(Reporter):
-    """Says nothing, remembers the first failure and when the pictures had been looked at."""
+    """A reporter that says nothing; it remembers the first failure, and when the first phase had ended.
+
+    conditions_ready: the time at which the last condition of zimage or flux2 was there; None for lite.
+    """
 
     reason: str | None = None
-    looked_at: float | None = None
+    conditions_ready: float | None = None
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
 
     def looked(self, done: int, total: int) -> None:
-        """Of the two phases of zimage and flux2 the first goes on."""
-        self.looked_at = time.perf_counter()
+        """Remember the time: the first of the two phases of zimage and flux2 has come so far."""
+        self.conditions_ready = time.perf_counter()
 
     def failed(self, source: str, reason: str) -> None:
-        """A figure of what was not made would be none."""
+        """Remember the reason: without this picture the figures would be wrong."""
         self.reason = self.reason or reason
 
     def say(self, event: str, **fields: Any) -> None:
-        """Nothing."""
+        """Say nothing."""
 
     def check(self) -> None:
         """Raise ImageError for the first picture that has failed."""
@@ -55,21 +58,21 @@ class BenchReporter(Reporter):
 
 @dataclass(frozen=True)
 class PreparedTile(TileTask):
-    """A tile that is there already, where the network computes."""
+    """A tile whose pixels are there already, where the network computes."""
 
-    shown: Tensor
+    prepared_view: Tensor
 
     @property
     def view(self) -> Tensor:
-        """What the network sees."""
-        return self.shown
+        """The enlarged pixels that the network sees, (1, 3, H, W) in [0, 1]."""
+        return self.prepared_view
 
 
 class DiscardedPicture(OpenPicture):
     """A picture of which nothing is kept."""
 
     def add(self, number: int, restored: Tensor, redone: bool) -> None:
-        """A tile that was restored."""
+        """Drop a restored tile."""
 
 
 class SteppedPicture(OpenPicture):
@@ -80,22 +83,25 @@ class SteppedPicture(OpenPicture):
         self.stages, self.seconds = stages, seconds
 
     def rows(self) -> Iterator[np.ndarray]:
-        """Rows of the output as they become final."""
-        stages, one, budget = self.stages, self.restoration, MemoryBudget(1)
-        pipeline = stages.pipelines[0]
-        for number in range(one.tiles):
-            with counted(self.seconds, "enlarge"):
-                view = pipeline.placed(one.tiled.view(number))
-            with counted(self.seconds, "network"):
+        """Yield rows of the output as they become final."""
+        stages, restoration, budget = self.stages, self.restoration, MemoryBudget(1)
+        pipeline, cond = stages.pipelines[0], restoration.cond
+        for number in range(restoration.tiles):
+            with adding_seconds(self.seconds, "enlarge"):
+                view = pipeline.placed(restoration.tiled.view(number))
+            with adding_seconds(self.seconds, "network"):
                 steps = stages.options.steps
-                ((restored, _),) = pipeline.restore_tiles([view], [one.cond], stages.precision, steps, budget)
-            with counted(self.seconds, "blend"):
-                output_rows = [one.output_rows(top, rows.cpu()) for top, rows in one.add(number, restored)]
+                ((restored, _),) = pipeline.restore_tiles([view], [cond], stages.precision, steps, budget)
+            with adding_seconds(self.seconds, "blend"):
+                output_rows = [
+                    restoration.output_rows(top, rows.cpu())
+                    for top, rows in restoration.add(number, restored)
+                ]
             yield from output_rows
 
 
-def from_files(stages: Stages, jobs: list[Job], reporter: BenchReporter) -> float:
-    """Seconds of the batch as it is, from files to files. Raises ImageError where one cannot be made."""
+def seconds_end_to_end(stages: Stages, jobs: list[Job], reporter: BenchReporter) -> float:
+    """The seconds of the batch as it is, from files to files. Raises ImageError where a picture fails."""
     for job in jobs:
         if job.target is not None:
             job.target.unlink(missing_ok=True)
@@ -108,12 +114,12 @@ def from_files(stages: Stages, jobs: list[Job], reporter: BenchReporter) -> floa
 
 
 def network_alone(stages: Stages, jobs: list[Job]) -> float:
-    """Seconds of the batch's workers on its tiles, which lie ready before; results are dropped."""
-    return sum(network_seconds(stages, stages.budgets, tasks) for tasks in prepared(stages, jobs))
+    """The seconds of the batch's workers on its tiles, which lie ready before; results are dropped."""
+    return sum(network_seconds(stages, stages.budgets, tasks) for tasks in prepared_tiles(stages, jobs))
 
 
 def network_seconds(stages: Stages, budgets: list[MemoryBudget], tasks: list[TileTask]) -> float:
-    """Seconds of the batch's workers on tiles that lie ready."""
+    """The seconds of the batch's workers on tiles that lie ready. Raises what fails."""
     fresh = replace(stages, open=set(), fatal=None, unforeseen=None)
     fresh.budgets = budgets
     began = time.perf_counter()
@@ -126,18 +132,19 @@ def network_seconds(stages: Stages, budgets: list[MemoryBudget], tasks: list[Til
     return seconds
 
 
-def prepared(stages: Stages, jobs: list[Job]) -> Iterator[list[TileTask]]:
-    """All tiles of all pictures, as many at a time as there is room for."""
+def prepared_tiles(stages: Stages, jobs: list[Job]) -> Iterator[list[TileTask]]:
+    """Yield all tiles of all pictures, as many at a time as there is room for."""
     tasks: list[TileTask] = []
-    size, largest = 0, PREPARED if stages.device.type == "cpu" else PREPARED_ON_GPU
+    size = 0
+    most_bytes = PREPARED if stages.device.type == "cpu" else PREPARED_ON_GPU
     for job in jobs:
         restoration = stages.begin(job, stages.inputs.read(job))
         open_picture = DiscardedPicture(restoration)
         for number in range(restoration.tiles):
-            view = seen(stages, restoration, number)
+            view = network_view(stages, restoration, number)
             tasks.append(PreparedTile(open_picture, number, view))
             size += view.numel() * view.element_size()
-            if size >= largest:
+            if size >= most_bytes:
                 yield tasks
                 tasks, size = [], 0
     if tasks:
@@ -145,43 +152,46 @@ def prepared(stages: Stages, jobs: list[Job]) -> Iterator[list[TileTask]]:
 
 
 @torch.inference_mode()
-def seen(stages: Stages, restoration: Restoration, number: int) -> Tensor:
-    """A tile as the network sees it, where the network computes."""
+def network_view(stages: Stages, restoration: Restoration, number: int) -> Tensor:
+    """A tile as the network sees it, (1, 3, H, W) in [0, 1], where the network computes."""
     return stages.pipelines[0].placed(restoration.tiled.view(number))
 
 
 def stage_seconds(stages: Stages, jobs: list[Job]) -> dict[str, float]:
-    """Each stage by itself, one after the other on one thread: seconds per output megapixel."""
+    """The seconds per output megapixel of each stage by itself, one after the other on one thread."""
     seconds: dict[str, float] = {}
     megapixels = 0.0
     for job in jobs:
         began, before = time.perf_counter(), sum(seconds.values())
-        with counted(seconds, "read"):
+        with adding_seconds(seconds, "read"):
             picture = stages.inputs.read(job)
-        with counted(seconds, "look"):
+        with adding_seconds(seconds, "look"):
             restoration = stages.begin(job, picture)
         with torch.inference_mode():
             stages.write_rows(job, SteppedPicture(restoration, stages, seconds))
-        others = sum(seconds.values()) - before
-        seconds["write"] = seconds.get("write", 0.0) + time.perf_counter() - began - others
+        inner_stages = sum(seconds.values()) - before
+        seconds["write"] = seconds.get("write", 0.0) + time.perf_counter() - began - inner_stages
         megapixels += restoration.tiled.height * restoration.tiled.width / 1e6
     return {stage: spent / megapixels for stage, spent in seconds.items()}
 
 
 @contextmanager
-def counted(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add what it takes to a stage's seconds."""
+def adding_seconds(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time that the context takes to a stage's seconds."""
     began = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
 class Peak:
-    """The most memory that this process had within it, and PyTorch on a CUDA device."""
+    """A context that measures memory, in bytes, by samples of this process and PyTorch's count of a CUDA device.
+
+    before: resident at its beginning. resident: the most within it. on_device: the most on the device, or None.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._process, self._over = psutil.Process(), threading.Event()
+        self._process, self._ended = psutil.Process(), threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Peak:  # noqa: PYI034  (typing.Self is of 3.11)
@@ -192,11 +202,11 @@ class Peak:
         return self
 
     def __exit__(self, *how: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._sampler.join()
         cuda = self.device.type == "cuda"
         self.on_device = torch.cuda.max_memory_allocated(self.device) if cuda else None
 
     def _sample(self) -> None:
-        while not self._over.wait(SAMPLE_EVERY):
+        while not self._ended.wait(SAMPLE_EVERY):
             self.resident = max(self.resident, self._process.memory_info().rss)

@@ -1,25 +1,24 @@
-"""What `strsr bench` has found, for people or as one JSON object."""
+"""The figures of `strsr bench` as text for people, or as one JSON object."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
-from ..system.console import print_table, size_text
+from ..system.console import Tell, print_table, size_text
 
 
-def show(found: dict[str, Any], as_json: bool, report: Callable[[str], None]) -> None:
-    """Print it."""
+def show(figures: dict[str, Any], as_json: bool, report: Tell) -> None:
+    """Print the figures that were measured; report: prints a line."""
     if as_json:
-        report(json.dumps(_plain(found)))
+        report(json.dumps(_plain(figures)))
         return
-    _show_what(found, report)
-    _show_start(found, report)
-    _show_speed(found, report)
-    if found["batches"]:
-        one_by_one = "" if found["accelerator"] else "; a CPU computes the tiles of a batch one by one"
+    _show_what(figures, report)
+    _show_start(figures, report)
+    _show_speed(figures, report)
+    if figures["batches"]:
+        one_by_one = "" if figures["accelerator"] else "; a CPU computes the tiles of a batch one by one"
         report(f"network alone, by tiles at once{one_by_one}:")
         print_table(
             ["batch", "ms per tile", "megapixels per second"],
@@ -29,15 +28,15 @@ def show(found: dict[str, Any], as_json: bool, report: Callable[[str], None]) ->
                     f"{row['ms_per_tile']:.2f} ms per tile",
                     f"{row['megapixels_per_second']:.2f} MP/s",
                 ]
-                for row in found["batches"]
+                for row in figures["batches"]
             ],
         )
-    if found["roofline"]:
-        _show_roofline(found, report)
+    if figures["roofline"]:
+        _show_roofline(figures, report)
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON has no word for become null."""
+    """The value with null in place of numbers that JSON has no word for."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -45,63 +44,64 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _show_what(found: dict[str, Any], report: Callable[[str], None]) -> None:
-    cpu, protocol = found["cpu"], found["protocol"]
-    where = found["gpu"]["name"] if found["gpu"] else "the CPU: no accelerator was used"
-    report(f"strsr {found['strsr']}, PyTorch {found['libraries']['torch']}, {found['platform']}")
-    report(f"{found['model']} in {found['precision']} on {where}")
-    report(f"{cpu['name']}, {cpu['cores']} cores for this process, {found['threads']} threads of PyTorch")
-    side, megapixels = protocol["size"], found["output_megapixels"]
-    what = f"{protocol['images']} pictures " + (
-        f"of {side}x{side} px" if side else f"of {protocol['folder']}"
+def _show_what(figures: dict[str, Any], report: Tell) -> None:
+    cpu, protocol = figures["cpu"], figures["protocol"]
+    device = figures["gpu"]["name"] if figures["gpu"] else "the CPU: no accelerator was used"
+    report(f"strsr {figures['strsr']}, PyTorch {figures['libraries']['torch']}, {figures['platform']}")
+    report(f"{figures['model']} in {figures['precision']} on {device}")
+    report(f"{cpu['name']}, {cpu['cores']} cores for this process, {figures['threads']} threads of PyTorch")
+    side, megapixels = protocol["size"], figures["output_megapixels"]
+    kind = f"{side}x{side} px" if side else protocol["folder"]
+    pictures = f"{protocol['images']} pictures of {kind}"
+    sizes = f"{size_text(figures['input_bytes'])} in, {size_text(figures['output_bytes'])} of PNG out"
+    report(
+        f"{pictures} x{protocol['scale']:g}: {megapixels:.3g} megapixels, {sizes}; {_runs(protocol['runs'])}"
     )
-    sizes = f"{size_text(found['input_bytes'])} in, {size_text(found['output_bytes'])} of PNG out"
-    report(f"{what} x{protocol['scale']:g}: {megapixels:.3g} megapixels, {sizes}; {_runs(protocol['runs'])}")
 
 
 def _runs(count: int) -> str:
     return "one run" if count == 1 else f"medians of {count} runs"
 
 
-def _show_start(found: dict[str, Any], report: Callable[[str], None]) -> None:
-    start = found["start_up"]
+def _show_start(figures: dict[str, Any], report: Tell) -> None:
+    start = figures["start_up"]
     if start:
         report(f"start-up: --help in {start['help_seconds']:.2f} s")
         first = f"first output of a cold `strsr upscale` ({start['side']}x{start['side']} px)"
-        own = start["first_output_own_seconds"]
-        less = "" if own is None else f", of which {own:.2f} s are its own work"
-        report(f"{first} in {start['first_output_seconds']:.2f} s{less}")
-    report(f"load: weights on the device in {found['load_seconds']:.2f} s")
+        own_seconds = start["first_output_own_seconds"]
+        own_work = "" if own_seconds is None else f", of which {own_seconds:.2f} s are its own work"
+        report(f"{first} in {start['first_output_seconds']:.2f} s{own_work}")
+    report(f"load: weights on the device in {figures['load_seconds']:.2f} s")
 
 
-def _show_speed(found: dict[str, Any], report: Callable[[str], None]) -> None:
+def _show_speed(figures: dict[str, Any], report: Tell) -> None:
     for key, name in (
         ("end_to_end", "end to end, from files to files"),
         ("network_only", "network alone, same tiles"),
     ):
-        row = found[key]
+        row = figures[key]
         rate = f"{row['megapixels_per_second']:.3f} megapixels per second"
         report(f"{name}: {rate}, {row['seconds_per_megapixel']:.3f} s per megapixel")
-    ratios = found["efficiency"]["ratios"]
+    ratios = figures["efficiency"]["ratios"]
     spread = f" ({min(ratios):.0%} to {max(ratios):.0%})" if len(ratios) > 1 else ""
-    report(f"pipeline efficiency: {found['efficiency']['median']:.1%}{spread}")
-    if found["stages"]:
-        stages = ", ".join(f"{stage} {1000 * spent:.1f}" for stage, spent in found["stages"].items())
+    report(f"pipeline efficiency: {figures['efficiency']['median']:.1%}{spread}")
+    if figures["stages"]:
+        stages = ", ".join(f"{stage} {1000 * spent:.1f}" for stage, spent in figures["stages"].items())
         report(f"stages by themselves, ms per megapixel on one thread: {stages}")
-    memory = found["memory"]
-    of_device = "" if memory["device_bytes"] is None else f", {size_text(memory['device_bytes'])} on the GPU"
+    memory = figures["memory"]
+    on_device = "" if memory["device_bytes"] is None else f", {size_text(memory['device_bytes'])} on the GPU"
     before = f"{size_text(memory['resident_before_bytes'])} before the pictures"
-    report(f"peak memory: {size_text(memory['resident_bytes'])} resident ({before}){of_device}")
+    report(f"peak memory: {size_text(memory['resident_bytes'])} resident ({before}){on_device}")
 
 
-def _show_roofline(found: dict[str, Any], report: Callable[[str], None]) -> None:
-    top = found["roofline"]
+def _show_roofline(figures: dict[str, Any], report: Tell) -> None:
+    top = figures["roofline"]
     rates = top["matmul_gflop_per_s"]
-    known = ", ".join(f"{name} {_rate(rate)}" for name, rate in rates.items())
-    report(f"ceilings of this machine: products {known}; copies {top['copy_gb_per_s']:.1f} GB/s")
+    products = ", ".join(f"{precision} {_rate(rate)}" for precision, rate in rates.items())
+    report(f"ceilings of this machine: products {products}; copies {top['copy_gb_per_s']:.1f} GB/s")
     size = f"{top['parameters'] / 1e6:.1f} M parameters, {size_text(top['parameter_bytes'])}"
     report(
-        f"roofline of one tile in {found['precision']}, {top['batch']} at once; {size}; traffic is an upper bound:"
+        f"roofline of one tile in {figures['precision']}, {top['batch']} at once; {size}; traffic is an upper bound:"
     )
     print_table(
         ["part", "arithmetic", "traffic", "time", "achieved", "of products", "of copies", "limit"],

@@ -190,19 +190,19 @@ def upscale(
                 reporter.note(f"part {part.number} of {part.count} (by {part.source})")
                 reporter.elsewhere(whole_plan.count - plan.count)
             show = (lambda line: typer.echo(visible(line))) if dry_run and not (json or verbose) else None
-            ahead = preflight(plan, options, state, reporter, dry_run, show)
+            forecast = preflight(plan, options, state, reporter, dry_run, show)
             if dry_run:
-                text = tell_forecast(ahead, options, reporter)
+                text = tell_forecast(forecast, options, reporter)
                 if not json:
                     typer.echo(visible(text))
                 return
             state.sweep(plan.jobs)
-            if ahead.pending:
+            if forecast.pending:
                 if not no_space_check:
-                    check_space(ahead.sizes)
+                    check_space(forecast.sizes)
                 from ..upscale.stages import upscale_batch
 
-                upscale_batch(ahead.pending, options, reporter, state)
+                upscale_batch(forecast.pending, options, reporter, state)
             reporter.summary()
         if stop.requested:
             raise typer.Exit(EXIT_INTERRUPTED)

@@ -1,1 +1,1 @@
-"""strsr fft-inspect: spectra of images, measured, told and drawn."""
+"""strsr fft-inspect: spectra of images, measured, printed and drawn."""

@@ -1,4 +1,4 @@
-"""`strsr fft-inspect`: looks for the grid that upscalers print; tells, draws, and fails where it is asked to."""
+"""The work of `strsr fft-inspect`: measure images for the grid that upscalers print, tell, draw, fail above a limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ from ..images.find import find_images
 from ..images.formats import MAX_PIXELS
 from ..images.read import read_image
 from ..system.atomic import whole_file
+from ..system.console import Tell
 from . import text as spectrum_text
-from .measure import Inspection, compare, inspect
+from .measure import Inspection, compare, inspect_image
 
-Report = Callable[[str], None]
 SUMMARY = "summary.png"
 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """What is looked for, and where it goes."""
+    """The options of the command: what is looked for, and where the results go."""
 
     periods: tuple[int, ...]  # px
     against: Path | None
@@ -46,99 +46,99 @@ class InspectOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """An image to look at. relative: to the folder that it was found in."""
+    """An image to inspect. relative: its path within the folder that was named, or its name."""
 
     path: Path
     relative: Path
 
 
-def inspect_paths(paths: list[str], options: InspectOptions, report: Report) -> bool:
-    """Look at all images; False when a score is too high or a file failed. Raises UsageError."""
+def inspect_paths(paths: list[str], options: InspectOptions, report: Tell) -> bool:
+    """Inspect all images. Returns False when a score is too high or a file failed. Raises UsageError."""
     sources = find_sources(paths, options.out)
     if options.against is not None and not options.against.exists():
         raise UsageError(f"--against {options.against}: no such file or folder")
     sheets = plan_sheets(sources, options.out)
     console = Console(highlight=False)
     table = console.is_terminal and spectrum_text.table_fits(console, options.periods) and not options.json
-    found: list[Inspection] = []
+    inspections: list[Inspection] = []
     failed = 0
     for source in with_bar(sources, beside_lines=console.is_terminal and not table):
         try:
-            one, image = inspect_source(source, options)
+            inspection, image = inspect_source(source, options)
             if source.path in sheets:
-                write_sheet(sheets[source.path], image, one)
+                write_sheet(sheets[source.path], image, inspection)
         except (ImageError, MemoryError, RuntimeError) as error:
             failed += 1
             tell_failure(source, error, options, report)
             continue
-        found.append(one)
+        inspections.append(inspection)
         if options.json:
-            drawn = {"sheet": str(sheets[source.path])} if source.path in sheets else {}
-            report(json.dumps({**as_json(one), **drawn}))
+            values = as_json(inspection)
+            if source.path in sheets:
+                values["sheet"] = str(sheets[source.path])
+            report(json.dumps(values))
         elif not table:
-            report(spectrum_text.as_line(one))
-    if table and found:
-        spectrum_text.print_table(console, found, options.periods)
-    if options.out is not None and len(found) > 1:
-        write_summary(options.out / SUMMARY, found)
-    return not failed and not too_high(found, options.fail_above)
+            report(spectrum_text.as_line(inspection))
+    if table and inspections:
+        spectrum_text.print_table(console, inspections, options.periods)
+    if options.out is not None and len(inspections) > 1:
+        write_summary(options.out / SUMMARY, inspections)
+    return not failed and not too_high(inspections, options.fail_above)
 
 
 def find_sources(paths: list[str], out: Path | None) -> list[Source]:
-    """All images that the arguments name, each once; sheets of an earlier call are not looked at."""
-    found: dict[Path, Source] = {}
+    """All images that the arguments name, each once; sheets of an earlier call are left out. Raises UsageError."""
+    sources: dict[Path, Source] = {}
     for path in map(Path, paths):
         if path.is_dir():
             if out is not None and out.is_dir() and out.samefile(path):
                 raise UsageError(f"--out {out}: sheets would lie among the images; choose another folder")
-            inner = find_images(path, without=out)
-            if not inner:
+            images = find_images(path, without=out)
+            if not images:
                 raise UsageError(f"{path}: no images in this folder")
         elif path.exists():
-            inner = [path]
+            images = [path]
         else:
             raise UsageError(f"{path}: no such file or folder")
-        for each in inner:
-            relative = each.relative_to(path) if path.is_dir() else Path(each.name)
-            found.setdefault(each.resolve(), Source(each, relative))
-    return list(found.values())
+        for image in images:
+            relative = image.relative_to(path) if path.is_dir() else Path(image.name)
+            sources.setdefault(image.resolve(), Source(image, relative))
+    return list(sources.values())
 
 
 def with_bar(sources: list[Source], beside_lines: bool) -> Iterator[Source]:
-    """The sources; on a terminal with a bar that vanishes, unless lines are printed there meanwhile."""
+    """Yield the sources; a terminal shows a bar that vanishes, unless lines are printed there meanwhile."""
     console = Console(stderr=True)
     hidden = beside_lines or len(sources) < 2 or not console.is_terminal
     yield from track(sources, "looking", console=console, transient=True, disable=hidden)
 
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:
-    """The inspection of one image and its pixels (1, c, h, w). Raises ImageError."""
-    # Transparency is ignored.
+    """The inspection of one image, and its pixels (1, c, h, w) without alpha. Raises ImageError."""
     image = to_tensor(read_image(source.path, options.max_pixels).color)
-    found = inspect(str(source.path), image, options.periods, options.channel, options.crop)
+    inspection = inspect_image(str(source.path), image, options.periods, options.channel, options.crop)
     if options.against is not None:
-        reference = find_reference(source, options.against)
-        other = to_tensor(read_image(reference, options.max_pixels).color)
-        found = compare(found, image, str(reference), other)
-    return found, image
+        path = find_reference(source, options.against)
+        reference = to_tensor(read_image(path, options.max_pixels).color)
+        inspection = compare(inspection, image, str(path), reference)
+    return inspection, image
 
 
 def find_reference(source: Source, against: Path) -> Path:
-    """The image to compare with: the one of the same name, or the one of the same stem."""
+    """The image to compare with: the one of the same name, or the one of the same stem. Raises ImageError."""
     if against.is_file():
         return against
-    named = [against / source.relative, against / source.path.name]
-    for path in named:
+    for path in (against / source.relative, against / source.path.name):
         if path.is_file():
             return path
-    of_stem = [path for path in find_images(against) if path.stem == source.path.stem]
-    if len(of_stem) == 1:
-        return of_stem[0]
-    reason = f"{len(of_stem)} images of that name" if of_stem else f"no {source.relative} there"
+    namesakes = [path for path in find_images(against) if path.stem == source.path.stem]
+    if len(namesakes) == 1:
+        return namesakes[0]
+    reason = f"{len(namesakes)} images of that name" if namesakes else f"no {source.relative} there"
     raise ImageError(f"{source.path}: --against {against}: {reason}")
 
 
-def tell_failure(source: Source, error: Exception, options: InspectOptions, report: Report) -> None:
+def tell_failure(source: Source, error: Exception, options: InspectOptions, report: Tell) -> None:
     """Name a file that failed, on standard error, or in JSON beside the others."""
     reason = "out of memory" if isinstance(error, MemoryError) else (str(error).splitlines() or ["failed"])[0]
     if not isinstance(error, ImageError):
@@ -151,16 +151,16 @@ def tell_failure(source: Source, error: Exception, options: InspectOptions, repo
         )
 
 
-def too_high(found: list[Inspection], limit: float | None) -> bool:
+def too_high(inspections: list[Inspection], limit: float | None) -> bool:
     """Whether any score of any period is above the limit."""
-    return limit is not None and any(one.score > limit for one in found)
+    return limit is not None and any(inspection.score > limit for inspection in inspections)
 
 
 # --- sheets ------------------------------------------------------------------------------------------
 
 
 def plan_sheets(sources: list[Source], out: Path | None) -> dict[Path, Path]:
-    """The sheet of each source's path; makes the folder. Raises UsageError before anything is measured."""
+    """The sheets by their sources' paths; the folder is made. Raises UsageError before anything is measured."""
     if out is None:
         return {}
     if out.suffix.lower() == ".png" and not out.is_dir():
@@ -180,7 +180,10 @@ def plan_sheets(sources: list[Source], out: Path | None) -> dict[Path, Path]:
 
 
 def sheet_names(sources: list[Source]) -> list[Path]:
-    """A name for each: a.png for a.jpg; a.jpg.png, a.jpg-2.png where names would collide, without case."""
+    """The name of each source's sheet: a.png for a.jpg; a.jpg.png or a.jpg-2.png where names would collide.
+
+    Names that differ in case alone count as the same.
+    """
     short = [source.relative.with_suffix(".png") for source in sources]
     count = Counter(str(name).casefold() for name in [*short, SUMMARY])
     taken = {SUMMARY}
@@ -198,7 +201,7 @@ def sheet_names(sources: list[Source]) -> list[Path]:
 
 
 def make_folder(out: Path, folder: Path) -> None:
-    """Make a folder for sheets, and see that it can be written to. Raises UsageError."""
+    """Make a folder for sheets, and check that it can be written to. Raises UsageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -207,26 +210,26 @@ def make_folder(out: Path, folder: Path) -> None:
         raise UsageError(f"--out {out}: cannot be written: no permission for {folder}")
 
 
-def write_sheet(path: Path, image: Tensor, found: Inspection) -> None:
+def write_sheet(path: Path, image: Tensor, inspection: Inspection) -> None:
     """Draw one image's sheet. Raises ImageError."""
-    # Matplotlib is loaded for pictures only.
+    # Matplotlib, which is slow to load, is loaded for sheets only.
     from .sheet import draw_sheet
 
-    save(path, draw_sheet(image, found))
+    save(path, draw_sheet(image, inspection))
 
 
-def write_summary(path: Path, found: list[Inspection]) -> None:
-    """Draw all images' scores, the highest first."""
+def write_summary(path: Path, inspections: list[Inspection]) -> None:
+    """Draw the summary of all images, the highest score first. Raises ImageError."""
     from .sheet import draw_summary
 
-    save(path, draw_summary(found))
+    save(path, draw_summary(inspections))
 
 
 def save(path: Path, figure: Any) -> None:
-    """Write a figure, whole or not at all."""
+    """Write a figure as PNG, whole or not at all. Raises ImageError."""
     try:
         with whole_file(path) as file, warnings.catch_warnings():
-            # Letters that the font lacks: boxes.
+            # Letters that the font lacks are drawn as boxes, without a warning.
             warnings.filterwarnings("ignore", "Glyph", UserWarning)
             figure.savefig(file, format="png")
     except OSError as error:
@@ -236,55 +239,61 @@ def save(path: Path, figure: Any) -> None:
 # --- for programs ------------------------------------------------------------------------------------
 
 
-def as_json(found: Inspection) -> dict[str, Any]:
-    """All numbers of an inspection; what is not a number is None."""
-    report = found.report
+def as_json(inspection: Inspection) -> dict[str, Any]:
+    """All values of an inspection, for JSON; numbers that are not finite become None."""
+    report = inspection.report
     values: dict[str, Any] = {
-        "image": found.name,
-        "width": found.width,
-        "height": found.height,
-        "channel": found.channel,
-        "crop": found.crop,
-        "verdict": found.verdict,
-        "score_db": found.score,
-        "note": found.note or None,
+        "image": inspection.name,
+        "width": inspection.width,
+        "height": inspection.height,
+        "channel": inspection.channel,
+        "crop": inspection.crop,
+        "verdict": inspection.verdict,
+        "score_db": inspection.score,
+        "note": inspection.note or None,
         "excess_db": by_period(report.periods, report.excess),
         "coherence": by_period(report.periods, report.coherence),
         "origin_aligned": by_period(report.periods, report.origin_aligned),
         "peaks": [
-            {"fy": p.fy, "fx": p.fx, "period": p.period, "excess_db": p.excess, "axis": p.axis}
-            for p in report.peaks
+            {
+                "fy": peak.fy,
+                "fx": peak.fx,
+                "period": peak.period,
+                "excess_db": peak.excess,
+                "axis": peak.axis,
+            }
+            for peak in report.peaks
         ],
         "region": report.region,
-        "slope": found.slope,
-        "profile": {"frequency": found.frequency.tolist(), "db": found.profile_db.tolist()},
+        "slope": inspection.slope,
+        "profile": {"frequency": inspection.frequency.tolist(), "db": inspection.profile_db.tolist()},
     }
-    if found.against is not None:
-        other = found.against
+    if inspection.against is not None:
+        reference = inspection.against
         values["against"] = {
-            "image": other.name,
-            "resized_from": other.resized_from,
-            "excess_db": by_period(report.periods, other.excess),
-            "profile_db": other.profile_db.tolist(),
-            "difference_db": (found.profile_db - other.profile_db).tolist(),
-            "fdl_pixels": other.fdl,
-            "high_frequency_energy_ratio": other.high_energy,
+            "image": reference.name,
+            "resized_from": reference.resized_from,
+            "excess_db": by_period(report.periods, reference.excess),
+            "profile_db": reference.profile_db.tolist(),
+            "difference_db": (inspection.profile_db - reference.profile_db).tolist(),
+            "fdl_pixels": reference.fdl,
+            "high_frequency_energy_ratio": reference.high_energy,
         }
     rounded: dict[str, Any] = plain(values)
     return rounded
 
 
 def by_period(periods: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
-    """JSON's keys are text."""
+    """The values by their periods, as text, since the keys of JSON are text."""
     return {str(period): value for period, value in zip(periods, values, strict=True)}
 
 
 def plain(value: Any) -> Any:
-    """The value with numbers rounded to what they are worth, and None for those that are none."""
+    """The value with numbers rounded to five decimals, and None in place of those that are not finite."""
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return round(value, 5) if math.isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""What `strsr fft-inspect` measures of one image: its lattice, its spectrum, and how it differs from a reference.
+"""The measurements of `strsr fft-inspect` on one image: its lattice, its spectrum, and how it differs from a reference.
 
 Letters: h w pixels, s side of a block.
 """
@@ -43,19 +43,19 @@ SEAMS_ONLY = "none: seams only"  # jumps at the borders of cells, with nothing i
 
 @dataclass(frozen=True)
 class Comparison:
-    """An image beside its reference."""
+    """The comparison of an image with its reference."""
 
     name: str
     resized_from: tuple[int, int] | None  # (w, h) of the reference, where it had another size
     excess: tuple[float, ...]  # dB per period, of the reference
     profile_db: np.ndarray  # radial profile of the reference, at the image's frequencies
-    fdl: float  # of the pixels themselves: no feature network
+    fdl: float  # of the pixels themselves, without a feature network
     high_energy: float  # power above HIGH, image over reference; nan where the reference has none
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known of one image."""
+    """The measurements of one image."""
 
     name: str
     width: int
@@ -82,29 +82,32 @@ class Inspection:
 
     @property
     def note(self) -> str:
-        """What else a lattice may come from."""
+        """A note on where else the lattice may come from; empty without one."""
         return lattice_note(self.report)
 
 
 def lattice_note(report: LatticeReport) -> str:
-    """ "JPEG blocks?" where a lattice of JPEG's period and phase stands out, and none that it could be a part of."""
+    """The note "JPEG blocks?" where a lattice of JPEG's period and phase stands out, and no lattice that contains it."""
     if JPEG_PERIOD not in report.periods:
         return ""
-    at = report.periods.index(JPEG_PERIOD)
-    own = replace(
-        report, periods=(JPEG_PERIOD,), excess=(report.excess[at],), coherence=(report.coherence[at],)
+    number = report.periods.index(JPEG_PERIOD)
+    jpeg_excess = report.excess[number]
+    rivals = []
+    for period, excess in zip(report.periods, report.excess, strict=True):
+        if period != JPEG_PERIOD and math.isfinite(excess):
+            divides = JPEG_PERIOD % period == 0
+            rivals.append(excess - SHARED if divides else excess)
+    stands_out_most = jpeg_excess >= max(rivals, default=-math.inf)
+    jpeg_report = replace(
+        report, periods=(JPEG_PERIOD,), excess=(jpeg_excess,), coherence=(report.coherence[number],)
     )
-    others = [
-        excess - (0 if JPEG_PERIOD % period else SHARED)
-        for period, excess in zip(report.periods, report.excess, strict=True)
-        if period != JPEG_PERIOD and math.isfinite(excess)
-    ]
-    alone = report.excess[at] >= max(others, default=-math.inf)
-    return "JPEG blocks?" if report.origin_aligned[at] and alone and verdict(own) != "clean" else ""
+    if report.origin_aligned[number] and stands_out_most and verdict(jpeg_report) != "clean":
+        return "JPEG blocks?"
+    return ""
 
 
 @torch.inference_mode()
-def inspect(
+def inspect_image(
     name: str,
     image: Tensor,
     periods: Sequence[int],
@@ -113,11 +116,11 @@ def inspect(
 ) -> Inspection:
     """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
     part = cropped(name, image, crop)
-    one = one_channel(part, CHANNELS[channel])[:, None]
-    report = inspect_lattice(one, tuple(periods))
+    plane = one_channel(part, CHANNELS[channel])[:, None]
+    report = inspect_lattice(plane, tuple(periods))
     if not finite(report.excess):
         least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
-        # Powers overflow.
+        # An image of that size has scores, unless its powers overflow.
         if min(part.shape[-2:]) >= least:
             raise ImageError(f"{name}: pixels of up to {float(part.abs().max()):.3g} are too large to judge")
         raise ImageError(
@@ -126,45 +129,52 @@ def inspect(
     if crop is not None and report.region is not None:
         x, y, w, h = report.region
         report = replace(report, region=(x + crop[0], y + crop[1], w, h))
-    frequency, profile = radial_profile(one)
+    frequencies, profiles = radial_profile(plane)
+    frequency, profile_db = frequencies.numpy(), profiles[0].numpy()
     return Inspection(
-        name,
-        image.shape[-1],
-        image.shape[-2],
-        crop,
-        channel,
-        report,
-        verdict(report),
-        frequency.numpy(),
-        profile[0].numpy(),
-        fitted_slope(frequency.numpy(), profile[0].numpy()),
-        log_spectrum(one, periods),
+        name=name,
+        width=image.shape[-1],
+        height=image.shape[-2],
+        crop=crop,
+        channel=channel,
+        report=report,
+        verdict=verdict(report),
+        frequency=frequency,
+        profile_db=profile_db,
+        slope=fitted_slope(frequency, profile_db),
+        spectrum=log_spectrum(plane, periods),
     )
 
 
 @torch.inference_mode()
-def compare(found: Inspection, image: Tensor, name: str, reference: Tensor) -> Inspection:
+def compare(inspection: Inspection, image: Tensor, name: str, reference: Tensor) -> Inspection:
     """The inspection of an image with a reference beside it, which is resized to the image's size."""
-    size, own = image.shape[-2:], reference.shape[-2:]
-    rounding = max(0.01, 1 / min(*size, *own))
-    if abs(math.log(own[0] * size[1] / (own[1] * size[0]))) > rounding:
+    height, width = image.shape[-2:]
+    own_height, own_width = reference.shape[-2:]
+    rounding = max(0.01, 1 / min(height, width, own_height, own_width))
+    if abs(math.log(own_height * width / (own_width * height))) > rounding:
         raise ImageError(
-            f"{found.name}: {size[1]}x{size[0]} px has another shape than {name}, {own[1]}x{own[0]} px"
+            f"{inspection.name}: {width}x{height} px has another shape than {name}, {own_width}x{own_height} px"
         )
-    same = own == size
-    reference = reference if same else resized(reference, *size)
-    image, reference = (cropped(found.name, each, found.crop) for each in (image, reference))
-    one, other = (one_channel(each, CHANNELS[found.channel])[:, None] for each in (image, reference))
-    report = inspect_lattice(other, found.report.periods)
+    resized_from = None
+    if (own_height, own_width) != (height, width):
+        resized_from = (own_width, own_height)
+        reference = resized(reference, height, width)
+
+    def plane_of(picture: Tensor) -> Tensor:
+        part = cropped(inspection.name, picture, inspection.crop)
+        return one_channel(part, CHANNELS[inspection.channel])[:, None]
+
+    plane, reference_plane = plane_of(image), plane_of(reference)
     comparison = Comparison(
-        name,
-        None if same else (own[1], own[0]),
-        report.excess,
-        radial_profile(other)[1][0].numpy(),
-        pixel_fdl(one, other),
-        high_energy(one) / (high_energy(other) or math.nan),
+        name=name,
+        resized_from=resized_from,
+        excess=inspect_lattice(reference_plane, inspection.report.periods).excess,
+        profile_db=radial_profile(reference_plane)[1][0].numpy(),
+        fdl=pixel_fdl(plane, reference_plane),
+        high_energy=high_energy(plane) / (high_energy(reference_plane) or math.nan),
     )
-    return replace(found, against=comparison)
+    return replace(inspection, against=comparison)
 
 
 def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) -> Tensor:
@@ -180,7 +190,7 @@ def cropped(name: str, image: Tensor, crop: tuple[int, int, int, int] | None) ->
 
 
 def resized(image: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic, as `strsr upscale` enlarges; with antialias where the image shrinks."""
+    """The image resized bicubically, as `strsr upscale` enlarges; with antialias where it shrinks."""
     shrinks = height < image.shape[-2]
     return F.interpolate(
         image, (height, width), mode="bicubic", align_corners=False, antialias=shrinks
@@ -188,7 +198,7 @@ def resized(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def fitted_slope(frequency: np.ndarray, profile_db: np.ndarray) -> float:
-    """The power of the frequency that the power falls with: about -2 in photos."""
+    """The exponent with which the power falls with the frequency: about -2 in photos; nan where it cannot be fitted."""
     inside = (frequency >= SLOPE_RANGE[0]) & (frequency <= SLOPE_RANGE[1])
     if inside.sum() < 3:
         return math.nan
@@ -196,7 +206,7 @@ def fitted_slope(frequency: np.ndarray, profile_db: np.ndarray) -> float:
 
 
 def natural_profile(frequency: np.ndarray, profile_db: np.ndarray) -> np.ndarray:
-    """What a photo's profile would be: it falls by NATURAL_SLOPE, and is as high in SLOPE_RANGE as this one."""
+    """The profile that a photo would have: it falls by NATURAL_SLOPE, and is as high in SLOPE_RANGE as this one."""
     line = 10 * NATURAL_SLOPE * np.log10(frequency)
     inside = (frequency >= SLOPE_RANGE[0]) & (frequency <= SLOPE_RANGE[1])
     level = (profile_db - line)[inside]
@@ -205,23 +215,23 @@ def natural_profile(frequency: np.ndarray, profile_db: np.ndarray) -> np.ndarray
 
 
 def block_side(shorter: int, periods: Sequence[int]) -> int:
-    """Side of the blocks of the drawn spectrum: periods divide it where they can, so that harmonics fall on bins."""
+    """The side in px of the drawn spectrum's blocks: periods divide it where they can, so harmonics fall on bins."""
     side = min(SIDE, shorter, max(shorter // 2, 64))
     common = math.lcm(*periods)
     return side // common * common or side
 
 
-def log_spectrum(one: Tensor, periods: Sequence[int]) -> np.ndarray:
-    """Centred mean log-power (s, s) in dB of a channel (1, 1, h, w), by blocks of s px spread over the image.
+def log_spectrum(plane: Tensor, periods: Sequence[int]) -> np.ndarray:
+    """The centred mean log-power (s, s) in dB of a channel (1, 1, h, w), by blocks of s px spread over the image.
 
     Logarithms are averaged and not powers, as in the score: a smooth sky counts beside a loud lawn.
     """
-    height, width = one.shape[-2:]
+    height, width = plane.shape[-2:]
     side = block_side(min(height, width), periods)
     rows, columns = (starts(length, side, BLOCKS) for length in (height, width))
     total = torch.zeros(side, side // 2 + 1)
     for top in rows:
-        strip = [one[0, :, top : top + side, left : left + side] for left in columns]
+        strip = [plane[0, :, top : top + side, left : left + side] for left in columns]
         power = power_spectrum(torch.stack(strip), side)  # (columns, s, s/2 + 1)
         total += (10 * torch.log10(power + ROUNDING)).mean(0)
     half = (total / len(rows)).numpy()
@@ -232,38 +242,40 @@ def log_spectrum(one: Tensor, periods: Sequence[int]) -> np.ndarray:
     return centred
 
 
-def high_energy(one: Tensor) -> float:
-    """Mean power above HIGH cycles per pixel of a channel (1, 1, h, w), the corners of the spectrum included."""
-    power = power_spectrum(one)[0]
+def high_energy(plane: Tensor) -> float:
+    """The mean power above HIGH cycles per pixel of a channel (1, 1, h, w), the corners of the spectrum included."""
+    power = power_spectrum(plane)[0]
     side = power.shape[0]
     fy, fx = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
-    # Columns that stand for their mirror image too.
+    # Columns between the first and the last stand for their mirror image too.
     weight = 1 + ((fx > 0) & (fx < 0.5)).to(power)
     high = torch.hypot(fy[:, None], fx) > HIGH
     return float((power * weight * high).sum() / side**2)
 
 
-def pixel_fdl(one: Tensor, other: Tensor) -> float:
-    """FDL of the pixels of the middle, at most FDL_SIDE px a side; nan where the image is smaller than its kernel.
+def pixel_fdl(plane: Tensor, reference: Tensor) -> float:
+    """The FDL of the pixels of the middle, at most FDL_SIDE px a side; nan where the image is smaller than its kernel.
 
-    No feature network: the pyramid is one map, the channel itself, so the value tells less than the loss of training.
+    There is no feature network: the pyramid is one map, the channel itself, so that the value tells less than the
+    loss of training. plane, reference: (1, 1, h, w).
     """
-    height, width = one.shape[-2:]
+    height, width = plane.shape[-2:]
     h, w = min(height, FDL_SIDE), min(width, FDL_SIDE)
     if min(h, w) < 5:
         return math.nan
     top, left = (height - h) // 2, (width - w) // 2
     loss = FrequencyDistributionLoss([1], projections=FDL_PROJECTIONS)
-    return float(loss(*([each[..., top : top + h, left : left + w].contiguous()] for each in (one, other))))
+    middle = (..., slice(top, top + h), slice(left, left + w))
+    return float(loss([plane[middle].contiguous()], [reference[middle].contiguous()]))
 
 
 def printable(name: str) -> str:
-    """A file's name as terminals and sheets may show it, on one line: what is no letter becomes a question mark."""
+    """A file's name as terminals and sheets may show it, on one line: unprintable letters become question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def decibel(value: float) -> str:
-    """One decimal; a dash for what could not be measured."""
+    """A number of dB with one decimal; a dash for what could not be measured."""
     return f"{value:.1f}" if math.isfinite(value) else "-"
 
 
@@ -273,14 +285,14 @@ def score_text(period: int, excess: float) -> str:
 
 
 def period_text(peak: Peak) -> str:
-    """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5; of a cross-point the period."""
+    """The wave's length in px, as a fraction of the lattice's period: 16, 16/3, 16/5; for a cross-point the period."""
     order = 1 if peak.axis == "xy" else round((abs(peak.fx) + abs(peak.fy)) * peak.period)
     return f"{peak.period}" if order == 1 else f"{peak.period}/{order}"
 
 
-def peak_text(found: Inspection) -> str:
+def peak_text(inspection: Inspection) -> str:
     """The strongest peak, and how high it stands: `16/3 px, 12.1 dB on x`."""
-    peak = found.strongest
+    peak = inspection.strongest
     if peak is None:
-        return "-" if found.verdict == "clean" else SEAMS_ONLY
+        return "-" if inspection.verdict == "clean" else SEAMS_ONLY
     return f"{period_text(peak)} px, {peak.excess:.1f} dB on {peak.axis}"

@@ -20,65 +20,71 @@ LEAST_NAME, LEAST_PEAK = 16, 20  # characters that these columns want
 RAMP = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
 
 
-def as_line(found: Inspection) -> str:
-    """One inspection on one line, for logs."""
+def as_line(inspection: Inspection) -> str:
+    """The line of one inspection, for logs."""
     scores = "  ".join(
         f"{period} px {decibel(value):>5} dB"
-        for period, value in zip(found.report.periods, found.report.excess, strict=True)
+        for period, value in zip(inspection.report.periods, inspection.report.excess, strict=True)
     )
-    line = f"{found.verdict:<7}  {scores}  peak {peak_text(found)}  {printable(found.name)}"
-    return line + (f"  ({found.note})" if found.note else "") + compared(found)
+    line = f"{inspection.verdict:<7}  {scores}  peak {peak_text(inspection)}  {printable(inspection.name)}"
+    return line + (f"  ({inspection.note})" if inspection.note else "") + compared(inspection)
 
 
-def compared(found: Inspection) -> str:
-    """What the reference says, for the end of a line; empty without one."""
-    other = found.against
-    if other is None:
+def compared(inspection: Inspection) -> str:
+    """The comparison with the reference, for the end of a line; empty without one."""
+    reference = inspection.against
+    if reference is None:
         return ""
-    over = zip(found.report.periods, found.report.excess, other.excess, strict=True)
-    scores = ", ".join(f"{period} px {decibel(mine - its)} dB" for period, mine, its in over)
+    scores = ", ".join(
+        f"{period} px {decibel(own - its)} dB"
+        for period, own, its in zip(
+            inspection.report.periods, inspection.report.excess, reference.excess, strict=True
+        )
+    )
     return (
-        f"  over {printable(other.name)}: {scores}; high-frequency energy x{other.high_energy:.3g}, "
-        f"FDL of pixels {other.fdl:.4g}"
+        f"  over {printable(reference.name)}: {scores}; high-frequency energy x{reference.high_energy:.3g}, "
+        f"FDL of pixels {reference.fdl:.4g}"
     )
 
 
 def table_fits(console: Console, periods: Sequence[int]) -> bool:
-    """Whether the table is readable in a terminal of that width; lines are in any."""
+    """Whether the table is readable in a terminal of this width; lines are readable in any."""
     columns = sum(max(len(f"{period} px"), len("-10.0")) + CELL for period in periods)
     return console.width > columns + LEAST_NAME + len("suspect") + LEAST_PEAK + 3 * CELL
 
 
 def print_table(console: Console, inspections: Sequence[Inspection], periods: Sequence[int]) -> None:
-    """The table of all images, and the spectrum of the one with the highest score where there is room."""
+    """Print the table of all images, and the spectrum of the one with the highest score where there is room."""
     table = Table(title="lattice excess in dB", title_justify="left")
     table.add_column("image", overflow="fold")
     for period in periods:
         table.add_column(f"{period} px", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("strongest peak")
-    notes = any(found.note for found in inspections)
+    notes = any(inspection.note for inspection in inspections)
     if notes:
         table.add_column("note")
-    for found in inspections:
-        scores = [decibel(value) for value in found.report.excess]
-        word = Text(found.verdict, VERDICT_STYLES.get(found.verdict, "dim"))
-        cells: list[str | Text] = [Text(printable(found.name)), *scores, word, peak_text(found)]
-        table.add_row(*cells, *([found.note] if notes else []))
+    for inspection in inspections:
+        scores = [decibel(value) for value in inspection.report.excess]
+        word = Text(inspection.verdict, VERDICT_STYLES.get(inspection.verdict, "dim"))
+        cells: list[str | Text] = [Text(printable(inspection.name)), *scores, word, peak_text(inspection)]
+        if notes:
+            cells.append(inspection.note)
+        table.add_row(*cells)
     console.print(table)
-    for found in inspections:
-        if found.against is not None:
-            console.print(Text(f"{printable(found.name)}{compared(found)}"), soft_wrap=True)
+    for inspection in inspections:
+        if inspection.against is not None:
+            console.print(Text(f"{printable(inspection.name)}{compared(inspection)}"), soft_wrap=True)
     print_spectrum(console, inspections)
 
 
 def print_spectrum(console: Console, inspections: Sequence[Inspection]) -> None:
-    """The centred spectrum of the image with the highest score, where the terminal can show it."""
+    """Print the centred spectrum of the image with the highest score, where the terminal can show it."""
     if console.width < SPECTRUM_COLUMNS or console.no_color or console.color_system is None:
         return
     if not console.encoding.lower().startswith("utf"):
         return
-    worst = max(inspections, key=lambda found: found.score)
+    worst = max(inspections, key=lambda inspection: inspection.score)
     console.print(
         Text(
             f"spectrum of {printable(worst.name)}; frequency 0 in the middle, 1/2 cycle per pixel at the borders"
@@ -89,7 +95,7 @@ def print_spectrum(console: Console, inspections: Sequence[Inspection]) -> None:
 
 
 def half_blocks(spectrum: np.ndarray, columns: int = SPECTRUM_COLUMNS) -> list[Text]:
-    """Lines of half-block characters, two cells each; a cell shows the loudest of its bins.
+    """The spectrum as lines of half-block characters, two cells each; a cell shows the loudest of its bins.
 
     spectrum: (s, s) dB, centred. What falls smoothly from the middle is taken away, so that dots show.
     """
@@ -97,9 +103,8 @@ def half_blocks(spectrum: np.ndarray, columns: int = SPECTRUM_COLUMNS) -> list[T
     low, high = np.percentile(cells, (30, 99.8))
     level = np.clip((cells - low) / max(high - low, 1e-6), 0, 1)
     place = level * (len(RAMP) - 1)
-    rgb = (
-        np.stack([np.interp(place, range(len(RAMP)), channel) for channel in RAMP.T], -1).round().astype(int)
-    )
+    channels = [np.interp(place, range(len(RAMP)), channel) for channel in RAMP.T]
+    rgb = np.stack(channels, -1).round().astype(int)
     lines = []
     for upper, lower in zip(rgb[::2], rgb[1::2], strict=True):
         line = Text()
@@ -113,15 +118,15 @@ def half_blocks(spectrum: np.ndarray, columns: int = SPECTRUM_COLUMNS) -> list[T
 def flattened(spectrum: np.ndarray) -> np.ndarray:
     """The spectrum less the median of each ring of equal frequency."""
     side = len(spectrum)
-    away = np.arange(side) - side // 2
-    ring = np.hypot(away[:, None], away).round().astype(int)
+    offset = np.arange(side) - side // 2
+    ring = np.hypot(offset[:, None], offset).round().astype(int)
     medians = np.array([np.median(spectrum[ring == number]) for number in range(ring.max() + 1)])
     flat: np.ndarray = spectrum - medians[ring]
     return flat
 
 
 def shrunk(values: np.ndarray, columns: int) -> np.ndarray:
-    """(s, s) to (columns, columns) by the largest of each cell, or by repeating where s is less."""
+    """The values (s, s) as (columns, columns): the largest of each cell, or repeated ones where s is less."""
     edges = np.arange(columns) * len(values) // columns
     if len(values) < columns:
         return values[edges][:, edges]

@@ -1,4 +1,4 @@
-"""The first of the two phases of zimage and flux2: what all pictures of a batch mean, before one is restored.
+"""The first of the two phases of zimage and flux2: what each picture of a batch means, before any is restored.
 
 The language model is as large as the transformer. It comes into memory only if some picture's tokens
 are not in the cache, and has left it when the transformer comes.
@@ -36,7 +36,7 @@ from .token_cache import TokenCache, make_key
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the cache's entries; raised when the same pictures come to give other tokens
+FORMAT = 2  # of the cache's entries; to be raised when the same pictures come to give other tokens
 
 
 class Conditions:
@@ -45,7 +45,7 @@ class Conditions:
     def __init__(
         self, model: str, adapter: Path | None, options: BigModelOptions, precision: str, device: torch.device
     ) -> None:
-        """adapter: a folder in place of the published one. Raises WeightsError for missing pieces."""
+        """Check that all pieces are there. adapter: a folder in place of the published one. Raises WeightsError."""
         self.model, self.options, self.device = model, options, device
         family = pretrained_family(model)
         self.root = options.models_dir or default_models_dir()
@@ -59,11 +59,11 @@ class Conditions:
         )
         require_pieces(self.root, family.pieces(self.pretrained))
         require_torchao(options.quantize)
-        # Not after hours of the first phase.
+        # A bad adapter is refused now, not after hours of the first phase.
         family.check_adapter(self.root, self.pretrained)
         self.cache = TokenCache(cache_dir() / "tokens" if options.token_cache else None)
-        # For all images of the batch.
-        self._same = {
+        # What all images of the batch have in common in their keys.
+        self._common = {
             "format": FORMAT,
             "model": model,
             "conditioning": options.conditioning,
@@ -73,10 +73,10 @@ class Conditions:
             "libraries": [importlib.metadata.version(name) for name in ("torch", "transformers")],
         }
 
-    def make(self, jobs: list[Job], see: Callable[[Job], Tensor], reporter: Reporter) -> list[Job]:
-        """Make what the cache has not, and let the language model go. Returns the jobs that can go on.
+    def make(self, jobs: list[Job], read_lq: Callable[[Job], Tensor], reporter: Reporter) -> list[Job]:
+        """Make the conditions that the cache lacks, and let the language model go. Returns the jobs that can go on.
 
-        see: a job's low-quality image (1, 3, h, w) in [0, 1]; called only where the picture matters.
+        read_lq: gives a job's low-quality image (1, 3, h, w) in [0, 1]; called only where the picture matters.
         """
         conditioner: Conditioner | None = None
         ready, keys = [], []
@@ -84,7 +84,7 @@ class Conditions:
             with reporting_failures(
                 job, reporter, self.device, "try --offload sequential or --conditioning none"
             ):
-                lq = see(job) if self.options.conditioning == "vlm" else None
+                lq = read_lq(job) if self.options.conditioning == "vlm" else None
                 key = self.key(job, lq)
                 if self.cache.get(key) is None:
                     conditioner = conditioner or self._load_conditioner()
@@ -97,33 +97,33 @@ class Conditions:
         self.cache.trim(keys)
         if conditioner is not None:
             del conditioner
-            # Modules and their hooks hold each other.
+            # Modules and their hooks hold each other, so that only the collector frees them.
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return ready
 
-    def of(self, job: Job, lq: Tensor) -> Tensor:
-        """The condition (1, m, d) of an image that `make` has seen."""
+    def get(self, job: Job, lq: Tensor) -> Tensor:
+        """The condition (1, m, d) that `make` made for an image. Raises ImageError where it is gone."""
         cond = self.cache.get(self.key(job, lq))
         if cond is None:
             raise ImageError(f"{job.name}: the file or its tokens changed while strsr ran; run it again")
         return cond
 
     def load_pipeline(self, device: str) -> OneStepPipeline:
-        """The second phase's half: transformer and VAE."""
-        given = replace(self.pretrained, conditioning="given")
+        """Load the networks of the second phase: transformer and VAE."""
+        options = replace(self.pretrained, conditioning="given")
         with loading(f"--model {self.model}", torch.device(device)):
-            return load_pipeline(self.model, self.root, device, options=given)
+            return load_pipeline(self.model, self.root, device, options=options)
 
     def _load_conditioner(self) -> Conditioner:
         with loading("the language model", self.device):
             return load_conditioner(self.model, self.root, str(self.device), options=self.pretrained)
 
     def _prompt(self, job: Job) -> str:
-        """What the language model reads, beside the picture."""
-        fixed = {"vlm": PROMPT, "none": NEUTRAL_PROMPT}
-        return fixed.get(self.options.conditioning) or self.options.prompt_of(job)
+        """The text that the language model reads, beside the picture."""
+        fixed_prompts = {"vlm": PROMPT, "none": NEUTRAL_PROMPT}
+        return fixed_prompts.get(self.options.conditioning) or self.options.prompt_of(job)
 
     def key(self, job: Job, lq: Tensor | None) -> str:
         """The name of the cache's entry for a job with the image lq (1, 3, h, w)."""
@@ -131,4 +131,4 @@ class Conditions:
         if self.options.conditioning == "vlm" and lq is not None:
             pixels = lq.contiguous()
             image = [*pixels.shape, hashlib.sha256(pixels.numpy().tobytes()).hexdigest()]
-        return make_key(**self._same, prompt=self._prompt(job), image=image)
+        return make_key(**self._common, prompt=self._prompt(job), image=image)

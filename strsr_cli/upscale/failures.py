@@ -1,4 +1,4 @@
-"""What becomes of the errors of a batch: an image's own end that image, a model's end the run."""
+"""The errors of a batch: an error of an image ends that image, an error of the model ends the run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from strsr_models.errors import DeviceError, ImageError, StrsrError
 
 from ..batch.job import Job
 from ..batch.report import Reporter
+from ..system.console import first_line
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def reporting_failures(
 ) -> Iterator[None]:
     """Work on one image; if it fails, it is reported with its reason, and what follows goes on.
 
-    cure: of too little memory.
+    cure: what to try where memory does not suffice.
     """
     try:
         yield
@@ -35,24 +36,20 @@ def reporting_failures(
     except (torch.OutOfMemoryError, MemoryError):
         reporter.failed(job.name, f"{job.name}: out of memory on {device}; {cure}")
     except RuntimeError as error:
-        # Torch's word for anything from a full CPU to a lost device.
-        reporter.failed(job.name, f"{job.name}: {_first_line(error)}")
+        # PyTorch's word for anything from a full CPU to a lost device.
+        reporter.failed(job.name, f"{job.name}: {first_line(error)}")
     except (StrsrError, OSError, Abandoned):
-        # Of the model, the device, or whoever reads our output.
+        # The model, the device or whoever reads our output is at fault, not this image.
         raise
     except Exception as error:
         log.debug("%s: not foreseen", job.name, exc_info=error)
-        what = f"{type(error).__name__}: {_first_line(error)}"
-        reporter.failed(job.name, f"{job.name}: {what}; this is a bug of strsr, please report it")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        description = f"{type(error).__name__}: {first_line(error)}"
+        reporter.failed(job.name, f"{job.name}: {description}; this is a bug of strsr, please report it")
 
 
 @contextlib.contextmanager
 def loading(what: str, device: torch.device) -> Iterator[None]:
-    """Load a network; without it no image can be made, so that too little memory is a DeviceError."""
+    """Load a network; without it no image can be made, so that too little memory raises DeviceError."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

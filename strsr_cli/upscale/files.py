@@ -1,4 +1,4 @@
-"""A job's picture read; its rows written whole or not at all, and looked at for a grid; what the output says of its making."""
+"""The files of a job: its picture read, its rows written whole or not at all, and the output checked for a grid."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Inputs:
-    """The pictures of a batch, each of which may be read twice; standard input itself only once."""
+    """The inputs of a batch, each of which may be read twice; standard input itself is read only once.
+
+    stream: the bytes of standard input. known: the jobs that were read before.
+    """
 
     scale: float
     max_pixels: int
@@ -42,7 +45,7 @@ class Inputs:
     known: set[Job] = field(default_factory=set)
 
     def read(self, job: Job) -> Picture:
-        """The job's input, from its file or from standard input; remarked upon the first time."""
+        """Read a job's input, from its file or from standard input; remarks on it are made the first time only."""
         again = job in self.known
         self.known.add(job)
         with without_remarks(again):
@@ -55,25 +58,26 @@ class Inputs:
                     self.stream = job.read_stream()
                 name = "standard input" if job.pipe is None else job.name
                 picture = decode_image(self.stream, name, self.max_pixels)
-        if not again and (problem := profile_problem(picture)):
+        problem = None if again else profile_problem(picture)
+        if problem:
             log.warning(
                 "%s: its colour profile cannot be used, its numbers are taken as sRGB's: %s",
                 job.name,
                 problem,
             )
         height, width = picture.color.shape[:2]
-        # Before any network sees it.
+        # A picture that is too large fails before any network sees it.
         fitting_size(job, height, width, self.scale)
         return fill_transparent(picture)
 
     def pixels(self, job: Job) -> int:
-        """How many the job's input has, as far as can be told without reading it."""
+        """The number of pixels of a job's input, as far as can be told without reading it; else 0."""
         try:
             if job.source is None:
                 return 0
             return math.prod(read_size(job.source, self.max_pixels, job.frame))
         except (ImageError, MemoryError):
-            # It will fail for that.
+            # The image will fail for that when it is read.
             return 0
 
 
@@ -84,11 +88,12 @@ def write_output(
     settings: EncodeSettings,
     before: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write rows into the job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
+    """Write rows into a job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
     try:
         if job.target is None:
-            with passing_file() as whole:
-                file = cast(BinaryIO, whole)
+            # Standard output gets nothing of an image that fails.
+            with passing_file() as passing:
+                file = cast(BinaryIO, passing)
                 write_image(file, job.kind, layout, rows, settings)
                 file.seek(0)
                 shutil.copyfileobj(file, sys.stdout.buffer)
@@ -100,16 +105,16 @@ def write_output(
     except StrsrError as error:
         raise ImageError(f"{job.name}: {error}") from error
     except BrokenPipeError:
-        # Not this image's fault: nobody reads any more.
+        # Nobody reads our output any more, which is not this image's fault.
         raise
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
 
 
 def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:
-    """Scores of an output (h, w, 1 or 3) for its "done" event; a warning where it prints a grid.
+    """The scores of an output (h, w, 1 or 3) for its "done" event; a warning where it shows a grid.
 
-    See `strsr fft-inspect`.
+    limit: dB of score to warn above; None: where the verdict is "grid". See `strsr fft-inspect`.
     """
     report = sampled_report(
         (color.shape[0], color.shape[1]), lambda rows, columns: to_tensor(color[rows, columns])
@@ -119,21 +124,24 @@ def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, A
         # Smaller than four periods.
         return {"verdict": None, "score_db": None}
     score = max(scores)
-    if word == "grid" if limit is None else score > limit:
-        period = main_period(report) if limit is None else None
-        at = report.excess.index(score) if period is None else report.periods.index(period)
+    if limit is None:
+        too_high, period = word == "grid", main_period(report)
+    else:
+        too_high, period = score > limit, None
+    if too_high:
+        number = report.excess.index(score) if period is None else report.periods.index(period)
         log.warning(
             "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
             job.target_name,
-            report.periods[at],
-            report.excess[at],
+            report.periods[number],
+            report.excess[number],
             job.target_name,
         )
     return {"verdict": word, "score_db": round(score, 3)}
 
 
 def provenance(model: str, weights: Path | None, big: BigModelOptions | None, scale: float) -> str:
-    """One line: version, model, hash of its weights, scale. Raises WeightsError for weights not there."""
+    """One line on how an output was made: version, model, hash of the weights, scale. Raises WeightsError."""
     path = weights_file(model, weights, big.models_dir if big else None)
     try:
         digest = sha256_of(path)

@@ -1,4 +1,4 @@
-"""What decides an output: the options of `strsr upscale`, those of zimage and flux2, and the hash of all of them."""
+"""The options that decide an output, with those that zimage and flux2 have alone, and the hash of all of them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class UpscaleOptions:
     quality: int
     steps: int = 1  # of the network
     big: BigModelOptions | None = None  # of zimage and flux2; None: lite
-    check_grid: bool = False  # look for a printed grid in what was made
+    check_grid: bool = False  # whether outputs are checked for a printed grid
     grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
     max_pixels: int = MAX_PIXELS  # of an input
-    strip: bool = False  # of all metadata but the colour profile
-    provenance: bool = False  # whether the output says what made it
+    strip: bool = False  # whether all metadata but the colour profile is dropped
+    provenance: bool = False  # whether the output says how it was made
     jobs: int | None = None  # pictures decoded, and encoded, at a time; None: by the cores
     batch: int | None = None  # tiles at once; None: what fits the memory
-    compile: bool = False  # the networks
+    compile: bool = False  # whether the networks are compiled
     png_compression: int = PNG_COMPRESSION
     local: int | None = None  # this process's number among those of its machine, for `--device auto`
 
@@ -47,7 +47,7 @@ LONGEST_PROMPT = 100_000  # bytes of a file; the models read 512 tokens
 
 @dataclass(frozen=True)
 class BigModelOptions:
-    """What a model on a published base is told; the defaults are the command's."""
+    """The options of a model on a published base; the defaults are the command's."""
 
     models_dir: Path | None = None  # None: STRSR_MODELS_DIR or the user's cache
     conditioning: str = "vlm"  # vlm, text or none
@@ -68,7 +68,7 @@ class BigModelOptions:
         try:
             if path.stat().st_size > LONGEST_PROMPT:
                 raise ImageError(f"{job.name}: its prompt {path} is longer than {LONGEST_PROMPT // 1000} kB")
-            # Some editors begin with a mark.
+            # Some editors begin a file with a byte order mark.
             text = path.read_text(encoding="utf-8-sig").strip()
         except OSError as error:
             raise ImageError(f"{job.name}: its prompt {path} cannot be read: {error.strerror}") from error
@@ -97,7 +97,7 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
     if conditioning == "text" and not prompts:
         raise UsageError("--conditioning text: needs --prompt TEXT or --prompt-from FOLDER")
     options = BigModelOptions(**given)
-    # False for NaN as well.
+    # The comparison is false for NaN as well.
     if not 0 <= options.lora_scale <= LARGEST_LORA_SCALE:
         raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
     if options.prompt is not None and _is_broken(options.prompt):
@@ -114,7 +114,7 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
 
 
 def _is_broken(text: str) -> bool:
-    """Whether an argument has bytes that are no text; Python passes them on as lone surrogates."""
+    """Whether an argument has bytes that are not text; Python passes them on as lone surrogates."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -122,14 +122,15 @@ def _flag(name: str) -> str:
     return "--no-token-cache" if name == "token_cache" else "--" + name.replace("_", "-")
 
 
-# Of lite, and of the big models: raised when the same settings and weights come to give other pixels.
+# Versions of how lite, and how the big models, make pixels: to be raised when the same settings and weights
+# come to give other pixels.
 RECIPE, BIG_RECIPE = 1, 2
 
 
 def settings_hash(options: UpscaleOptions, job: Job) -> str:
     """The hash of all that decides a job's output but for the input and the weights, in hexadecimal.
 
-    Not of where it is computed: a folder may be begun on one machine and ended on another. The text that is
+    Where it is computed does not count: a folder may be begun on one machine and ended on another. The text that is
     hashed decides what a later run skips: names and values must stay as they are.
     """
     big = options.big
@@ -154,7 +155,7 @@ def settings_hash(options: UpscaleOptions, job: Job) -> str:
     if big is not None:
         settings["big"] = [big.conditioning, big.lora_scale, big.quantize]
         if big.conditioning == "text":
-            # An image without a prompt will fail for that.
+            # An image without a prompt will fail for that later.
             with contextlib.suppress(ImageError):
                 settings["prompt"] = big.prompt_of(job)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

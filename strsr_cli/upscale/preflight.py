@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +20,12 @@ from ..batch.report import Reporter, describe_plan
 from ..batch.state import BatchState
 from ..images.find import describe_passed_over
 from ..system.atomic import sha256_of
-from ..system.console import duration_text, size_text
+from ..system.console import Tell, duration_text, size_text
 from .options import UpscaleOptions
 
 
 def weights_hash(options: UpscaleOptions) -> str:
-    """The hash of the weights that a batch is made with; empty where there are none, which loading will tell."""
+    """The hash of the weights of a batch; empty where they cannot be read, which loading will report."""
     weights, big = options.weights, options.big
     try:
         if big is None and weights is not None:
@@ -38,11 +37,11 @@ def weights_hash(options: UpscaleOptions) -> str:
 
 @dataclass
 class Preflight:
-    """What is left to make. sizes: bytes of each output, about."""
+    """The forecast of a batch: the pictures that are left to make, what they will take, and the number of others."""
 
     pending: list[Job] = field(default_factory=list)
-    sizes: dict[Path, int] = field(default_factory=dict)
-    megapixels: float = 0.0
+    sizes: dict[Path, int] = field(default_factory=dict)  # bytes of each output, about
+    megapixels: float = 0.0  # of all outputs
     skipped: int = 0
     will_fail: int = 0
 
@@ -53,42 +52,43 @@ def preflight(
     state: BatchState,
     reporter: Reporter,
     dry_run: bool,
-    show: Callable[[str], None] | None = None,
+    show: Tell | None = None,
 ) -> Preflight:
-    """Tell what will become of every image of a plan; what is to fail or to be skipped is that now.
+    """Forecast what will become of every image of a plan; what is to fail or to be skipped does so now.
 
-    Not in a dry run, where `show` takes a line for people of each.
+    In a dry run nothing fails or is skipped yet. show: takes a line for people about each image.
     """
-    ahead, show = Preflight(), show or (lambda line: None)
+    forecast = Preflight()
+    show = show or (lambda line: None)
     for path, reason in plan.refused:
         reporter.planned(str(path), "", error=reason)
-        ahead.will_fail += 1
+        forecast.will_fail += 1
         show(f"{path}  will fail: {reason}")
         if not dry_run:
             reporter.failed(str(path), f"{path}: {reason}")
     for job, sizes in planned_sizes(plan.jobs, options.scale, options.max_pixels):
         settled = state.settled(job)
         if settled is None and "error" not in sizes:
-            sizes |= _afford(job, sizes, ahead)
+            sizes |= _afford(job, sizes, forecast)
         fate = {"skip": True, "reason": settled} if settled else {}
         reporter.planned(job.name, job.target_name, **sizes, **fate)
         show(describe_plan({"input": job.name, "output": job.target_name, **sizes, **fate}))
         if settled:
-            ahead.skipped += 1
+            forecast.skipped += 1
             if not dry_run:
                 reporter.skipped(job.name, job.target_name, settled)
         elif "error" in sizes:
-            ahead.will_fail += 1
+            forecast.will_fail += 1
             if not dry_run:
                 reporter.failed(job.name, str(sizes["error"]))
         else:
-            ahead.pending.append(job)
-    return ahead
+            forecast.pending.append(job)
+    return forecast
 
 
-def _afford(job: Job, sizes: dict[str, int | str], ahead: Preflight) -> dict[str, int | str]:
-    """Count what an image will take; {"error": ...} where the machine has not got it."""
-    # A stream.
+def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[str, int | str]:
+    """Add what an image will take to the forecast. Returns {"error": ...} where the machine has too little memory."""
+    # The size of a stream is not known before it is read.
     if not sizes:
         return {}
     height, width, to_height, to_width = (int(sizes[k]) for k in ("height", "width", "to_height", "to_width"))
@@ -96,38 +96,38 @@ def _afford(job: Job, sizes: dict[str, int | str], ahead: Preflight) -> dict[str
         check_memory(job, height, width)
     except ImageError as error:
         return {"error": str(error)}
-    ahead.megapixels += to_height * to_width / 1e6
+    forecast.megapixels += to_height * to_width / 1e6
     if job.target is not None:
-        ahead.sizes[job.target] = output_bytes(job, to_height * to_width, height * width)
+        forecast.sizes[job.target] = output_bytes(job, to_height * to_width, height * width)
     return {}
 
 
-def tell_forecast(ahead: Preflight, options: UpscaleOptions, reporter: Reporter) -> str:
-    """The end of a dry run, as an event and in words: how many, how much, how long."""
-    each = None
-    if ahead.megapixels:
+def tell_forecast(forecast: Preflight, options: UpscaleOptions, reporter: Reporter) -> str:
+    """Report the end of a dry run as an event, and return it in words: how many, how much, how long."""
+    pace = None
+    if forecast.megapixels:
         weights = weights_folder(options.weights) if options.weights else None
-        each = seconds_per_megapixel(options.model, weights, options.device, options.precision)
-    seconds = None if each is None else round(each * ahead.megapixels, 1)
-    size = sum(ahead.sizes.values())
+        pace = seconds_per_megapixel(options.model, weights, options.device, options.precision)
+    seconds = None if pace is None else round(pace * forecast.megapixels, 1)
+    size = sum(forecast.sizes.values())
     reporter.forecast(
-        to_make=len(ahead.pending),
-        skipped=ahead.skipped,
-        will_fail=ahead.will_fail,
-        megapixels=round(ahead.megapixels, 3),
+        to_make=len(forecast.pending),
+        skipped=forecast.skipped,
+        will_fail=forecast.will_fail,
+        megapixels=round(forecast.megapixels, 3),
         bytes=size,
         seconds=seconds,
     )
-    fails = f", {ahead.will_fail} will fail" if ahead.will_fail else ""
-    text = f"{len(ahead.pending)} to make, {ahead.skipped} skipped{fails}; nothing was written"
-    if ahead.pending:
-        text += f"; about {ahead.megapixels:.1f} MP, {size_text(size)}"
+    fails = f", {forecast.will_fail} will fail" if forecast.will_fail else ""
+    text = f"{len(forecast.pending)} to make, {forecast.skipped} skipped{fails}; nothing was written"
+    if forecast.pending:
+        text += f"; about {forecast.megapixels:.1f} MP, {size_text(size)}"
         text += f", {duration_text(seconds)} (by a small tile)" if seconds is not None else ""
-    passed = describe_passed_over(reporter.passed_over)
-    return text + (f"; {passed}" if passed else "")
+    passed_over = describe_passed_over(reporter.passed_over)
+    return f"{text}; {passed_over}" if passed_over else text
 
 
-# Bytes per output pixel, at the high end of what strsr's examples came to (x4, quality 95, 8 bits).
+# Bytes per output pixel, at the high end of what the project's examples came to (x4, quality 95, 8 bits).
 BYTES_PER_PIXEL = {"png": 1.2, "jpg": 0.35, "webp": 0.2, "tif": 2.4, "bmp": 3.0, "avif": 0.25}
 LOSSLESS = ("png", "tif")
 LEAST_MARGIN, MOST_MARGIN = 2**24, 2**28  # bytes to leave free on each disk
@@ -135,28 +135,28 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def output_bytes(job: Job, pixels: int, input_pixels: int) -> int:
-    """About how large an output of so many pixels will be; deep files are known by their own size."""
-    each = BYTES_PER_PIXEL[job.kind]
+    """The size in bytes, about, of an output of so many pixels; deep pictures are known by their input's size."""
+    per_pixel = BYTES_PER_PIXEL[job.kind]
     if job.kind in LOSSLESS and job.source is not None and input_pixels:
-        # It will fail for that.
+        # An input that cannot be read will fail for that later.
         with contextlib.suppress(OSError):
-            each = max(each, job.source.stat().st_size / job.count / input_pixels / 2)
-    return int(each * pixels) + 1024
+            per_pixel = max(per_pixel, job.source.stat().st_size / job.count / input_pixels / 2)
+    return int(per_pixel * pixels) + 1024
 
 
 def memory_needed(height: int, width: int) -> int:
-    """Bytes of main memory that an input of so many px takes, the program itself included."""
+    """The bytes of main memory that an input of height x width px takes, the program itself included."""
     return height * width * 16 + 2**30
 
 
 def memory_there() -> int:
-    """Bytes of main memory of this machine, or of the container that we are in."""
+    """The bytes of main memory of this machine, or of the container that we are in."""
     total = int(psutil.virtual_memory().total)
     for path in CGROUP_LIMITS:
         try:
             total = min(total, int(Path(path).read_text()))
         except (OSError, ValueError):
-            # No such container, or "max".
+            # There is no such container, or its limit is the word "max".
             continue
     return total
 
@@ -172,7 +172,7 @@ def check_memory(job: Job, height: int, width: int) -> None:
 
 
 def check_space(sizes: dict[Path, int]) -> None:
-    """Raise StrsrError when outputs of those estimated sizes do not fit their disks, with a margin."""
+    """Raise StrsrError when outputs of these estimated sizes in bytes do not fit their disks, with a margin."""
     disks: dict[int, tuple[Path, int]] = defaultdict(lambda: (Path(), 0))
     folders: dict[Path, Path] = {}
     for target, size in sizes.items():
@@ -200,7 +200,10 @@ def _existing(folder: Path) -> Path:
 
 
 def seconds_per_megapixel(model: str, weights: Path | None, device: str, precision: str) -> float | None:
-    """How long lite takes for a million output px on this machine: measured, in a second. Others: None."""
+    """The seconds that lite takes for a million output px on this machine, measured in about a second.
+
+    None for the other models.
+    """
     if model != "lite":
         return None
     import torch
@@ -208,15 +211,15 @@ def seconds_per_megapixel(model: str, weights: Path | None, device: str, precisi
     from strsr_models import load_pipeline
     from strsr_models.compute.devices import resolve_devices, resolve_precision
 
-    where = resolve_devices(device)[0]
-    pipeline = load_pipeline(model, weights, str(where))
+    first_device = resolve_devices(device)[0]
+    pipeline = load_pipeline(model, weights, str(first_device))
     small = torch.rand(1, 3, 64, 64)
 
-    def once() -> float:
+    def measure() -> float:
         began = time.monotonic()
-        pipeline.upscale(small, 4, precision=resolve_precision(precision, where))
+        pipeline.upscale(small, 4, precision=resolve_precision(precision, first_device))
         return time.monotonic() - began
 
-    # The first is slower.
-    once()
-    return min(once(), once()) / (256 * 256 / 1e6)
+    # The first time is slower, and does not count.
+    measure()
+    return min(measure(), measure()) / (256 * 256 / 1e6)

@@ -1,4 +1,4 @@
-"""One picture under way: what a network sees of it, and its rows in its own colours as they become final."""
+"""One picture under way: the tiles that a network sees, and rows in the picture's own colours as they become final."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from strsr_models.encoders.lite import reduced, reduction
 from strsr_models.tiling.walk import TiledPicture
 
 from ..images.color import ColorRestorer, network_input
+from ..images.metadata import Metadata
 from ..images.picture import Picture
+from ..images.rows import RowLayout
 
-ROWS = 64  # that are finished at a time
+ROWS = 64  # of the output, finished at a time
 
 
 @dataclass
 class Restoration:
-    """A picture's tiles and what becomes of them. cond: what the network knows of the whole, (1, m, d)."""
+    """A picture's tiles and what becomes of them. cond: what the network knows of the whole picture, (1, m, d)."""
 
     picture: Picture
     tiled: TiledPicture
@@ -31,25 +33,36 @@ class Restoration:
 
     @property
     def tiles(self) -> int:
-        """How many there are."""
+        """The number of tiles."""
         return len(self.tiled.tiles)
 
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Take a restored tile; gives (first row, rows) of what is final, for `output_rows`, some rows at a time."""
+        """Take a restored tile; yield (first row, rows) of what is final now, for `output_rows`, ROWS at a time."""
         for top, left, pixels in self.tiled.add(number, restored):
             part = self.color_restorer.keep_needed(pixels)
-            n, m = part.shape[-2:]
+            height, width = part.shape[-2:]
             if self._band is None:
                 self._band = part.new_empty((*part.shape[:-1], self.tiled.width))
-            self._band[..., left : left + m] = part
-            if left + m == self.tiled.width:
+            self._band[..., left : left + width] = part
+            if left + width == self.tiled.width:
                 band, self._band = self._band, None
-                for start in range(0, n, ROWS):
+                for start in range(0, height, ROWS):
                     yield top + start, band[..., start : start + ROWS, :]
 
     def output_rows(self, top: int, rows: Tensor) -> np.ndarray:
-        """Rows of the output: (n, W, channels) of the picture's own type."""
+        """The rows of the output from row `top` on: (n, W, channels), of the picture's own type."""
         return self.color_restorer.output_rows(top, rows)
+
+    def layout(self, metadata: Metadata) -> RowLayout:
+        """The layout of the output's rows, with the metadata that the output is to have."""
+        return RowLayout(
+            height=self.tiled.height,
+            width=self.tiled.width,
+            channels=self.color_restorer.channels,
+            dtype=self.picture.color.dtype,
+            icc=self.picture.icc,
+            metadata=metadata,
+        )
 
 
 def begin(
@@ -63,7 +76,7 @@ def begin(
     one_shape: bool = False,
     cond: Tensor | None = None,
 ) -> Restoration:
-    """Cut a picture into tiles; see `OneStepPipeline.walk`. cond: where it was made before."""
+    """Cut a picture into tiles; see `OneStepPipeline.tiled`. cond: the condition, where it was made before."""
     height, width = picture.color.shape[:2]
     tiled = pipeline.tiled(
         lambda rows, columns: network_input(picture, rows, columns),
@@ -79,7 +92,7 @@ def begin(
 
 
 def overview(picture: Picture) -> Tensor:
-    """(1, 3, h, w) in [0, 1] of the whole picture; very large ones reduced as lite's semantic encoder would."""
+    """The whole picture as (1, 3, h, w) in [0, 1]; a very large one is reduced as lite's semantic encoder would."""
     height, width = picture.color.shape[:2]
     factor = reduction(height, width)
     if factor == 1:

@@ -1,13 +1,15 @@
-"""The page to read first: what becomes of each picture of a batch.
+"""The page to read first: the way of every picture of a batch, from file to file.
 
-    load      networks with their weights; for zimage and flux2 first what all pictures mean (conditions.py)
-    read      a file to a Picture, in a reader's thread, ahead of time
-    begin     a Picture to a Restoration: its tiles, and what the network knows of the whole
-    restore   a batch of tiles, perhaps of several pictures, in a worker's thread: the network
-    write     rows to a file, in a writer's thread, as they become final
+    load      the networks get their weights; with zimage and flux2, conditions.py first asks what each picture means
+    read      a file becomes a Picture, ahead of time, in a reader's thread
+    begin     a Picture becomes a Restoration: its tiles, and what the network knows of the whole picture
+    restore   a batch of tiles, perhaps of several pictures, goes through the network in a worker's thread
+    write     rows go into a file as they become final, in a writer's thread
 
-Many pictures are under way at once; workers.py has the threads and queues. Files do not depend on the number of
-readers, workers and writers, nor on how many tiles are computed together: to the bit on a CPU in float32.
+`upscale_batch` is the door. `load_stages` loads; `Stages.run` takes the pictures through the other four, which are
+methods of the same names. Many pictures are under way at once; workers.py has the threads and queues. The files
+are the same whatever the number of readers, workers and writers, and however many tiles are computed together: to
+the last bit on a CPU in float32.
 """
 
 from __future__ import annotations
@@ -39,7 +41,6 @@ from ..batch.state import BatchState
 from ..images.color import network_input
 from ..images.metadata import Metadata
 from ..images.picture import Picture, split_alpha
-from ..images.rows import RowLayout
 from ..images.write import EncodeSettings
 from ..system.machine import cores
 from .conditions import Conditions
@@ -64,10 +65,10 @@ log = logging.getLogger(__name__)
 def upscale_batch(
     jobs: list[Job], options: UpscaleOptions, reporter: Reporter, state: BatchState | None = None
 ) -> None:
-    """Do all jobs; one that fails is reported with its reason, and the rest go on.
+    """Upscale all pictures; one that fails is reported with its reason, and the rest go on.
 
-    state: is asked and told of each image, so that a later run knows it and other processes leave it; and is
-    asked whether to stop.
+    state: knows which pictures are done, which belong to other processes, and whether the batch is to stop; it
+    records what becomes of each picture.
     """
     with threads_for_workers() as threads:
         loaded = load_stages(jobs, options, reporter, state or BatchState(), threads)
@@ -79,22 +80,22 @@ def upscale_batch(
 def load_stages(
     jobs: list[Job], options: UpscaleOptions, reporter: Reporter, state: BatchState, threads: int
 ) -> tuple[Stages, list[Job]] | None:
-    """Weights on the devices, and the jobs that can go on; None where none can.
+    """Load the weights onto the devices. Returns the stages and the jobs that can go on, or None where no job can.
 
-    threads: of PyTorch, for all workers together.
+    threads: the number of PyTorch's threads for all workers together.
     """
     devices = resolve_devices(options.device, options.local)
-    device = devices[0]
+    first_device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
     inputs = Inputs(options.scale, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:
-        precision: str | None = resolve_precision(options.precision, device)
+        precision: str | None = resolve_precision(options.precision, first_device)
         load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights)
         reporter.start(len(jobs))
     else:
-        # What the pictures mean, before the transformer comes into memory.
-        conditions = Conditions(options.model, weights, options.big, options.precision, device)
+        # The language model has done its work, and left the memory, before the transformer comes.
+        conditions = Conditions(options.model, weights, options.big, options.precision, first_device)
         reporter.start(len(jobs))
         torch.set_num_threads(threads)
         jobs = conditions.make(jobs, lambda job: network_input(inputs.read(job)), reporter)
@@ -103,17 +104,19 @@ def load_stages(
             return None
         load = conditions.load_pipeline
         precision = None
-    loaded = {str(device): load(device=str(device)) for device in devices}
-    pipelines = [loaded[str(device)] for device in devices]
+    # A device that is named twice has two workers, but its weights only once.
+    by_device = {str(device): load(device=str(device)) for device in devices}
+    pipelines = [by_device[str(device)] for device in devices]
     precision = precision or pipelines[0].native_precision
     if options.compile:
-        set_up_compiler()
-        for pipeline in loaded.values():
+        # What torch.compile makes is kept for the next start.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+        for pipeline in by_device.values():
             pipeline.compile()
     log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)
-    made_by = None
+    software = None
     if options.provenance:
-        made_by = provenance(options.model, weights, options.big, options.scale)
+        software = provenance(options.model, weights, options.big, options.scale)
     stages = Stages(
         options=options,
         reporter=reporter,
@@ -122,29 +125,24 @@ def load_stages(
         conditions=conditions,
         pipelines=pipelines,
         precision=precision,
-        made_by=made_by,
+        software=software,
         threads=threads,
     )
     return stages, jobs
 
 
-def set_up_compiler() -> None:
-    """Keep what torch.compile makes, for the next start."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
-
-
 @dataclass
 class Stages:
-    """One run over many pictures."""
+    """One run over many pictures, with its networks loaded."""
 
     options: UpscaleOptions
     reporter: Reporter
     state: BatchState
     inputs: Inputs
-    conditions: Conditions | None
-    pipelines: list[OneStepPipeline]
+    conditions: Conditions | None  # of zimage and flux2
+    pipelines: list[OneStepPipeline]  # one for each device, in the order of their numbers
     precision: str
-    made_by: str | None
+    software: str | None  # what an output says of its making
     threads: int  # of PyTorch, for all workers together
     open: set[OpenPicture] = field(default_factory=set)  # pictures under way
     closing: threading.Condition = field(default_factory=threading.Condition)  # of one of them
@@ -152,20 +150,23 @@ class Stages:
     unforeseen: BaseException | None = None  # in a writer's thread
 
     def __post_init__(self) -> None:
-        self.budgets = [MemoryBudget(self.options.batch or each.tiles_at_once) for each in self.pipelines]
-        self.measured = self.options.batch is not None or self.device.type != "cuda"
-        self.jobs = self.options.jobs or max(1, cores() // 2)
+        batch = self.options.batch
+        self.budgets = [MemoryBudget(batch or pipeline.tiles_at_once) for pipeline in self.pipelines]
+        self.batches_fitted = batch is not None or self.device.type != "cuda"
+        self.pool_size = self.options.jobs or max(1, cores() // 2)
 
     def run(self, jobs: list[Job]) -> None:
-        """Read ahead, restore, write behind."""
+        """Take all pictures through the stages: read ahead, restored tile by tile, written behind."""
         with (
-            thread_pool(self.jobs, "read") as readers,
-            thread_pool(self.jobs, "write") as writers,
+            thread_pool(self.pool_size, "read") as readers,
+            thread_pool(self.pool_size, "write") as writers,
             self.workers() as workers,
         ):
-            opened = prefetch(readers, self.read, jobs, self.inputs.pixels, 2 * self.jobs, self.drop)
+            readings = prefetch(
+                readers, self.read, jobs, weight=self.inputs.pixels, depth=2 * self.pool_size, drop=self.drop
+            )
             try:
-                for tasks in batches(self.tasks(opened, writers), self.batch_size):
+                for tasks in batches(self.tasks(readings, writers), self.batch_size):
                     if self.unforeseen is not None:
                         break
                     if self.fatal is not None:
@@ -179,123 +180,38 @@ class Stages:
         if error := self.unforeseen or self.fatal:
             raise error
 
-    def workers(self) -> Workers:
-        """Threads that call `restore`: one for each device, two for a GPU, so that it never waits."""
-        per_device = THREADS_PER_GPU if self.device.type == "cuda" else 1
-        return Workers(self.restore, len(self.pipelines), per_device, self.threads)
-
-    def batch_size(self) -> int:
-        """How many tiles are given to a worker at once."""
-        return min(budget.batch for budget in self.budgets)
-
-    def abandon(self) -> None:
-        """Let nobody wait for what will not come."""
-        with self.closing:
-            open_pictures = list(self.open)
-        for open_picture in open_pictures:
-            open_picture.fail(Abandoned())
-
-    def tasks(
-        self, opened: Generator[tuple[Job, Future[Picture | None]], None, None], writers: ThreadPoolExecutor
-    ) -> Iterator[TileTask]:
-        """All tiles of all pictures, in order, until there is a wish to stop."""
-        with contextlib.closing(opened):
-            for job, future in opened:
-                self.wait_for_writers()
-                if self.state.stop.requested:
-                    self.drop(job, future)
-                    return
-                open_picture = self.start(job, future, writers)
-                if open_picture is not None:
-                    for number in range(open_picture.restoration.tiles):
-                        if open_picture.error is None:
-                            yield TileTask(open_picture, number)
-                if self.state.stop.requested:
-                    return
-
-    def wait_for_writers(self) -> None:
-        """Begin no picture while many are computed and not written: they are in memory, and claimed.
-
-        Those that still wait for tiles are few by themselves, and to wait for them here might be for ever.
-        """
-        with self.closing:
-            self.closing.wait_for(lambda: sum(each.computed for each in self.open) < 2 * self.jobs)
+    # --- the four stages of a picture ---
 
     def read(self, job: Job) -> Picture | None:
-        """In a reader's thread: a job's input; None where the job is left, for ever or to another process."""
+        """Read a job's input, in a reader's thread. None where the job is left, for ever or to another process."""
         if self.state.stop.requested:
             return None
         return self.inputs.read(job) if self.state.take(job) else None
 
-    def drop(self, job: Job, future: Future[Picture | None]) -> None:
-        """Leave to others what was read ahead and will not be used."""
-        if not future.cancel():
-            future.add_done_callback(lambda _: self.state.release(job))
-
-    def start(
-        self, job: Job, future: Future[Picture | None], writers: ThreadPoolExecutor
-    ) -> OpenPicture | None:
-        """A picture gets tiles and a writer, unless it cannot be read or is another process's."""
-        with reporting_failures(job, self.reporter, self.device):
-            try:
-                picture = future.result()
-                if picture is None:
-                    return None
-                open_picture = OpenPicture(self.begin(job, picture))
-            except BaseException:
-                self.state.release(job)
-                raise
-            with self.closing:
-                self.open.add(open_picture)
-            writers.submit(self.write, job, open_picture)
-            return open_picture
-        return None
-
     @torch.inference_mode()
     def begin(self, job: Job, picture: Picture) -> Restoration:
-        """Cut a picture into tiles; at the first one, find out how many of them fit the memory of a GPU."""
-        cond = self.conditions.of(job, network_input(picture)) if self.conditions else None
-        options = self.options
+        """Cut a picture into tiles; at the first one, find out how many tiles fit the memory of a GPU."""
+        cond = self.conditions.get(job, network_input(picture)) if self.conditions else None
         restoration = begin(
             self.pipelines[0],
             picture,
-            options.scale,
+            self.options.scale,
             self.precision,
-            tile=options.tile,
-            overlap=options.overlap,
+            tile=self.options.tile,
+            overlap=self.options.overlap,
             one_shape=self.one_shape,
             cond=cond,
         )
-        if not self.measured:
-            self.measured = True
-            self.measure(restoration)
+        if not self.batches_fitted:
+            self.batches_fitted = True
+            self.fit_batches(restoration)
         return restoration
 
-    @property
-    def one_shape(self) -> bool:
-        """Whether tiles of all pictures are of one shape.
-
-        For lite on a GPU, whose tiles are too small to fill it one by one, and for all that is compiled. It
-        changes pixels a little, near borders, so that it must not depend on how large batches are.
-        """
-        return self.options.compile or (self.device.type == "cuda" and self.options.big is None)
-
-    def measure(self, restoration: Restoration) -> None:
-        """Make batches as large as fits."""
-        view, cond, steps = restoration.tiled.view(0), restoration.cond, self.options.steps
-        for pipeline, budget in zip(self.pipelines, self.budgets, strict=True):
-            # Networks that take turns.
-            if pipeline.tiles_at_once > 1:
-                continue
-            one = partial(pipeline.restore_tiles, [view], [cond], self.precision, steps, MemoryBudget(1))
-            budget.batch = fitting_batch(pipeline.device, one, THREADS_PER_GPU)
-            log.debug("%d tiles at once on %s", budget.batch, pipeline.device)
-
     def restore(self, number: int, tasks: list[TileTask]) -> None:
-        """In a worker's thread: a batch of tiles through the network on the device of that number.
+        """Take a batch of tiles through the network on the device of that number, in a worker's thread.
 
-        All of one shape, of one or several pictures. Raises nothing: an error of the model or the device ends the
-        work for all pictures, any other the picture that it comes from.
+        The tiles are of one shape, and of one or several pictures. Raises nothing: an error of the model or the
+        device ends the work for all pictures, any other the picture that it comes from.
         """
         tasks = [task for task in tasks if task.picture.error is None]
         if self.fatal is not None:
@@ -313,29 +229,11 @@ class Stages:
         except Exception as error:  # noqa: BLE001
             self.restore_apart(number, tasks, error)
         else:
-            for task, (restored, used) in zip(tasks, tiles, strict=True):
-                self.hand_over(task, restored, used)
-
-    def restore_apart(self, number: int, tasks: list[TileTask], error: Exception) -> None:
-        """A batch has failed: restore its pictures one by one, since one of them may be the cause."""
-        pictures = {id(task.picture): task.picture for task in tasks}
-        if len(pictures) == 1:
-            fail_all(tasks, error)
-            return
-        log.debug("a batch of %d pictures failed (%s)", len(pictures), error)
-        for picture in pictures.values():
-            self.restore(number, [task for task in tasks if task.picture is picture])
-
-    def hand_over(self, task: TileTask, restored: Tensor, used: str) -> None:
-        """A restored tile goes to its picture's rows. used: the precision that made it finite."""
-        try:
-            task.picture.add(task.number, restored, used != self.precision)
-            self.reporter.tile(task.picture.done, task.picture.restoration.tiles)
-        except Exception as error:  # noqa: BLE001  (raised again where the picture is written)
-            task.picture.fail(error)
+            for task, (restored, precision) in zip(tasks, tiles, strict=True):
+                self.hand_over(task, restored, precision)
 
     def write(self, job: Job, open_picture: OpenPicture) -> None:
-        """In a writer's thread: a picture's rows into its file, as they come."""
+        """Write a picture's rows into its file as they come, in a writer's thread; then close the picture."""
         try:
             with reporting_failures(job, self.reporter, self.device):
                 scores = self.write_rows(job, open_picture)
@@ -353,33 +251,146 @@ class Stages:
                 self.open.discard(open_picture)
                 self.closing.notify()
 
+    # --- from reading to restoring: the main thread ---
+
+    def tasks(
+        self, readings: Generator[tuple[Job, Future[Picture | None]], None, None], writers: ThreadPoolExecutor
+    ) -> Iterator[TileTask]:
+        """Yield all tiles of all pictures, in order, until there is a wish to stop."""
+        with contextlib.closing(readings):
+            for job, reading in readings:
+                self.wait_for_writers()
+                if self.state.stop.requested:
+                    self.drop(job, reading)
+                    return
+                open_picture = self.start(job, reading, writers)
+                if open_picture is not None:
+                    for number in range(open_picture.restoration.tiles):
+                        if open_picture.error is None:
+                            yield TileTask(open_picture, number)
+                if self.state.stop.requested:
+                    return
+
+    def start(
+        self, job: Job, reading: Future[Picture | None], writers: ThreadPoolExecutor
+    ) -> OpenPicture | None:
+        """Give a picture its tiles and a writer. None where it cannot be read or is another process's."""
+        with reporting_failures(job, self.reporter, self.device):
+            try:
+                picture = reading.result()
+                if picture is None:
+                    return None
+                open_picture = OpenPicture(self.begin(job, picture))
+            except BaseException:
+                self.state.release(job)
+                raise
+            with self.closing:
+                self.open.add(open_picture)
+            writers.submit(self.write, job, open_picture)
+            return open_picture
+        return None
+
+    def wait_for_writers(self) -> None:
+        """Begin no picture while many are computed and not written: they are in memory, and claimed.
+
+        Those that still wait for tiles are few by themselves, and to wait for them here might be for ever.
+        """
+        with self.closing:
+            while sum(open_picture.computed for open_picture in self.open) >= 2 * self.pool_size:
+                self.closing.wait()
+
+    def drop(self, job: Job, reading: Future[Picture | None]) -> None:
+        """Leave to other processes a picture that was read ahead and will not be used."""
+        if not reading.cancel():
+            reading.add_done_callback(lambda _: self.state.release(job))
+
+    def abandon(self) -> None:
+        """Let nobody wait for what will not come."""
+        with self.closing:
+            open_pictures = list(self.open)
+        for open_picture in open_pictures:
+            open_picture.fail(Abandoned())
+
+    # --- tiles: the workers' threads ---
+
+    def workers(self) -> Workers:
+        """Threads that call `restore`: one for each device, two for a GPU, so that it never waits."""
+        per_device = THREADS_PER_GPU if self.device.type == "cuda" else 1
+        return Workers(self.restore, len(self.pipelines), per_device, self.threads)
+
+    def batch_size(self) -> int:
+        """The number of tiles that a worker is given at once."""
+        return min(budget.batch for budget in self.budgets)
+
+    def fit_batches(self, restoration: Restoration) -> None:
+        """Make batches as large as the memory of each GPU allows, by a tile of this picture."""
+        view, cond, steps = restoration.tiled.view(0), restoration.cond, self.options.steps
+        for pipeline, budget in zip(self.pipelines, self.budgets, strict=True):
+            # Networks that take turns in memory say themselves how many tiles make that worth while.
+            if pipeline.tiles_at_once > 1:
+                continue
+            restore_one = partial(
+                pipeline.restore_tiles, [view], [cond], self.precision, steps, MemoryBudget(1)
+            )
+            budget.batch = fitting_batch(pipeline.device, restore_one, THREADS_PER_GPU)
+            log.debug("%d tiles at once on %s", budget.batch, pipeline.device)
+
+    def restore_apart(self, number: int, tasks: list[TileTask], error: Exception) -> None:
+        """Restore the pictures of a batch that has failed one by one, since one of them may be the cause."""
+        pictures = {id(task.picture): task.picture for task in tasks}
+        if len(pictures) == 1:
+            fail_all(tasks, error)
+            return
+        log.debug("a batch of %d pictures failed (%s)", len(pictures), error)
+        for picture in pictures.values():
+            self.restore(number, [task for task in tasks if task.picture is picture])
+
+    def hand_over(self, task: TileTask, restored: Tensor, precision: str) -> None:
+        """Give a restored tile to its picture. precision: the one that made it finite."""
+        try:
+            task.picture.add(task.number, restored, precision != self.precision)
+            self.reporter.tile(task.picture.done, task.picture.restoration.tiles)
+        except Exception as error:  # noqa: BLE001  (raised again where the picture is written)
+            task.picture.fail(error)
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether tiles of all pictures are of one shape.
+
+        They are for lite on a GPU, whose tiles are too small to fill it one by one, and for all that is compiled.
+        It changes pixels a little, near borders, so that it must not depend on how large batches are.
+        """
+        return self.options.compile or (self.device.type == "cuda" and self.options.big is None)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first pipeline."""
+        return self.pipelines[0].device
+
+    # --- rows: the writers' threads ---
+
     def write_rows(self, job: Job, open_picture: OpenPicture) -> dict[str, Any]:
-        """Write the output, whole or not at all. Returns the scores of its grid, where they are asked for."""
+        """Write the output, whole or not at all. Returns the scores of its grid, where they are wanted."""
         restoration, options = open_picture.restoration, self.options
-        picture, kept = restoration.picture, []
-        metadata = Metadata() if options.strip else picture.metadata
-        if self.made_by is not None:
-            metadata = replace(metadata, software=self.made_by)
-        tiled, channels = restoration.tiled, restoration.color_restorer.channels
-        layout = RowLayout(tiled.height, tiled.width, channels, picture.color.dtype, picture.icc, metadata)
+        metadata = Metadata() if options.strip else restoration.picture.metadata
+        if self.software is not None:
+            metadata = replace(metadata, software=self.software)
+        color_bands: list[np.ndarray] = []
 
         def rows() -> Iterator[np.ndarray]:
             for band in open_picture.rows():
                 if options.check_grid:
-                    kept.append(split_alpha(band)[0])
+                    color_bands.append(split_alpha(band)[0])
                 yield band
 
         settings = EncodeSettings(options.quality, options.png_compression)
-        write_output(job, layout, rows(), settings, self.state.recorder(job))
+        write_output(job, restoration.layout(metadata), rows(), settings, self.state.recorder(job))
         if open_picture.redone:
             message = "%s: %d of %d tiles were not finite in %s: computed again"
             log.warning(message, job.name, open_picture.redone, restoration.tiles, self.precision)
-        return grid_scores(job, np.concatenate(kept), options.grid_limit) if options.check_grid else {}
-
-    @property
-    def device(self) -> torch.device:
-        """Of the first pipeline."""
-        return self.pipelines[0].device
+        if not options.check_grid:
+            return {}
+        return grid_scores(job, np.concatenate(color_bands), options.grid_limit)
 
 
 def fail_all(tasks: list[TileTask], error: BaseException) -> None:

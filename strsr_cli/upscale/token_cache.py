@@ -1,7 +1,7 @@
-"""Semantic tokens on disk, so that a picture is looked at once, whatever is made of it later.
+"""Semantic tokens on disk, so that the language model sees a picture once, whatever is made of it later.
 
-One safetensors file per entry, named by the hash of all that decides its content. Files appear whole
-or not at all; one that is damaged is as good as none. Knows nothing of pictures and models.
+Each entry is a safetensors file, named by the hash of all that decides its content. Files appear whole
+or not at all; one that is damaged is as good as none. This module knows nothing of pictures and models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..system.atomic import whole_file
 
 log = logging.getLogger(__name__)
 
-LARGEST = 4 * 2**30  # bytes of all entries, after `trim`
+LARGEST = 4 * 2**30  # bytes of all entries together, after `trim`
 
 
 def make_key(**parts: Any) -> str:
@@ -31,10 +31,10 @@ def make_key(**parts: Any) -> str:
 
 
 class TokenCache:
-    """Float32 tensors (1, m, d) by key. What cannot be written is kept in memory."""
+    """A cache of float32 tensors (1, m, d) by key. What cannot be written is kept in memory."""
 
     def __init__(self, folder: Path | None) -> None:
-        """folder: made on the first write; None: all is kept in memory."""
+        """Name the folder, which is made on the first write; None keeps all in memory."""
         self.folder = folder
         self._held: dict[str, Tensor] = {}
 
@@ -47,12 +47,11 @@ class TokenCache:
 
         path = self._path(key)
         try:
-            found = load(path.read_bytes())
-            tokens = found["tokens"]
-            if tokens.ndim == 3 and torch.equal(found["sha256"], _digest(tokens)):
-                # A cache that may only be read serves as well.
+            tensors = load(path.read_bytes())
+            tokens = tensors["tokens"]
+            if tokens.ndim == 3 and torch.equal(tensors["sha256"], _digest(tokens)):
+                # The time of use is for `trim`; a cache that may only be read serves as well.
                 with contextlib.suppress(OSError):
-                    # `trim` takes what was used longest ago.
                     os.utime(path)
                 return tokens
         except (OSError, SafetensorError, KeyError, ValueError):
@@ -88,7 +87,7 @@ class TokenCache:
             try:
                 state = path.stat()
             except OSError:
-                # Another process was faster.
+                # Another process has removed it meanwhile.
                 continue
             entries.append((state.st_mtime, state.st_size, path))
         total = sum(size for _, size, _ in entries)

@@ -1,10 +1,11 @@
-"""Pictures on their way, overlapped: read ahead, restored tile by tile, written behind.
+"""The threads and queues of a batch: pictures are read ahead, restored tile by tile, written behind.
 
-    feeder    the main thread: pictures in order, decoded ahead; their tiles, in batches, to the workers
+    readers   threads that decode pictures, in order and ahead of time
+    feeder    the main thread, which gives the pictures' tiles, in batches, to the workers
     workers   threads that restore batches: one for each device, two for a GPU, so that it never waits
     writers   threads that bring finished rows into a file
 
-Queues are short: who is ahead waits. Tiles of a picture come back in any order, its rows leave in theirs.
+Queues are short: whoever is ahead waits. The tiles of a picture come back in any order, its rows leave in theirs.
 """
 
 from __future__ import annotations
@@ -29,12 +30,8 @@ from .restoration import Restoration
 
 log = logging.getLogger(__name__)
 
-
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
-
 
 LARGEST_QUEUE = 2**25  # bytes of rows that wait for a writer
 THREADS_PER_GPU = 2  # one hands work over while the other waits for its results
@@ -49,23 +46,25 @@ def prefetch(
     depth: int,
     drop: Callable[[Item, Future[Result]], None] = lambda item, future: None,
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Each item with work(item), begun while earlier ones are used: `depth` at most, and MOST_AHEAD in weight.
+    """Yield each item with the future of work(item), which is begun while earlier items are used.
 
-    drop: called for what was begun and will not be used, when the generator is closed.
+    At most `depth` items are begun ahead, and at most MOST_AHEAD in weight. drop: called, when the generator is
+    closed, for what was begun and will not be used.
     """
     begun: deque[tuple[Item, Future[Result], int]] = deque()
     total = 0
     try:
         for item in items:
-            heavy = weight(item)
-            while begun and (len(begun) > depth or total + heavy > MOST_AHEAD):
-                first, future, less = begun.popleft()
-                yield first, future
-                total -= less
-            begun.append((item, pool.submit(work, item), heavy))
-            total += heavy
+            item_weight = weight(item)
+            while begun and (len(begun) > depth or total + item_weight > MOST_AHEAD):
+                earlier, future, earlier_weight = begun.popleft()
+                yield earlier, future
+                total -= earlier_weight
+            begun.append((item, pool.submit(work, item), item_weight))
+            total += item_weight
         while begun:
-            yield begun.popleft()[:2]
+            earlier, future, _ = begun.popleft()
+            yield earlier, future
     finally:
         for item, future, _ in begun:
             drop(item, future)
@@ -73,7 +72,7 @@ def prefetch(
 
 @contextlib.contextmanager
 def threads_for_workers() -> Iterator[int]:
-    """Let this thread compute by itself, and give the number of PyTorch's threads to those that restore.
+    """Let this thread compute by itself, and yield the number of PyTorch's threads for those that restore.
 
     Each thread that computes with several has a pool of its own, and where pools have more threads than there are
     processors, OpenMP lets them sleep between any two operations: lite's transformer took half as long again.
@@ -87,9 +86,10 @@ def threads_for_workers() -> Iterator[int]:
 
 
 def set_thread_count(threads: int) -> None:
-    """Let PyTorch use so many threads in this one, whatever others set.
+    """Let PyTorch compute with so many threads in the calling thread, whatever other threads set.
 
-    The question comes first: a thread that has never asked takes, at its first operation, what was set last anywhere.
+    The number is read before it is set: a thread that has never read it takes, at its first operation, the number
+    that was set last in any thread.
     """
     torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -97,7 +97,7 @@ def set_thread_count(threads: int) -> None:
 
 @contextlib.contextmanager
 def thread_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads beside those that compute; waited for at the end, but not after a signal to end at once."""
+    """A pool of threads beside those that compute; waited for at the end, but not after a signal to end at once."""
     pool = ThreadPoolExecutor(count, OUR_THREADS + name, partial(set_thread_count, 1))
     try:
         yield pool
@@ -108,28 +108,30 @@ def thread_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 class OpenPicture:
-    """A picture with the rows that wait for its writer. redone: tiles that were not finite at first."""
+    """A picture under way, and the rows that wait for its writer.
+
+    done: the number of tiles that came back. redone: the number of those that were not finite at first.
+    """
 
     def __init__(self, restoration: Restoration) -> None:
         self.restoration = restoration
         self.began = time.monotonic()
-        # Tiles.
-        self.redone, self.done = 0, 0
+        self.done, self.redone = 0, 0
         self._adding = threading.Lock()
         self._change = threading.Condition()
         self._rows: deque[tuple[int, Tensor]] = deque()
-        # Bytes of them.
-        self._waiting = 0
+        self._waiting_bytes = 0
         self.error: BaseException | None = None
 
     def add(self, number: int, restored: Tensor, redone: bool) -> None:
-        """Take a restored tile; waits where the writer is behind."""
-        # Rows leave in order.
+        """Take a restored tile; wait where the writer is behind."""
+        # One tile at a time, so that rows leave in order.
         with self._adding:
             for top, rows in self.restoration.add(number, restored):
                 self._put(top, rows.cpu())
             with self._change:
-                self.redone += redone
+                if redone:
+                    self.redone += 1
                 self.done += 1
                 self._change.notify_all()
 
@@ -137,11 +139,11 @@ class OpenPicture:
         size = rows.numel() * rows.element_size()
         with self._change:
             self._change.wait_for(
-                lambda: self.error or not self._rows or self._waiting + size <= LARGEST_QUEUE
+                lambda: self.error or not self._rows or self._waiting_bytes + size <= LARGEST_QUEUE
             )
             if self.error is None:
                 self._rows.append((top, rows))
-                self._waiting += size
+                self._waiting_bytes += size
                 self._change.notify_all()
 
     @property
@@ -150,18 +152,21 @@ class OpenPicture:
 
     @property
     def computed(self) -> bool:
-        """Whether its writer is all that it waits for."""
+        """Whether the picture waits for nothing but its writer."""
         return self._complete or self.error is not None
 
     def fail(self, error: BaseException) -> None:
-        """Nothing more will come, and why. What waits is dropped."""
+        """Say that nothing more will come, and why. Rows that wait are dropped."""
         with self._change:
             self.error = self.error or error
             self._rows.clear()
             self._change.notify_all()
 
     def rows(self) -> Iterator[Any]:
-        """In the writer: rows of the output as they become final, (n, W, channels). Raises what `fail` was told."""
+        """Yield rows of the output as they become final, (n, W, channels), in the writer's thread.
+
+        Raises the error that `fail` was given.
+        """
         while True:
             with self._change:
                 self._change.wait_for(lambda: self.error or self._rows or self._complete)
@@ -170,7 +175,7 @@ class OpenPicture:
                 if not self._rows:
                     return
                 top, rows = self._rows.popleft()
-                self._waiting -= rows.numel() * rows.element_size()
+                self._waiting_bytes -= rows.numel() * rows.element_size()
                 self._change.notify_all()
             yield self.restoration.output_rows(top, rows)
 
@@ -184,7 +189,7 @@ class TileTask:
 
     @property
     def view(self) -> Tensor:
-        """What the network sees."""
+        """The enlarged pixels that the network sees, (1, 3, H, W) in [0, 1]."""
         return self.picture.restoration.tiled.view(self.number)
 
 
@@ -194,15 +199,18 @@ class Workers:
     def __init__(
         self, restore: Callable[[int, list[TileTask]], None], devices: int, per_device: int, threads: int
     ) -> None:
-        """restore: called in the threads with the number of a device and a batch of tasks; it must not raise.
+        """Prepare the threads; `with` starts and ends them.
 
-        threads: of PyTorch, for all together.
+        restore: called in them with the number of a device and a batch of tasks; it must not raise. devices: the
+        number of devices. per_device: threads for each. threads: PyTorch's threads for all devices together.
         """
         self._queue: queue.Queue[list[TileTask] | None] = queue.Queue(maxsize=per_device * devices)
-        each = max(1, threads // devices)
+        torch_threads = max(1, threads // devices)
         self._threads = [
             threading.Thread(
-                target=partial(self._work, restore, number, each), name=OUR_THREADS + "restore", daemon=True
+                target=partial(self._work, restore, number, torch_threads),
+                name=OUR_THREADS + "restore",
+                daemon=True,
             )
             for number in range(devices)
             for _ in range(per_device)
@@ -214,13 +222,13 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *how: object) -> None:
-        """Wait for what was given to them, but not after a signal to end at once."""
+        """Wait until the threads have done what they were given, but not after a signal to end at once."""
         if kind is not None and issubclass(kind, EndedBySignal):
             return
         for _ in self._threads:
             self._queue.put(None)
-        for worker in self._threads:
-            worker.join()
+        for thread in self._threads:
+            thread.join()
 
     def put(self, tasks: list[TileTask]) -> None:
         """Have tiles of one shape restored; waits while all threads are busy."""
@@ -234,7 +242,7 @@ class Workers:
 
 
 def batches(tasks: Iterable[TileTask], size: Callable[[], int]) -> Iterator[list[TileTask]]:
-    """Tasks in order, in lists of at most size() whose tiles and conditions are of the same shape."""
+    """Yield the tasks in order, in lists of at most size() whose tiles and conditions are of the same shape."""
     batch: list[TileTask] = []
     for task in tasks:
         if batch and (len(batch) >= size() or shape_of(batch[0]) != shape_of(task)):
@@ -246,7 +254,7 @@ def batches(tasks: Iterable[TileTask], size: Callable[[], int]) -> Iterator[list
 
 
 def shape_of(task: TileTask) -> tuple[int, ...]:
-    """What tiles of one batch have in common."""
+    """The shape that tiles of one batch have in common: height and width in px, and the condition's (m, d)."""
     restoration = task.picture.restoration
     tile = restoration.tiled.tiles[task.number]
     return (tile.height, tile.width, *restoration.cond.shape[1:])
