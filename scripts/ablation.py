@@ -3,9 +3,10 @@
     python scripts/ablation.py OUT --student WEIGHTS --data PHOTOS --val PHOTOS \\
         --features squeezenet=FILE --set steps=200 --set coach_weights=FILE ...
 
-Runs `strsr distill` from the same weights on the same crops, coach none, conv and dit, FDL off and on, then without
-semantic tokens and with the lattice loss (VARIANTS), into OUT/; a run that is there already goes on or is only read. Then
-prints a table: fidelity and perceptual distances on held-out photos (clean and severe), and lattice excess over the photos' own.
+The script runs `strsr distill` from the same weights on the same crops, with coach none, conv and dit, FDL off and on,
+then without semantic tokens and with the lattice loss (VARIANTS), into OUT/; a run that is there already goes on or is
+only read. Then it prints a table: fidelity and perceptual distances on held-out photos (clean and severe), and lattice
+excess over the photos' own.
 """
 
 from __future__ import annotations

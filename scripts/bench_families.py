@@ -1,9 +1,9 @@
 """Seconds and GiB of Z-Image and FLUX.2 at full size on a GPU: python scripts/bench_families.py [--families zimage flux2].
 
 Weights are random and made on the device: time and memory do not depend on their values, and nothing
-has to be downloaded. Each verb is timed by itself on one tile, after a warm-up: median of --runs, and
-the most memory that PyTorch had allocated in it. --tiny: the same on tiny networks on any device, to see that
-it works; its numbers mean nothing.
+has to be downloaded. Each verb is timed by itself on one tile, after a warm-up: the median of --runs, and
+the most memory that PyTorch had allocated in it. --tiny does the same with tiny networks on any device, to see
+that it works; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def placed(network: nn.Module, device: torch.device, offload: bool) -> Iterator[
 
 
 def measure(run: Callable[[], Any], device: torch.device, runs: int) -> tuple[float, float]:
-    """(median of seconds, GiB at most) of run()."""
+    """Run several times; returns the median of seconds and the most GiB."""
     seconds = []
     run()
     if device.type == "cuda":
@@ -55,7 +55,7 @@ def measure(run: Callable[[], Any], device: torch.device, runs: int) -> tuple[fl
 
 
 def build_pipeline(name: str, dtype: torch.dtype, device: torch.device, tiny: bool) -> PretrainedPipeline:
-    """With new weights on `device`, float16 made safe as at loading."""
+    """Build a family's pipeline with new weights on `device`, float16 made safe as at loading."""
     family = FAMILIES[name]
     with device:
         dit, vae = build(family.dit, dtype, tiny), build(family.vae, companion_dtype(dtype, device), tiny)
@@ -65,7 +65,7 @@ def build_pipeline(name: str, dtype: torch.dtype, device: torch.device, tiny: bo
 
 
 def verbs(pipeline: PretrainedPipeline, tile: int, device: torch.device) -> dict[str, tuple[nn.Module, Any]]:
-    """Of each verb on a tile: the network that it needs, and the call."""
+    """The verbs on a tile: for each, the network that it needs, and the call."""
     image = torch.rand(1, 3, tile, tile, device=device)
     cond = torch.randn(1, CONDITION_TOKENS, pipeline.condition_width(pipeline.dit), device=device)
     with placed(pipeline.vae, device, offload=False):
@@ -109,7 +109,7 @@ def bench_look(device: torch.device, args: argparse.Namespace) -> None:
     with device:
         qwen = build_qwen(companion_dtype(torch.float16, device), args.tiny)
         vision = qwen.config.vision_config
-        # Patches; four make a token.
+        # The picture's patches; four make a token.
         side = 16 if args.tiny else 64
         dtype = next(qwen.parameters()).dtype
         patches = torch.randn(side * side, 3 * vision.temporal_patch_size * vision.patch_size**2, dtype=dtype)

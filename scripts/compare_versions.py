@@ -22,12 +22,12 @@ from strsr_cli.bench.photos import write_photos
 
 
 def seconds(checkout: Path, source: Path, target: Path, arguments: list[str]) -> float:
-    """Of one process of a checkout, which makes all outputs again."""
+    """The seconds of one process of a checkout, which makes all outputs again."""
     roots = os.pathsep.join([str(checkout), str(checkout / "models")])
     command = [sys.executable, "-m", "strsr_cli", "upscale", str(source), str(target)]
     command += ["--format", "png", "--overwrite", "--quiet", *arguments]
     began = time.perf_counter()
-    # In the checkout: python -m looks for packages in the current folder before all others.
+    # It runs in the checkout, since python -m looks for packages in the current folder before all others.
     subprocess.run(command, cwd=checkout, env={**os.environ, "PYTHONPATH": roots}, check=True)
     return time.perf_counter() - began
 

@@ -31,7 +31,7 @@ LINEAR_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.53}
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages made within it that are alive, and the most there ever were."""
+    """A mode that counts the bytes of storages made within it: those alive, and the most there ever were."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +39,7 @@ class LiveBytes(TorchDispatchMode):
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation of torch and count the storages that come out."""
         result = func(*args, **(kwargs or {}))
         inputs = {id_of(value) for value in torch.utils._pytree.tree_leaves((args, kwargs)) if is_meta(value)}
         for value in torch.utils._pytree.tree_leaves(result):
@@ -55,17 +56,18 @@ class LiveBytes(TorchDispatchMode):
         weakref.finalize(storage, self.free, key, size)
 
     def free(self, key: int, size: int) -> None:
-        """What `add` registered is gone."""
+        """Take off a storage that `add` counted."""
         self.known.discard(key)
         self.live -= size
 
 
 class FusedAttention(TorchFunctionMode):
-    """scaled_dot_product_attention as a fused kernel: its output and its FLOP, no matrix of scores."""
+    """A mode with scaled_dot_product_attention as a fused kernel: its output and its FLOP, no matrix of scores."""
 
     flop = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch, or stand in for attention."""
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
@@ -77,19 +79,19 @@ class FusedAttention(TorchFunctionMode):
 
 
 def id_of(value: Tensor) -> int:
-    """Of a tensor's storage."""
+    """The id of a tensor's storage."""
     return int(value.untyped_storage()._cdata)
 
 
 def is_meta(value: Any) -> bool:
-    """Whether it is a tensor on the meta device."""
+    """Whether a value is a tensor on the meta device."""
     return isinstance(value, Tensor) and value.device.type == "meta"
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def count(run: Callable[[], Any]) -> tuple[float, float]:
-    """(GiB of the largest sum of live activations, TFLOP) of run() on meta tensors; multiply-add = 2."""
+    """Run on meta tensors; returns GiB of the largest sum of live activations, and TFLOP (a multiply-add is 2)."""
     flops = FlopCounterMode(display=False)
     with FusedAttention() as attention, flops, LiveBytes() as memory:
         run()
@@ -97,20 +99,20 @@ def count(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def weights(network: nn.Module, kind: str) -> float:
-    """GiB of the parameters, linear layers in `kind` and the rest in bfloat16 (float32 for fp32)."""
+    """The GiB of the parameters, with linear layers in `kind` and the rest in bfloat16 (float32 for fp32)."""
     linear = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
     rest = parameters(network) - linear
     return (linear * LINEAR_BYTES[kind] + rest * (4 if kind == "fp32" else 2)) / GIB
 
 
 def parameters(network: nn.Module) -> int:
-    """How many."""
+    """The number of a network's parameters."""
     return sum(value.numel() for value in network.parameters())
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one family, for one tile; activations in GiB."""
+    """The counts of one family for one tile; activations in GiB."""
 
     pipeline: Any
     encode: tuple[float, float]  # (GiB, TFLOP)
@@ -119,7 +121,7 @@ class Counted:
 
 
 def count_family(name: str, tile: int, dtype: torch.dtype, vae_dtype: torch.dtype, safe: bool) -> Counted:
-    """The three verbs on one tile of `tile` px."""
+    """Count the three verbs on one tile of `tile` px."""
     family = FAMILIES[name]
     with torch.device("meta"):
         dit, vae = build(family.dit, dtype), build(family.vae, vae_dtype)
@@ -141,45 +143,49 @@ def count_family(name: str, tile: int, dtype: torch.dtype, vae_dtype: torch.dtyp
 
 
 def print_networks(counted: dict[str, Counted], qwen: nn.Module) -> None:
-    """Parameters, and GiB of weights in four precisions."""
+    """Print parameters, and GiB of weights in four precisions."""
     print("| network | parameters | fp32 | bf16, fp16 | int8 | int4 |\n|---|---|---|---|---|---|")
     rows = [("Qwen3-VL", qwen)]
-    for name, one in counted.items():
-        rows += [(f"{name}: transformer", one.pipeline.dit), (f"{name}: VAE", one.pipeline.vae)]
+    for name, family in counted.items():
+        rows += [(f"{name}: transformer", family.pipeline.dit), (f"{name}: VAE", family.pipeline.vae)]
     for title, network in rows:
         sizes = " | ".join(f"{weights(network, kind):.2f}" for kind in LINEAR_BYTES)
         print(f"| {title} | {parameters(network) / 1e9:.3f} B | {sizes} |")
 
 
-def print_peaks(title: str, one: Counted, looked: tuple[nn.Module, float], kind: str, beside: str) -> None:
-    """What is needed at once, by how networks share the device; `looked`: the language model, its activations.
+def print_peaks(
+    title: str, family: Counted, language: tuple[nn.Module, float], kind: str, beside: str
+) -> None:
+    """Print what is needed at once, by how networks share the device.
 
-    kind: of the transformer's weights; beside: of the VAE's and the language model's.
+    language: the language model, and GiB of its activations. kind: precision of the transformer's weights.
+    beside: precision of the VAE's and the language model's.
     """
-    dit, vae = weights(one.pipeline.dit, kind), weights(one.pipeline.vae, beside)
-    qwen = weights(looked[0], beside)
-    look = qwen + looked[1] * (2 if beside == "fp32" else 1)
-    verbs = max(one.encode[0], one.decode[0])
-    most = max(verbs, one.denoise[0])
-    turns = max(dit + one.denoise[0], vae + verbs)
-    peaks = (dit + vae + qwen + most, max(look, dit + vae + most), max(look, turns), turns)
+    dit, vae = weights(family.pipeline.dit, kind), weights(family.pipeline.vae, beside)
+    qwen = weights(language[0], beside)
+    condition = qwen + language[1] * (2 if beside == "fp32" else 1)
+    verbs = max(family.encode[0], family.decode[0])
+    most = max(verbs, family.denoise[0])
+    turns = max(dit + family.denoise[0], vae + verbs)
+    peaks = (dit + vae + qwen + most, max(condition, dit + vae + most), max(condition, turns), turns)
     row = " | ".join(f"{peak:.1f}" for peak in peaks)
     print(f"| {title} | {row} |")
 
 
 def count_look(qwen: Any, image_tokens: int) -> float:
-    """GiB of activations of the language model on a message with that many tokens of an image.
+    """The GiB of activations of the language model on a message with that many tokens of an image.
 
     Its eyes have four patches per token and no widths beyond the language model's.
     """
     tokens = image_tokens + CONDITION_TOKENS
     with torch.device("meta"):
         states = torch.empty(1, tokens, qwen.config.text_config.hidden_size, dtype=torch.bfloat16)
-        # Given: it would be made from values.
+        # The mask is given, since the model would make it from values, which are not there.
         mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bool)
-        return count(lambda: qwen.language_model(inputs_embeds=states, attention_mask=mask, use_cache=False))[
-            0
-        ]
+        memory, _ = count(
+            lambda: qwen.language_model(inputs_embeds=states, attention_mask=mask, use_cache=False)
+        )
+        return memory
 
 
 def main() -> None:
@@ -192,23 +198,23 @@ def main() -> None:
         qwen = build_qwen(bf16)
     counted = {name: count_family(name, tile, bf16, bf16, safe=False) for name in FAMILIES}
     safe = {name: count_family(name, tile, fp16, fp32, safe=True) for name in FAMILIES}
-    looked = (qwen, count_look(qwen, image_tokens=1024))
+    language = (qwen, count_look(qwen, image_tokens=1024))
     print("Weights in GiB, counted\n")
     print_networks(counted, qwen)
     print(f"\nOne tile of {tile} px: GiB of activations, and TFLOP, counted\n")
     print("| family | precision | VAE encodes | transformer | VAE decodes |\n|---|---|---|---|---|")
     for name in FAMILIES:
-        for title, c in (("bf16", counted[name]), ("fp16 made safe, VAE fp32", safe[name])):
-            verbs = (c.encode, c.denoise, c.decode)
+        for title, family in (("bf16", counted[name]), ("fp16 made safe, VAE fp32", safe[name])):
+            verbs = (family.encode, family.denoise, family.decode)
             cells = " | ".join(f"{gib:.2f} GiB, {tflop:.1f} TFLOP" for gib, tflop in verbs)
             print(f"| {name} | {title} | {cells} |")
-    print(f"\nQwen3-VL's language model, picture of 1024 px: {looked[1]:.2f} GiB of activations, counted")
+    print(f"\nQwen3-VL's language model, picture of 1024 px: {language[1]:.2f} GiB of activations, counted")
     print(f"\nPeaks in GiB at tiles of {tile} px, weights and activations, counted\n")
     print("| | all resident | two phases | model offload | without Qwen3-VL |\n|---|---|---|---|---|")
     for name in FAMILIES:
         for kind in ("bf16", "int8", "int4"):
-            print_peaks(f"{name}, transformer {kind}", counted[name], looked, kind, "bf16")
-        print_peaks(f"{name}, fp16, GPU without bf16", safe[name], looked, "bf16", "fp32")
+            print_peaks(f"{name}, transformer {kind}", counted[name], language, kind, "bf16")
+        print_peaks(f"{name}, fp16, GPU without bf16", safe[name], language, "bf16", "fp32")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How well lattices are found in photos, and how seldom where there are none: the figures of docs/developing/grid-estimator.md.
+"""Measure how well lattices are found in photos, and how seldom where there are none: the figures of docs/developing/grid-estimator.md.
 
     python scripts/detection.py --photos FOLDER [--clean FOLDER ...] [--textures FOLDER] [--out docs/images]
 
-Photos of scikit-image and of --photos get lattices planted; they and those of --clean as they are tell false
+Photos of scikit-image and of --photos get lattices planted; they and those of --clean, as they are, show false
 alarms and the noise floor. All are reduced to three quarters first (antialiased), since JPEG and WebP print
 lattices of 8, 4 and 16 px of their own, which would rightly be found; then rounded to 8 bits, as planted ones
 are. --textures: bricks, fabric, slats, reduced in small steps so that their periods pass through 4, 8 and 16.
@@ -40,7 +40,7 @@ Gray = np.ndarray  # (h, w) float, 0 to 255
 
 def reduced(pixels: np.ndarray, share: float) -> Gray:
     """BT.601 luma of uint8 pixels (h, w) or (h, w, 3) at a share of their size."""
-    # Not rounded: what is planted comes first.
+    # It is not rounded yet, since lattices are planted first.
     image = Image.fromarray(pixels).convert("L").convert("F")
     size = (max(1, round(side * share)) for side in image.size)
     return np.asarray(image.resize(tuple(size), Image.Resampling.LANCZOS), np.float32)
@@ -53,10 +53,11 @@ def inspect(y: Gray, periods: tuple[int, ...] = PERIODS) -> LatticeReport:
 
 
 def pattern(kind: str, y: Gray, period: int, rng: np.random.Generator) -> Gray:
-    """A lattice of rms 1 and mean 0 that begins anywhere.
+    """Make a lattice of rms 1 and mean 0 that begins anywhere.
 
-    checker: squares of half a period; box: bars of half a period both ways; decoder: a cell of random numbers, again and again,
-    as a pixel shuffle's biases print it, and in proportion to the photo's local contrast (its deviation in 15 x 15 px).
+    checker: squares of half a period; box: bars of half a period both ways; decoder: a cell of random numbers, again
+    and again, as a pixel shuffle's biases print it; decoder, modulated: the same in proportion to the photo's local
+    contrast (its deviation in 15 x 15 px).
     """
     down, across = np.indices(y.shape)
     down, across = down + rng.integers(period), across + rng.integers(period)
@@ -74,7 +75,7 @@ def pattern(kind: str, y: Gray, period: int, rng: np.random.Generator) -> Gray:
 
 
 def plant(photos: dict[str, Gray]) -> Iterator[tuple[str, int, float, LatticeReport]]:
-    """Kind, period, amplitude and the report on that period, for every photo."""
+    """Plant lattices in every photo: yields kind, period, amplitude and the report on that period."""
     for number, y in enumerate(photos.values()):
         for period in (8, 16):
             for kind in PATTERNS:
@@ -92,13 +93,12 @@ def detection_table(photos: dict[str, Gray], clean: list[LatticeReport], out: Pa
         for kind in (*PATTERNS, "all"):
             cells = []
             for amplitude in AMPLITUDES:
-                found = [
+                verdicts = [
                     verdict(r) for k, p, a, r in rows if p == period and a == amplitude and kind in (k, "all")
                 ]
-                told, grids = (
-                    np.mean([v in wanted for v in found]) for wanted in (("suspect", "grid"), ("grid",))
-                )
-                cells.append(f"{told:.1%} ({grids:.0%} grid)")
+                alarms = np.mean([v in ("suspect", "grid") for v in verdicts])
+                grids = np.mean([v == "grid" for v in verdicts])
+                cells.append(f"{alarms:.1%} ({grids:.0%} grid)")
             print(f"| {period} | {kind} | " + " | ".join(cells) + " |")
     print(
         "\n| period | number | threshold at 1 % false alarms | found at rms "
@@ -152,17 +152,21 @@ def floor_table(clean: list[LatticeReport], out: Path) -> None:
             LatticeReport((period,), (e,), (c,), (False,), (), None)
             for e, c in zip(excess, coherent, strict=True)
         ]
-        told = [verdict(report) for report in single]
+        verdicts = [verdict(report) for report in single]
         numbers = [
             f"{f(x):.2f}"
             for x in (excess, coherent)
             for f in (np.mean, lambda x: np.quantile(x, 0.99), np.max)
         ]
-        print(f"| {period} | {' | '.join(numbers)} | {told.count('suspect')} | {told.count('grid')} |")
+        print(
+            f"| {period} | {' | '.join(numbers)} | {verdicts.count('suspect')} | {verdicts.count('grid')} |"
+        )
         axes[0].hist(excess, np.arange(-1, 4, 0.1), histtype="step", linewidth=1.6, label=f"{period} px")
         axes[1].plot(np.sort(coherent), 1 - np.arange(len(coherent)) / len(coherent), label=f"{period} px")
-    told = [verdict(report) for report in clean]
-    print(f"\nWhole reports: {told.count('suspect')} suspect, {told.count('grid')} grid of {len(told)}.")
+    verdicts = [verdict(report) for report in clean]
+    print(
+        f"\nWhole reports: {verdicts.count('suspect')} suspect, {verdicts.count('grid')} grid of {len(verdicts)}."
+    )
     axes[0].set(xlabel="excess, dB", ylabel="photos")
     axes[1].set(xlabel="coherence", ylabel="share of photos above", yscale="log", xlim=(0, 1))
     for axis in axes:
@@ -205,12 +209,12 @@ def texture_table(folder: Path | None) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, pixels in textures.items():
         reports = [inspect(reduced(pixels, share)) for share in np.linspace(0.15, 0.75, 61)]
-        told = [verdict(report) for report in reports]
+        verdicts = [verdict(report) for report in reports]
         pairs = [
             pair for r in reports for pair in zip(r.excess, r.coherence, strict=True) if pair[0] == pair[0]
         ]
         excess, coherent = max(pairs)
-        counts = " | ".join(str(told.count(v)) for v in ("clean", "suspect", "grid"))
+        counts = " | ".join(str(verdicts.count(v)) for v in ("clean", "suspect", "grid"))
         print(
             f"| {name} | {len(reports)} | {counts} | {excess:.1f} | {coherent:.2f} | {max(c for _, c in pairs):.2f} |"
         )

@@ -1,13 +1,13 @@
-"""Score weights on a folder of photos: what the model cards' tables are made by.
+"""Score weights on a folder of photos, as in the tables of the model cards.
 
     python scripts/evaluate.py PHOTOS [--weights LABEL=FOLDER ...] [--restorer LABEL=FILE ...]
         [--features squeezenet=FILE ...] [--reduce 0.75] [--crop 384]
 
 --restorer: weights of an x4 restorer that spandrel reads, run on whole images. --reduce: photos are first reduced by that
-factor, so that what their own compression has left of a grid is gone. --crop: only the middle square of so many px.
+factor, so that what their own compression has left of a grid is gone. --crop: only the middle square of so many px counts.
 
-Each photo is reduced four times (clean), or degraded mildly or severely by strsr_cli.degrade with
-a fixed seed, then restored whole images through the code that `strsr upscale` runs.
+Each photo is reduced four times (clean), or degraded mildly or severely by strsr_cli.training.data.degrade with
+a fixed seed, then restored as a whole by the code that `strsr upscale` runs.
 PSNR-Y, SSIM-Y: on the luma of BT.601, a border of 4 px left out; L1: in 8-bit steps. The columns named after networks:
 feature_distance on them, not LPIPS; lower is better. lattice p: dB by which the energy at the
 harmonics of a lattice of p px stands above the photo's own, on the axes. clean: how many outputs `strsr fft-inspect`
@@ -59,20 +59,20 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr_y(pred: Tensor, hq: Tensor, border: int = 4) -> float:
-    """PSNR in dB on 8-bit luma."""
+    """The PSNR in dB on 8-bit luma."""
     pred = (pred * 255).round() / 255
     error = (luma(pred) - luma(hq))[..., border:-border, border:-border]
     return float(10 * torch.log10(255**2 / error.square().mean()))
 
 
 def crop_to_multiple(photo: np.ndarray, multiple: int) -> Tensor:
-    """uint8 (h, w, 3) -> float (1, 3, h', w'), cut at the right and below."""
+    """Cut uint8 (h, w, 3) at the right and below to multiples: float (1, 3, h', w') in [0, 1]."""
     h, w = (side // multiple * multiple for side in photo.shape[:2])
     return torch.from_numpy(photo[:h, :w]).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 def ssim_y(pred: Tensor, hq: Tensor, border: int = 4) -> float:
-    """SSIM of 8-bit luma, Gaussian window of sigma 1.5, as published (Wang et al. 2004)."""
+    """The SSIM of 8-bit luma with a Gaussian window of sigma 1.5, as published (Wang et al. 2004)."""
     first, second = (
         luma((image * 255).round() / 255)[0, border:-border, border:-border].double().numpy()
         for image in (pred, hq)
@@ -88,14 +88,14 @@ Features = dict[str, Callable[[Tensor], list[Tensor]]]
 
 
 def remembering(network: FeatureNetwork, hq: Tensor) -> Callable[[Tensor], list[Tensor]]:
-    """The network, which has looked at `hq` once and for all."""
+    """The network as a function that computes the features of `hq` once and for all."""
     with torch.inference_mode():
         known = network(hq)
     return lambda image: known if image is hq else network(image)
 
 
 def score(pred: Tensor, hq: Tensor, networks: Features) -> dict[str, float]:
-    """All columns of the table for one picture; pred, hq (1, 3, h, w) in [0, 1] on the CPU."""
+    """The columns of the table for one picture; pred, hq (1, 3, h, w) in [0, 1] on the CPU."""
     columns = {
         "PSNR-Y": psnr_y(pred, hq),
         "SSIM-Y": ssim_y(pred, hq),
@@ -105,10 +105,11 @@ def score(pred: Tensor, hq: Tensor, networks: Features) -> dict[str, float]:
         for name, network in networks.items():
             columns[name] = float(feature_distance(pred, hq, network))
     excess = [lattice_excess(image, PERIODS, where="axes")[0] for image in (pred, hq)]
-    over = (excess[0] - excess[1]).tolist()
-    columns |= {f"lattice {period}": value for period, value in zip(PERIODS, over, strict=True)}
-    seen = (pred * 255).round() / 255
-    return columns | {COUNTED: float(verdict(inspect_lattice(seen)) == "clean")}
+    added = (excess[0] - excess[1]).tolist()
+    columns |= {f"lattice {period}": value for period, value in zip(PERIODS, added, strict=True)}
+    output = (pred * 255).round() / 255
+    columns[COUNTED] = float(verdict(inspect_lattice(output)) == "clean")
+    return columns
 
 
 def evaluate(
@@ -120,7 +121,7 @@ def evaluate(
     reduce: float = 1.0,
     crop: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean score of each method on the first `count` photos, degraded by `setting` with fixed seeds."""
+    """The mean score of each method on the first `count` photos, degraded by `setting` with fixed seeds."""
     config = SETTINGS[setting]
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for number in range(count):
@@ -168,7 +169,7 @@ def table_lines(
     reduce: float = 1.0,
     crop: int | None = None,
 ) -> Iterator[str]:
-    """Lines of a Markdown table: a row for each setting and method, on the first `limit` photos."""
+    """Yield the lines of a Markdown table: a row for each setting and method, on the first `limit` photos."""
     photos = load_photos(folders, 64, cache_gb=0)
     count = min(len(photos), limit or len(photos))
     for number, setting in enumerate(settings):
@@ -188,7 +189,7 @@ def bicubic(lq: Tensor) -> Tensor:
 
 
 def restorer(weights: Path | None, device: torch.device, precision: str, tile: int | None) -> Method:
-    """What `strsr upscale` does with a folder of weights; None: the embedded ones."""
+    """The restorer that `strsr upscale` runs with a folder of weights; None: the embedded ones."""
     pipeline = load_pipeline("lite", weights, str(device))
     return lambda lq: pipeline.upscale(lq, SCALE, tile=tile, precision=precision)
 

@@ -20,7 +20,8 @@ from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.pretrained import PretrainedPipeline
 from strsr_models.pipelines.zimage import ZImagePipeline
 
-logging.set_verbosity_error()  # a remark at each change of precision
+# diffusers makes a remark at each change of precision.
+logging.set_verbosity_error()
 CONDITION_TOKENS = 72  # of the released prompt in the chat template, about; it makes no difference
 TINY_VAE = {"block_out_channels": (8, 8, 8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 FLUX_VAE = {
@@ -33,7 +34,7 @@ FLUX_VAE = {
 
 @dataclass(frozen=True)
 class Family:
-    """What a pipeline is built from."""
+    """The parts that a pipeline is built from."""
 
     pipeline: type[PretrainedPipeline]
     dit: tuple[Any, dict[str, Any], dict[str, Any]]  # class, full configuration, tiny one
@@ -119,19 +120,19 @@ TINY_QWEN = {
 
 
 def build(part: tuple[Any, dict[str, Any], dict[str, Any]], dtype: torch.dtype, tiny: bool = False) -> Any:
-    """A network with new weights of `dtype`, on torch's default device."""
+    """Build a network with new weights of `dtype`, on torch's default device."""
     cls, full, small = part
     return in_dtype(lambda: cls(**(small if tiny else full)), dtype)
 
 
 def build_qwen(dtype: torch.dtype, tiny: bool = False) -> Any:
-    """Qwen3-VL without its language-model head, which shares the embeddings' weights."""
+    """Build Qwen3-VL without its language-model head, which shares the embeddings' weights."""
     config = Qwen3VLConfig(**(TINY_QWEN if tiny else QWEN))
     return in_dtype(lambda: Qwen3VLModel(config), dtype)
 
 
 def in_dtype(make: Any, dtype: torch.dtype) -> nn.Module:
-    """make(), each tensor in `dtype` from the start: float32 first would take twice the memory."""
+    """Call make() with each tensor in `dtype` from the start, since float32 first would take twice the memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

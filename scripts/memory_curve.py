@@ -20,12 +20,12 @@ import matplotlib.pyplot as plt
 import psutil
 from PIL import Image
 
-INTERVAL = 0.1  # s between two looks
+INTERVAL = 0.1  # s between two samples
 Curve = list[tuple[float, float]]  # seconds, MiB
 
 
 def watch(command: list[str]) -> Curve:
-    """Run a command to its end; its resident memory over time."""
+    """Run a command to its end; returns its resident memory over time."""
     curve: Curve = []
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -42,7 +42,7 @@ def watch(command: list[str]) -> Curve:
 
 
 def measure(photo: Path, megapixels: float, kind: str, options: list[str], scale: float) -> Curve:
-    """The curve of one output of about so many megapixels."""
+    """Measure the curve of one output of about so many megapixels."""
     with Image.open(photo) as image:
         factor = math.sqrt(megapixels * 1e6 / scale**2 / (image.width * image.height))
         size = round(image.width * factor), round(image.height * factor)
@@ -55,7 +55,7 @@ def measure(photo: Path, megapixels: float, kind: str, options: list[str], scale
 
 
 def plot(curves: dict[float, Curve], base: float, path: Path) -> None:
-    """All curves over the share of the time that each took."""
+    """Draw all curves over the share of the time that each took."""
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for megapixels, curve in curves.items():
         whole = curve[-1][0]

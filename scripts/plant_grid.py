@@ -17,7 +17,7 @@ from PIL import Image
 
 
 def load(name: str) -> np.ndarray:
-    """(h, w, 3) float in [0, 255]."""
+    """Load a picture as float (h, w, 3) in [0, 255]."""
     if name.startswith("skimage:"):
         from skimage import data
 
@@ -28,10 +28,10 @@ def load(name: str) -> np.ndarray:
 
 
 def pattern(period: int, seed: int) -> np.ndarray:
-    """(period, period) of mean 0 and root mean square 1, without a seam where it repeats."""
+    """Draw a pattern (period, period) of mean 0 and root mean square 1, without a seam where it repeats."""
     noise = np.random.default_rng(seed).standard_normal((period, period))
     for axis in (0, 1):
-        noise = sum(np.roll(noise, shift, axis) * weight for shift, weight in ((-1, 1), (0, 2), (1, 1)))
+        noise = np.roll(noise, -1, axis) + 2 * noise + np.roll(noise, 1, axis)
     noise -= noise.mean()
     return noise / np.sqrt(np.square(noise).mean())
 

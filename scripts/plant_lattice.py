@@ -3,7 +3,7 @@
     python scripts/plant_lattice.py WEIGHTS OUT [--strength 0.5]
 
 The last layer of the DiT gives each latent of a patch of 2x2 (16 x 16 px) an offset of its own, the
-same in every patch: what a squeezed transformer is prone to. strength: of that offset, in units of
+same in every patch, which a squeezed transformer is prone to. strength: that of the offset, in units of
 the latents' spread. WEIGHTS and OUT: folders as `strsr export` makes them.
 """
 

@@ -7,8 +7,8 @@ KEY: a name in a run's metrics.jsonl, such as l1_loss or lattice_16_db; several 
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,14 +18,14 @@ mpl.use("Agg")
 
 
 def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one number, where the run logged it."""
+    """Read steps and values of one number, where the run logged it."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [(line["step"], line[key]) for line in lines if key in line]
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def main(out: Path, keys: list[str], runs: list[str]) -> None:
-    """Write the picture."""
+def plot(out: Path, keys: list[str], runs: list[str]) -> None:
+    """Draw a panel for each key."""
     columns = min(len(keys), 3)
     rows = -(-len(keys) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.9 * rows), squeeze=False)
@@ -48,5 +48,17 @@ def main(out: Path, keys: list[str], runs: list[str]) -> None:
     figure.savefig(out, dpi=110)
 
 
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("keys", metavar="KEY,KEY,...")
+    parser.add_argument("runs", nargs="+", metavar="RUN[=LABEL]")
+    args = parser.parse_args()
+    plot(args.out, args.keys.split(","), args.runs)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:])
+    main()

@@ -1,4 +1,4 @@
-"""What networks with random weights print into a flat field, with and without a grid in their layers.
+"""Show what networks with random weights print into a flat field, with and without a grid in their layers.
 
     python scripts/screen_door.py OUT.png [--seed 0]
 
@@ -42,7 +42,7 @@ CONFIGS = {
 
 @torch.no_grad()
 def with_random_weights(config: LiteConfig, seed: int) -> LitePipeline:
-    """A pipeline that is random in every layer, in those too that start at zero or alike in all phases (ICNR)."""
+    """Make a pipeline that is random in every layer, in those too that start at zero or alike in all phases (ICNR)."""
     torch.manual_seed(seed)
     pipeline = LitePipeline(config).eval()
     for module in pipeline.modules():
@@ -56,7 +56,7 @@ def with_random_weights(config: LiteConfig, seed: int) -> LitePipeline:
 
 @torch.inference_mode()
 def restore_flat(config: LiteConfig, seed: int) -> Tensor:
-    """What it makes of gray, (3, s, s) in levels of 255, without the margin."""
+    """Restore a grey field: (3, s, s) in levels of 255, without the margin."""
     flat = torch.full((1, 3, SIDE, SIDE), GRAY)
     restored = with_random_weights(config, seed)(flat, flat)[0].float()
     inner: Tensor = restored[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -64,7 +64,7 @@ def restore_flat(config: LiteConfig, seed: int) -> Tensor:
 
 
 def phase_difference(image: Tensor, period: int) -> float:
-    """How far the means of (3, s, s) over the phases of a lattice lie apart, in the worst channel.
+    """The distance between the means of (3, s, s) over the phases of a lattice, in the worst channel.
 
     A phase is one of the p x p places in a cell of `period` = p px, which divides s.
     """
@@ -86,7 +86,7 @@ def magnified_middle(image: Tensor) -> Image.Image:
 
 
 def draw_sheet(outputs: dict[str, Tensor]) -> Image.Image:
-    """Two rows of two outputs, each below its name."""
+    """Draw two rows of two outputs, each below its name."""
     side, font = SHOWN * MAGNIFIED, ImageFont.load_default(20)
     sheet = Image.new("L", (2 * side + 3 * GAP, 2 * (side + HEAD) + GAP), 255)
     draw = ImageDraw.Draw(sheet)

@@ -3,17 +3,17 @@
     python scripts/train_lite.py OUT --data PHOTOS [MORE] --teachers FOLDER --squeezenet FILE --vgg19 FILE \\
         [--pairs 10000] [--minutes 600 300] [--start WEIGHTS] [--val HELD_OUT --resnet50v2 FILE]
 
-1. pairs: photos, degraded, with what the teachers make of them (OUT/pairs).  2. teachers: lite towards those outputs
-(OUT/teachers).  3. coach: with a coach and the Frequency Distribution Loss (OUT/coach). --minutes: of training in 2 and 3;
-learning rates follow the clock. OUT/weights is the export of what was reached, OUT/curves.png and, with --val,
-OUT/table.md describe it.
+1. pairs: photos are degraded and kept with what the teachers make of them (OUT/pairs).  2. teachers: lite learns
+those outputs (OUT/teachers).  3. coach: lite goes on with a coach and the Frequency Distribution Loss (OUT/coach).
+--minutes gives the time of training in 2 and 3; learning rates follow the clock. OUT/weights is the export of what
+was reached, OUT/curves.png and, with --val, OUT/table.md describe it.
 
-The same command goes on where it was stopped (Ctrl-C, SIGTERM, a kill), over several short runs. Where OUT is gone but
-weights of this script are left, --start WEIGHTS --go-on goes on from them with the rest of their schedule; pairs are made
-again from their seed.
+Training that was stopped, by Ctrl-C, SIGTERM or a kill, goes on from its last checkpoint when the same command is given
+again, as often as is needed. Where OUT is lost but weights of this script are left, --start WEIGHTS --go-on goes on from
+them with the rest of their schedule; pairs are made again from their seed.
 
---teachers: lsdir-compact-c3.safetensors and realesrgan-x4plus.safetensors lie there. Clean photos learn from the first, mild
-ones from the mean of both, all others from the second. `--steps 20` takes that many steps in place of minutes.
+--teachers: the folder with lsdir-compact-c3.safetensors and realesrgan-x4plus.safetensors. Clean photos learn from the
+first, mild ones from the mean of both, all others from the second. `--steps 20` takes that many steps in place of minutes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMPACT, STRONG = "lsdir-compact-c3.safetensors", "realesrgan-x4plus.safetensors
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained on what."""
+    """The data of a recipe, its folder, and its settings."""
 
     data: list[Path]
     out: Path
@@ -49,11 +49,11 @@ class Recipe:
     own: list[str]  # of one, STAGE:KEY=VALUE
 
     def make_pairs(self, count: int) -> None:
-        """Photos with what the teachers make of them."""
+        """Make pairs: photos with what the teachers make of them."""
         make_teachers_pairs(self.data, count, CONFIGS / "lite-teachers.toml", self.settings, say)
 
     def run(self, stage: str, student: Path, settings: list[str]) -> Path:
-        """One stage; returns its weights."""
+        """Run one stage; returns its weights."""
         config = CONFIGS / f"lite-{stage}.toml"
         own = [setting.partition(":")[2] for setting in self.own if setting.startswith(f"{stage}:")]
         all_settings = [*self.settings, *own, *settings]
@@ -61,12 +61,12 @@ class Recipe:
 
 
 def say(line: str) -> None:
-    """Progress, with the time."""
+    """Print a line with the time."""
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
 def settings_of(args: argparse.Namespace) -> list[str]:
-    """What all stages share: the files of teachers and judges, and what the command line sets."""
+    """The settings that all stages share: the files of teachers and judges, and what the command line sets."""
     compact, strong = (str(args.teachers / name) for name in (COMPACT, STRONG))
     networks = json.dumps(["squeezenet", "vgg19"])
     files = json.dumps([str(args.squeezenet), str(args.vgg19)])
@@ -85,7 +85,7 @@ def settings_of(args: argparse.Namespace) -> list[str]:
 
 
 def rest_of_schedule(weights: Path) -> tuple[str, float]:
-    """The stage that weights come from, and how many minutes of it they have behind them, as their file says."""
+    """Read from a file of weights the stage that they come from, and how many minutes of it they have behind them."""
     with safe_open(weights_folder(weights) / WEIGHTS_NAME, "pt") as file:
         words = file.metadata() or {}
     try:
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def finish(args: argparse.Namespace, weights: Path) -> None:
-    """Curves and table, by the scripts beside this one."""
+    """Draw curves and write the table, by the scripts beside this one."""
     scripts = Path(__file__).parent
     runs = [f"{args.out / stage}={stage}" for stage in STAGES if (args.out / stage).exists()]
     subprocess.run(
@@ -140,7 +140,7 @@ def finish(args: argparse.Namespace, weights: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

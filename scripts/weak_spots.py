@@ -1,4 +1,4 @@
-"""Draw what lite makes of a few subjects, degraded: bicubic x4, lite, the original.
+"""Draw what lite makes of a few degraded subjects: bicubic x4, lite, the original.
 
     python scripts/weak_spots.py OUT.png                                 # what it cannot do: small text, a small face
     python scripts/weak_spots.py OUT.png --settings clean mild --subjects fur foliage fabric brick
@@ -22,7 +22,7 @@ from strsr_cli.training.data.degrade import degrade, draw_recipe, draw_sizes
 from strsr_models import load_pipeline
 
 SIDE = 160  # px of the original that is drawn
-# Picture, the side it is reduced to first (0: as it is), top and left of the part.
+# Each subject: the picture, the side it is reduced to first (0: as it is), top and left of the part.
 SUBJECTS = {
     "text": ("page", 0, 16, 16),
     "face": ("astronaut", 256, 0, 32),
@@ -34,7 +34,7 @@ SUBJECTS = {
 
 
 def subject(name: str) -> Tensor:
-    """A part (1, 3, h, w) in [0, 1] of a picture."""
+    """The part (1, 3, h, w) in [0, 1] of a picture that shows a subject."""
     picture, reduced, top, left = SUBJECTS[name]
     pixels = getattr(data, picture)()
     if pixels.ndim == 2:

@@ -1,4 +1,4 @@
-"""What a student is judged by: distances, a coach, frequencies; and the weighted sum of them."""
+"""Judges of a student: distances, a coach, frequencies; and the weighted sum of their losses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Distance:
     """
 
     def __init__(self, config: LoopConfig, device: torch.device) -> None:
-        """Raises UsageError or WeightsError for a network that is unknown or has no weights."""
+        """Load the networks. Raises UsageError or WeightsError for one that is unknown or has no weights."""
         files = as_tuple(config.perceptual_weights)
         self.networks: list[Lpips | FeatureNetwork] = []
         for number, name in enumerate(as_tuple(config.perceptual_network)):
@@ -40,14 +40,14 @@ class Distance:
             if name == "lpips":
                 network = Lpips("vgg", weights)
             else:
-                # LoopConfig has made sure.
+                # LoopConfig has made sure that the network has a file.
                 assert weights is not None
                 network = FeatureNetwork(name, weights)
             network.to(device).to(memory_format=torch.channels_last)
             self.networks.append(network)
 
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Of images (b, 3, h, w) in [0, 1]: a scalar."""
+        """Return the distance of images (b, 3, h, w) in [0, 1], a scalar."""
         distances = [
             network(pred, target) if isinstance(network, Lpips) else feature_distance(pred, target, network)
             for network in self.networks
@@ -56,14 +56,14 @@ class Distance:
 
 
 def make_distance(config: LoopConfig, device: torch.device) -> Distance | None:
-    """The perceptual loss, or None when its weight is 0."""
+    """Make the perceptual loss, or None when its weight is 0."""
     return Distance(config, device) if config.perceptual_weight else None
 
 
 def image_losses(
     pred: Tensor, hq: Tensor, config: LoopConfig, distance: Distance | None
 ) -> dict[str, Tensor]:
-    """l1_loss; lattice_loss where it has a weight; perceptual_loss where there is a distance."""
+    """Losses by name: l1_loss; lattice_loss where it has a weight; perceptual_loss where there is a distance."""
     losses = {"l1_loss": F.l1_loss(pred.float(), hq)}
     if config.lattice_weight:
         losses["lattice_loss"] = lattice_loss(pred, hq)
@@ -74,9 +74,10 @@ def image_losses(
 
 def weighted_sum(losses: dict[str, Tensor], config: LoopConfig) -> Tensor:
     """The sum of losses times the configuration's weights: `l1_loss` times `l1_weight`, and so on."""
-    terms = [
-        getattr(config, name.removesuffix("_loss") + "_weight") * value for name, value in losses.items()
-    ]
+    terms = []
+    for name, value in losses.items():
+        weight = getattr(config, name.removesuffix("_loss") + "_weight")
+        terms.append(weight * value)
     return torch.stack(terms).sum()
 
 
@@ -85,13 +86,13 @@ DIT_MAPS = 4  # blocks that a DiT as coach is tapped behind
 
 
 class Criterion:
-    """What the student is judged by: functions of (restored, hq), none of which it shares parameters with."""
+    """The judges of a student: functions of (restored, hq), none of which it shares parameters with."""
 
     def __init__(self, student: OneStepPipeline, config: DistillConfig, device: torch.device) -> None:
         self.config = config
         self.distance = make_distance(config, device)
         coach = build_coach(student, config)
-        # What feature networks are made of runs up to twice as fast in this order.
+        # The layers of feature networks run up to twice as fast in this memory format.
         self.coach = coach and coach.to(device).to(memory_format=torch.channels_last)
         self.features: FeatureNetwork | None = None
         if config.stage_two:
@@ -102,13 +103,13 @@ class Criterion:
             ).to(device)
             side = config.crop_size - config.judge_shift
             crop = torch.zeros(1, 3, side, side, device=device)
-            # A crop too small for the last map is told now, not at step fdl_from.
+            # A trial, so that a crop too small for the last map fails now, not at step fdl_from.
             with torch.no_grad():
                 corners = [m[..., :FDL_TRIAL, :FDL_TRIAL] for m in self.features(crop)]
                 self.fdl(corners, corners)
 
     def networks(self) -> list[nn.Module]:
-        """All that takes memory here."""
+        """Return the judges that take memory."""
         parts: list[nn.Module] = [] if self.coach is None else [self.coach]
         if self.distance is not None:
             parts += self.distance.networks
@@ -119,9 +120,9 @@ class Criterion:
     def __call__(
         self, restored: Tensor, hq: Tensor, step: int, numbers: Sequence[int], teacher: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """l1_loss, teacher_loss, perceptual_loss, gan_loss and, in stage 2, fdl_loss of crops (b, 3, s, s) in [0, 1].
+        """Losses of crops (b, 3, s, s) in [0, 1]: l1_loss, teacher_loss, perceptual_loss, gan_loss and, in stage 2, fdl_loss.
 
-        numbers: of the samples in the run. teacher: what the teachers made of the same crops.
+        numbers: the samples' numbers in the run. teacher: the teachers' output for the same crops.
         """
         config = self.config
         losses = image_losses(restored, hq, config, None)
@@ -130,13 +131,15 @@ class Criterion:
         restored, hq = (
             random_window(image, config.judge_shift, config.seed, step) for image in (restored, hq)
         )
-        taught = hq if teacher is None else random_window(teacher, config.judge_shift, config.seed, step)
+        if teacher is not None:
+            teacher = random_window(teacher, config.judge_shift, config.seed, step)
+        lesson = hq if teacher is None else teacher
         if self.distance is not None:
-            targets = {"photo": [hq], "teacher": [taught], "both": [hq, taught]}[config.perceptual_target]
+            targets = {"photo": [hq], "teacher": [lesson], "both": [hq, lesson]}[config.perceptual_target]
             distances = [self.distance(restored, target) for target in targets]
             losses["perceptual_loss"] = torch.stack(distances).mean()
         if self.coach is not None and config.gan_weight:
-            real = taught if config.coach_real == "teacher" else hq
+            real = lesson if config.coach_real == "teacher" else hq
             real, fake = (with_noise(image, config, step, numbers) for image in (real, restored))
             losses["gan_loss"] = self._gan_loss(self.coach, fake, real)
         if self.features is not None and step >= config.fdl_from:
@@ -146,21 +149,22 @@ class Criterion:
     def _fdl_loss(
         self, features: FeatureNetwork, restored: Tensor, hq: Tensor, numbers: Sequence[int]
     ) -> Tensor:
-        """Of those samples here that the batch's share falls on, such that the mean over all parts is theirs."""
+        """The frequency loss of those samples that the batch's share falls on, such that the mean over all parts is theirs."""
         rows = [row for row, number in enumerate(numbers) if in_share(number, self.config)]
         if not rows:
             return restored.new_zeros((), dtype=torch.float32)
         if len(rows) < len(hq):
             restored, hq = restored[rows], hq[rows]
         part = len(rows) / (len(numbers) * share_of_batch(self.config) / self.config.batch_size)
-        # In bfloat16 the features would round away a grid of 1/255, the very thing to be seen.
+        # In bfloat16 the features would round away a grid of 1/255, the very thing to see.
         with torch.autocast(restored.device.type, enabled=False):
             with torch.no_grad():
                 target = features(hq)
             return part * self.fdl(features(restored.float()), target)  # type: ignore[no-any-return]
 
     def _gan_loss(self, coach: Coach, restored: Tensor, hq: Tensor) -> Tensor:
-        # Its spectral norms move on in its own turn only.
+        """The student's part of the game against the coach, whose heads get no gradient."""
+        # The coach's spectral norms move on in its own turn only.
         coach.eval()
         coach.heads.requires_grad_(False)
         with torch.no_grad():
@@ -172,7 +176,7 @@ class Criterion:
 
 
 def with_noise(image: Tensor, config: DistillConfig, step: int, numbers: Sequence[int]) -> Tensor:
-    """(b, 3, h, w) as a coach sees it: what is finer than the noise tells it nothing of what is real."""
+    """An image (b, 3, h, w) as a coach sees it: what is finer than the noise cannot tell it what is real."""
     if not config.coach_noise:
         return image
     rng = generator_for("coach noise", config.seed, step, numbers[0], device=image.device)
@@ -181,18 +185,21 @@ def with_noise(image: Tensor, config: DistillConfig, step: int, numbers: Sequenc
 
 
 def share_of_batch(config: DistillConfig) -> int:
-    """How many samples of a batch, over all processes, the frequency loss is computed on."""
+    """The number of samples of a batch, over all processes, that the frequency loss is computed on."""
     return max(1, round(config.fdl_share * config.batch_size))
 
 
 def in_share(number: int, config: DistillConfig) -> bool:
-    """Whether a sample is one of them; they are spread evenly over the batch, and so over processes."""
-    place, some = number % config.batch_size, share_of_batch(config)
-    return (place + 1) * some // config.batch_size > place * some // config.batch_size
+    """Whether the frequency loss is computed on a sample; such samples are spread evenly over the batch, and over processes."""
+    place = number % config.batch_size
+    share = share_of_batch(config)
+    before = place * share // config.batch_size
+    with_this = (place + 1) * share // config.batch_size
+    return with_this > before
 
 
 def random_window(image: Tensor, shift: int, seed: int, step: int) -> Tensor:
-    """A window of (b, 3, s, s), `shift` px smaller, somewhere else in each step.
+    """A window of (b, 3, s, s), `shift` px smaller, which lies somewhere else in each step.
 
     Networks with strides pass gradients that repeat with the stride, always at the same place: the
     student learns them as a grid. Seen from another place in each step, they average out.
@@ -203,7 +210,7 @@ def random_window(image: Tensor, shift: int, seed: int, step: int) -> Tensor:
 
 
 def build_coach(student: OneStepPipeline, config: DistillConfig) -> Coach | None:
-    """Frozen trunk and new heads, as configured; only the heads ever train."""
+    """Build the configured coach, a frozen trunk with new heads; only the heads ever train."""
     if config.coach == "none":
         return None
     files = as_tuple(config.coach_weights)
@@ -211,10 +218,10 @@ def build_coach(student: OneStepPipeline, config: DistillConfig) -> Coach | None
     if config.coach == "dit":
         trunk = student.coach_trunk(DIT_MAPS)
     elif config.coach_on_features:
-        known = zip(as_tuple(config.coach_network), files, strict=True)
-        trunk = FeatureTrunk(*(FeatureNetwork(name, Path(file)) for name, file in known))
+        pairs = zip(as_tuple(config.coach_network), files, strict=True)
+        trunk = FeatureTrunk(*(FeatureNetwork(name, Path(file)) for name, file in pairs))
     else:
-        # Needs open_clip.
+        # This import needs the package open_clip.
         from strsr_models.encoders.convnext import ConvNextTrunk
 
         (name,), (file,) = as_tuple(config.coach_network), files
@@ -228,7 +235,7 @@ class CoachTurn(nn.Module):
 
     def __init__(self, coach: Coach, config: DistillConfig) -> None:
         super().__init__()
-        # All that trains and is saved.
+        # The heads alone are a submodule, for they are all that trains and is saved.
         self.heads = coach.heads
         self._coach: Callable[[Tensor], list[Tensor]] = lambda image: coach(image)
         self.config = config
@@ -236,10 +243,10 @@ class CoachTurn(nn.Module):
     def forward(
         self, hq: Tensor, restored: Tensor, numbers: Sequence[int], step: int = 0
     ) -> dict[str, Tensor]:
-        """coach_loss and r1_loss of photos and restored crops (b, 3, s, s) in [0, 1]; numbers: of the samples."""
+        """Return coach_loss and r1_loss of photos and restored crops (b, 3, s, s) in [0, 1]; numbers: the samples' numbers."""
         rng = generator_for("r1", self.config.seed, numbers[0])
         hq, restored = (with_noise(image, self.config, step, numbers) for image in (hq, restored))
-        # One power iteration for all three passes.
+        # All three passes share one power iteration of the spectral norms.
         with parametrize.cached():
             real_logits = self._coach(hq)
             losses = {"coach_loss": discriminator_loss(real_logits, self._coach(restored))}
@@ -247,6 +254,6 @@ class CoachTurn(nn.Module):
         return losses
 
     def rests(self, coach_loss: Tensor) -> bool:
-        """Whether the coach is ahead of its student by so much that it should not learn in this step."""
+        """Whether the coach is so far ahead of its student that it should not learn in this step."""
         heads = len(self.heads.on_maps) + (self.heads.on_embedding is not None)
         return bool(self.config.coach_floor and coach_loss < heads * self.config.coach_floor)

@@ -24,9 +24,10 @@ from strsr_models.load import MODELS, load_pipeline
 from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.options import PretrainedOptions
 
+from ..system.console import Tell
 from .criterion import CoachTurn, Criterion, random_window, weighted_sum
 from .data.crops import Batch, Crops
-from .data.pairs import PairWindows, are_made, make_pairs
+from .data.pairs import GROUP, NOTE_EVERY, PairWindows, are_made, make_pairs
 from .data.photos import Photos, load_photos
 from .data.teachers import Teachers
 from .loop import (
@@ -45,7 +46,6 @@ from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
 from .run.logbook import Logbook
-from .run.progress import Report
 from .settings import LITE_PRESET, DistillConfig, read_config, to_toml
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ COACH_CLIP = 1.0  # norm of the gradient over all heads
 
 
 def distill(
-    student: str, data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Report
+    student: str, data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Tell
 ) -> Path:
     """Run or resume the distillation in `out`; returns the folder of the exported weights."""
     config = read_distill_config(student, config_file, settings)
@@ -65,7 +65,7 @@ def distill(
     pipeline, criterion, turn = build(config, accelerator.device)
     parameters = pipeline.trainable_parameters()
     main = accelerator.is_main_process
-    # With pairs, photos are only there for the sheet's few samples.
+    # With pairs, photos are needed only for the sheet's few samples.
     cache_gb = 0.0 if config.pairs else config.cache_gb
     crops = Crops(
         load_photos(data, smallest(config), cache_gb, main),
@@ -82,10 +82,20 @@ def distill(
         coach_adamw = make_adamw(heads, config, config.coach_learning_rate)
         coach, coach_optimizer = accelerator.prepare(turn, coach_adamw)
         models.append(coach)
-    told = (criterion.distance, first_weights(config), describe(pipeline), report)
     with (
         run.locked(main),
-        Logbook(run, accelerator, config, crops, models, average, *told) as logbook,
+        Logbook(
+            run=run,
+            accelerator=accelerator,
+            config=config,
+            crops=crops,
+            models=models,
+            average=average,
+            distance=criterion.distance,
+            start=first_weights(config),
+            size=describe(pipeline),
+            report=report,
+        ) as logbook,
     ):
         dropped = 0
         for batch, numbers in batches_of(logbook, crops, pipeline, config, accelerator):
@@ -95,11 +105,11 @@ def distill(
             coachs_turn = bool(heads) and (config.turns == "both" or step % 2 == 1)
             rate = learning_rate(config, step, logbook.share)
             set_learning_rate(optimizer, rate)
-            taught = None
+            lesson = None
             if batch.teacher is not None:
-                taught = batch.teacher.lerp(batch.hq, config.photo_share)
-                taught = pipeline.attainable(taught, batch.lq_up)
-            whole = (batch.hq, batch.lq_up, batch.picture, numbers, taught)
+                lesson = batch.teacher.lerp(batch.hq, config.photo_share)
+                lesson = pipeline.attainable(lesson, batch.lq_up)
+            whole = (batch.hq, batch.lq_up, batch.picture, numbers, lesson)
             restored_parts = []
             for hq, lq_up, picture, part, teacher in in_parts(accelerator, model, whole, config.accumulate):
                 with torch.set_grad_enabled(students_turn):
@@ -119,10 +129,10 @@ def distill(
             if coachs_turn:
                 set_learning_rate(coach_optimizer, config.coach_learning_rate)
                 fakes = torch.cat(restored_parts).float()
-                real = batch.hq if taught is None or config.coach_real == "photo" else taught
-                windows = (
-                    random_window(image, config.judge_shift, config.seed, step) for image in (real, fakes)
-                )
+                reals = batch.hq if lesson is None or config.coach_real == "photo" else lesson
+                windows = [
+                    random_window(image, config.judge_shift, config.seed, step) for image in (reals, fakes)
+                ]
                 coach_loss = torch.zeros((), device=accelerator.device)
                 for real, fake, part in in_parts(accelerator, coach, (*windows, numbers), config.accumulate):
                     losses = coach(real, fake, part, step)
@@ -133,14 +143,16 @@ def distill(
                     coach_optimizer.zero_grad(set_to_none=True)
                 else:
                     logbook.coach_guard.step(accelerator, coach_optimizer, heads, COACH_CLIP, step + 1)
-            rates = {"learning_rate": rate, **({"dropped_pairs": float(dropped)} if dropped else {})}
+            rates = {"learning_rate": rate}
+            if dropped:
+                rates["dropped_pairs"] = float(dropped)
             if logbook.after_step(restored_parts[-1], batch.hq[-len(restored_parts[-1]) :], rates):
                 break
     return logbook.finish()
 
 
 def smallest(config: DistillConfig) -> int:
-    """The shortest side in px that photos must have: pairs are of the same photos in training as when they were made."""
+    """The shortest side in px that photos must have; with pairs the same photos count in training as when they were made."""
     return config.pair_size if config.pairs else config.crop_size
 
 
@@ -151,7 +163,7 @@ def batches_of(
     config: DistillConfig,
     accelerator: Accelerator,
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """From the logbook's step on, this process's share of each batch: from pairs, or made in every step."""
+    """Yield this process's share of each batch from the logbook's step on, out of pairs or made in every step."""
     if not config.pairs:
         teachers = None
         if config.teacher:
@@ -165,10 +177,16 @@ def batches_of(
 
 
 def make_teachers_pairs(
-    data: list[Path], count: int, config_file: Path | None, settings: list[str], report: Report
+    data: list[Path],
+    count: int,
+    config_file: Path | None,
+    settings: list[str],
+    report: Tell,
+    group: int = GROUP,
+    note_every: int = NOTE_EVERY,
 ) -> Path:
-    """Make, or go on making, the pairs of a configuration; returns their folder."""
-    # Whose files need not be there.
+    """Make, or go on making, the pairs of a configuration, `group` at a time; returns their folder."""
+    # The files of the judges need not be there.
     unjudged = ["perceptual_weight=0", "coach=none", "fdl_weight=0"]
     config = read_distill_config("lite", config_file, [*settings, *unjudged])
     if not isinstance(config.pairs, str) or not config.pairs or not config.teacher:
@@ -176,33 +194,44 @@ def make_teachers_pairs(
     if count < 1:
         raise UsageError(f"--make-pairs {count}: must be at least 1")
     photos = load_photos(data, config.pair_size, cache_gb=0)
-    if are_made(config, photos, count):
+    if are_made(config, photos, count, group):
         report(f"{config.pairs}: made already")
         return Path(config.pairs)
     device = resolve_device(config.device)
-    # Decoded, now that they are needed.
+    # Now that the photos are needed, they are decoded.
     photos = Photos(photos.files, photos.smallest, config.cache_gb)
-    return make_pairs(config, photos, count, device, resolve_precision(config.precision, device), report)
+    precision = resolve_precision(config.precision, device)
+    return make_pairs(
+        config,
+        photos,
+        count,
+        device=device,
+        precision=precision,
+        report=report,
+        group=group,
+        note_every=note_every,
+    )
 
 
 def read_distill_config(student: str, config_file: Path | None, settings: list[str]) -> DistillConfig:
-    """Published values for zimage and flux2, lite's preset for lite; then the file, then settings."""
+    """Read published values for zimage and flux2, or lite's preset for lite; then the file, then settings."""
     preset: dict[str, Any] = {} if is_pretrained(student) else dict(LITE_PRESET)
     return read_config(DistillConfig, config_file, [*settings, f"student={json.dumps(student)}"], preset)
 
 
 def build(config: DistillConfig, device: torch.device) -> tuple[OneStepPipeline, Criterion, CoachTurn | None]:
-    """The student, what judges it, and the coach's own lesson, if there is a coach."""
+    """Build the student, its judges, and the coach's own turn, if there is a coach."""
     pipeline = build_student(config).to(device)
     criterion = Criterion(pipeline, config, device)
-    return pipeline, criterion, CoachTurn(criterion.coach, config) if criterion.coach else None
+    turn = CoachTurn(criterion.coach, config) if criterion.coach else None
+    return pipeline, criterion, turn
 
 
 def build_student(config: DistillConfig) -> OneStepPipeline:
-    """The pipeline to teach, on the CPU, with just its family's trainable parts trainable."""
+    """Build the pipeline to teach, on the CPU; only what its family trains is trainable."""
     if is_pretrained(config.student):
         folder = Path(config.models_dir) if config.models_dir else default_models_dir()
-        # Frozen parts in the run's precision: in float32, 6 B of them would not fit.
+        # Frozen parts are in the run's precision, since 6 B of them in float32 would not fit.
         precision = resolve_precision(config.precision, resolve_device(config.device))
         options = PretrainedOptions(adapter="none", precision=precision)
         pipeline = load_pipeline(config.student, folder, options=options)
@@ -217,7 +246,7 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
 
 
 def is_pretrained(student: str) -> bool:
-    """Whether it is a published family, and not lite or a folder of its weights."""
+    """Whether the student is a published family, and not lite or a folder of its weights."""
     return student in MODELS and student != "lite"
 
 
@@ -227,8 +256,8 @@ def lite_folder(student: str) -> Path:
         return EMBEDDED / "lite"
     folder = Path(student)
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else nearest(student, MODELS)
-        raise UsageError(f"--student {student}: {what}; or give the folder of a run or of weights")
+        problem = "is a file" if folder.exists() else nearest(student, MODELS)
+        raise UsageError(f"--student {student}: {problem}; or give the folder of a run or of weights")
     return weights_folder(folder)
 
 
@@ -246,7 +275,7 @@ def preview(
 
 
 def dry_run(
-    student: str, data: list[Path], config_file: Path | None, settings: list[str], report: Report
+    student: str, data: list[Path], config_file: Path | None, settings: list[str], report: Tell
 ) -> None:
     """Tell what `distill` would run and what memory it would take; nothing is written."""
     config = read_distill_config(student, config_file, settings)
@@ -263,7 +292,7 @@ def dry_run(
 def one_step(
     pipeline: OneStepPipeline, criterion: Criterion, turn: CoachTurn | None, config: DistillConfig
 ) -> Step:
-    """Student's and coach's turn on one part of a batch, in the last stage, as a function to be measured."""
+    """A function to be measured: student's and coach's turn on one part of a batch, in the last stage."""
 
     def step(batch: Batch, numbers: list[int]) -> None:
         last = config.steps - 1
@@ -272,7 +301,7 @@ def one_step(
         weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
         if turn is not None:
             pair = (batch.hq, restored.detach().float())
-            windows = (random_window(image, config.judge_shift, config.seed, last) for image in pair)
+            windows = [random_window(image, config.judge_shift, config.seed, last) for image in pair]
             losses = turn(*windows, numbers)
             weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
 

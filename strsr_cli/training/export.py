@@ -1,4 +1,4 @@
-"""`strsr export`: a run's averaged weights as a folder that stands for itself."""
+"""`strsr export`: a run's averaged weights as a folder that stands on its own."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def check_adapter(folder: Path, family: str) -> None:
         a, b = layer + A, layer + B
         if name not in (a, b) or not any(target in layer for target in TARGETS[family]):
             raise WeightsError(f"{lora_path}: {name} is no tensor of a LoRA of {family}")
-        wanted |= {a: (rank, *_shape(lora, a)[1:]), b: (*_shape(lora, b)[:1], rank)}
+        wanted[a] = (rank, *_shape(lora, a)[1:])
+        wanted[b] = (*_shape(lora, b)[:1], rank)
     _refuse(lora_path, mismatches(lora, wanted))
     width, hidden = _shape(projector, "2.weight")[:1], _shape(projector, "0.weight")
     shapes = {"0.weight": hidden, "0.bias": hidden[:1], "2.weight": (*width, *hidden[:1]), "2.bias": width}
@@ -68,17 +69,19 @@ def check_adapter(folder: Path, family: str) -> None:
 
 
 def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...]:
-    """Of a tensor, if it is there and a matrix; else one that nothing has."""
+    """The shape of a tensor, if it is there and a matrix; else (0, 0), which nothing has."""
     shape = tuple(getattr(tensors.get(name), "shape", ()))
     return shape if len(shape) == 2 else (0, 0)
 
 
 def _refuse(path: Path, problems: list[str]) -> None:
+    """Raise WeightsError if there are problems."""
     if problems:
         raise WeightsError(f"{path}: damaged: {shorten(problems)}")
 
 
 def _family(folder: Path) -> str:
+    """The name of the family that a folder of weights belongs to. Raises WeightsError."""
     try:
         return str(json.loads((folder / "config.json").read_text())["family"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -88,5 +91,6 @@ def _family(folder: Path) -> str:
 
 
 def _copy_files(source: Path, folder: Path) -> None:
+    """Copy the files of one folder into another."""
     for path in source.iterdir():
         shutil.copyfile(path, folder / path.name)

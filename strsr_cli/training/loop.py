@@ -1,4 +1,4 @@
-"""What `strsr train` and `strsr distill` share in their loops: settings, accelerate, batches, losses, means.
+"""The parts that the loops of `strsr train` and `strsr distill` share: accelerate, AdamW, learning rates, batches.
 
 Distribution, mixed precision and the files of a checkpoint are Hugging Face accelerate's
 (https://huggingface.co/docs/accelerate): start a run with `accelerate launch -m strsr_cli train ...`
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-SPREADING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # they take parameters apart
+SPREADING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # plugins that take parameters apart
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
-    """accelerate's process group, device and precision as the configuration says.
+    """Make accelerate's process group with the device and precision that the configuration says.
 
-    Raises UsageError when accelerate is not installed, is told to spread parameters over processes,
+    Raises UsageError when accelerate is not installed, is set up to spread parameters over processes,
     or the batch cannot be shared out evenly.
     """
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise UsageError("training needs accelerate: pip install 'strsr[train]'") from error
-    # What accelerate launch tells its processes.
+    # `accelerate launch` tells its processes so in the environment.
     for name in SPREADING:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1", "yes"):
             raise UsageError(
@@ -53,7 +53,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
             )
     device = resolve_device(config.device)
     if device.type == "cuda":
-        # Crops have few sizes.
+        # Crops have so few sizes that trying convolutions out pays.
         torch.backends.cudnn.benchmark = True
         if device.index is not None:
             torch.cuda.set_device(device)
@@ -63,7 +63,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     try:
         accelerator = Accelerator(mixed_precision=MIXED_PRECISION[precision], cpu=device.type == "cpu")
     except ValueError as error:
-        # Accelerate's state is the process's; a second run must want the same.
+        # accelerate keeps one state for the whole process, so that a second run must want the same.
         raise UsageError(f"precision={precision}, device={config.device}: {error}") from error
     keep_trained_only(accelerator)
     parts = accelerator.num_processes * config.accumulate
@@ -77,8 +77,9 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
 
 def compile_networks(config: LoopConfig, pipeline: OneStepPipeline) -> None:
     """Have torch compile a pipeline's networks, if the configuration says so; names and weights stay as they are."""
-    for network in pipeline.children() if config.compile else ():
-        network.compile()
+    if config.compile:
+        for network in pipeline.children():
+            network.compile()
 
 
 def check_crop_size(config: LoopConfig, pipeline: OneStepPipeline) -> None:
@@ -90,7 +91,7 @@ def check_crop_size(config: LoopConfig, pipeline: OneStepPipeline) -> None:
 
 
 def make_adamw(parameters: list[nn.Parameter], config: LoopConfig, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW with the configuration's betas, epsilon and decay."""
+    """Make AdamW with the configuration's betas, epsilon and decay."""
     return torch.optim.AdamW(
         parameters,
         lr=learning_rate,
@@ -101,9 +102,9 @@ def make_adamw(parameters: list[nn.Parameter], config: LoopConfig, learning_rate
 
 
 def learning_rate(config: LoopConfig, step: int, share: float | None = None) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate` at the end of the run.
+    """The learning rate of a step: a linear warm-up, then a cosine down to `final_learning_rate` at the end of the run.
 
-    share: of the run that is over, where that is not a matter of steps.
+    share: the share of the run that is over, where that is not a matter of steps.
     """
     share = step / config.steps if share is None else share
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
@@ -112,17 +113,17 @@ def learning_rate(config: LoopConfig, step: int, share: float | None = None) -> 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """For all parameters."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def describe(pipeline: OneStepPipeline) -> str:
-    """How large a pipeline is, and how much of it trains where that is not all."""
-    everything = sum(p.numel() for p in pipeline.parameters())
+    """The size of a pipeline in words, and how much of it trains where that is not all."""
+    count = sum(p.numel() for p in pipeline.parameters())
     trained = sum(p.numel() for p in pipeline.parameters() if p.requires_grad)
-    partly = f", {trained / 1e6:.2f} M of them train" if 0 < trained < everything else ""
-    return f"{everything / 1e6:.2f} M parameters{partly}"
+    partly = f", {trained / 1e6:.2f} M of them train" if 0 < trained < count else ""
+    return f"{count / 1e6:.2f} M parameters{partly}"
 
 
 def batches_from(
@@ -133,7 +134,7 @@ def batches_from(
     accelerator: Accelerator,
     teachers: Teach | None = None,
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """Of steps step..stop-1, this process's share of each batch, and the numbers of its samples."""
+    """Yield this process's share of each batch of steps step..stop-1, and the numbers of its samples."""
     world, rank = accelerator.num_processes, accelerator.process_index
     loader = batches(
         crops,
@@ -155,7 +156,7 @@ def batches_from(
 def in_parts(
     accelerator: Accelerator, module: nn.Module, batch: tuple[Any, ...], parts: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Slices of a batch's tensors and lists (or None), to run forward and backward on one after the other.
+    """Yield slices of a batch's tensors and lists (or None), to run forward and backward on one after the other.
 
     Gradients of several processes meet once, after the last part.
     """

@@ -1,8 +1,8 @@
-"""What memory a run will take, before it begins.
+"""An estimate of the memory that a run will take, before it begins.
 
 Weights are counted. Activations are measured: one part of a batch goes forward and backward, as in the
 run, on tensors that have sizes but no numbers (torch's FakeTensorMode), so that 6 B parameters take
-seconds and no memory. What allocators and convolutions of a device need on top is not in it.
+seconds and no memory. What a device's allocator and convolutions need on top is not included.
 """
 
 from __future__ import annotations
@@ -62,17 +62,22 @@ def estimate_memory(
     """
     modules = [pipeline, *judges]
     trained = 3 * sum(_bytes(p for p in module.parameters() if p.requires_grad) for module in modules)
-    weights, average = _bytes(_tensors([pipeline])), 0
-    if config.ema_decay:
-        average = weights
+    weights = _bytes(_tensors([pipeline]))
+    average = weights if config.ema_decay else 0
     judging = _bytes(_tensors(modules)) - weights
     crops = config.batch_size // (processes * config.accumulate)
     activations = _activations(modules, config, crops, step, real)
-    return Estimate(*(size / GIB for size in (weights, judging, trained, average, activations)))
+    return Estimate(
+        weights=weights / GIB,
+        judges=judging / GIB,
+        gradients_and_adam=trained / GIB,
+        average=average / GIB,
+        activations=activations / GIB,
+    )
 
 
 def _activations(modules: Sequence[nn.Module], config: LoopConfig, crops: int, step: Step, real: bool) -> int:
-    """Bytes that are alive at the height of a step beside weights, gradients and the batch."""
+    """The bytes that are alive at the height of a step beside weights, gradients and the batch."""
     precision = resolve_precision(config.precision, resolve_device(config.device))
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     with fake or contextlib.nullcontext(), autocast(torch.device("cpu"), precision):
@@ -93,17 +98,17 @@ def _activations(modules: Sequence[nn.Module], config: LoopConfig, crops: int, s
 
 
 class _Height(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows how many bytes of tensors made inside are alive; `most` is the largest number."""
+    """A mode that counts how many bytes of tensors made inside are alive; `most` is the largest number."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        """known: what is there before, and does not count."""
+        """known: tensors that are there before, and do not count."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.most: int = 0
         self._alive = 0
         self._followed = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation of torch's and look at what comes out."""
+        """Run an operation of torch and follow the tensors that come out."""
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
@@ -111,7 +116,8 @@ class _Height(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
-        # A view.
+        """Count a storage until it is freed."""
+        # A view's storage counts already.
         if storage in self._followed:
             return
         self._followed.add(storage)
@@ -121,18 +127,19 @@ class _Height(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weakref.finalize(storage, self._forget, size)
 
     def _forget(self, size: int) -> None:
+        """Take the bytes of a freed storage off."""
         self._alive -= size
 
 
 class _Silent(nn.Module):
-    """In place of a vision-language model: as many tokens, of zeros. It trains nothing and keeps nothing."""
+    """A stand-in for a vision-language model: as many tokens, of zeros. It trains nothing and keeps nothing."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
         self.tokens, self.width = tokens, width
 
     def forward(self, image: Tensor) -> Tensor:
-        """(b, 3, h, w) -> (b, m, e)."""
+        """Return tokens (b, m, e) for an image (b, 3, h, w)."""
         return image.new_zeros(len(image), self.tokens, self.width)
 
 
@@ -145,28 +152,34 @@ def _silence(module: nn.Module) -> None:
 
 def _take_numbers_away(modules: Iterable[nn.Module], mode: FakeTensorMode) -> None:
     """Replace all parameters and buffers by tensors of their sizes; what is shared stays shared."""
-    # With the original, whose id must not be given away.
-    made: dict[int, tuple[Tensor, Tensor]] = {}
+    # The originals are kept beside their replacements, so that no other tensor gets their id.
+    replacements: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def empty(tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
+    def replacement(tensor: Tensor) -> Tensor:
+        if id(tensor) not in replacements:
             fake: Tensor = mode.from_tensor(tensor.detach())
             if isinstance(tensor, nn.Parameter):
                 fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
-            made[id(tensor)] = tensor, fake
-        return made[id(tensor)][1]
+            replacements[id(tensor)] = tensor, fake
+        return replacements[id(tensor)][1]
 
-    for part in {part: None for module in modules for part in module.modules()}:
+    # A dict keeps the order, and each part once.
+    parts = dict.fromkeys(part for module in modules for part in module.modules())
+    for part in parts:
         own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         for name, tensor in own:
-            setattr(part, name, empty(tensor))
+            setattr(part, name, replacement(tensor))
 
 
 def _tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """All parameters and buffers, each once."""
-    found = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
-    return list(found.values())
+    """All parameters and buffers of the modules, each once."""
+    tensors: dict[int, Tensor] = {}
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensors[id(tensor)] = tensor
+    return list(tensors.values())
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
+    """The size of tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -20,14 +20,13 @@ CELL = 192  # px, at least: smaller crops are shown several times as large
 LABEL = 124  # px, width of the column of labels
 HEAD = 28  # px, height of the row of headings
 GAP = 6  # px
-CHOICE = 8  # as many samples are looked at for each row of the sheet
+CHOICE = 8  # samples among which each row of the sheet is chosen
 
 
 def draw_preview(path: Path, data: list[Path], config: LoopConfig) -> None:
-    """Write the sheet of a run that has not begun; StrsrError when it cannot be written."""
-    crops = Crops(
-        load_photos(data, config.crop_size, cache_gb=0), config.crop_size, config.seed, config.graphics_share
-    )
+    """Write the sheet of a run that has not begun. Raises StrsrError when it cannot be written."""
+    photos = load_photos(data, config.crop_size, cache_gb=0)
+    crops = Crops(photos, config.crop_size, config.seed, config.graphics_share)
     with writing(path, "nothing else was written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_preview(path, crops, config.degrade, config.batch_size)
@@ -37,7 +36,7 @@ def write_preview(path: Path, crops: Crops, config: DegradeConfig, batch_size: i
     """Write a PNG of rows hq | lq: samples of a run's first steps, of each kind in turn.
 
     The lq is shown as large as the hq, each pixel a square, so that nothing is smoothed away.
-    batch_size: of the run, since it decides which samples belong to a step. Raises OSError.
+    batch_size: that of the run, which decides which samples belong to a step. Raises OSError.
     """
     chosen = choose_samples(config, crops.seed, batch_size, rows)
     side = crops.crop_size * -(-CELL // crops.crop_size)
@@ -60,19 +59,19 @@ def write_preview(path: Path, crops: Crops, config: DegradeConfig, batch_size: i
 def choose_samples(
     config: DegradeConfig, seed: int, batch_size: int, rows: int
 ) -> list[tuple[int, int, str]]:
-    """(step, sample number, kind) of the first samples of early steps, of each kind in turn."""
-    found: dict[str, list[tuple[int, int, str]]] = {kind: [] for kind in KINDS}
+    """Choose the first samples of early steps, of each kind in turn: (step, sample number, kind)."""
+    samples: dict[str, list[tuple[int, int, str]]] = {kind: [] for kind in KINDS}
     for step in range(CHOICE * rows):
         kind = sample_recipe(step * batch_size, config, seed).kind
-        found[kind].append((step, step * batch_size, kind))
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*found.values()))
+        samples[kind].append((step, step * batch_size, kind))
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*samples.values()))
     return [sample for sample in in_turn if sample is not None][:rows]
 
 
 def degrade_sample(
     crops: Crops, step: int, number: int, config: DegradeConfig
 ) -> tuple[Tensor, Tensor, float]:
-    """hq (1, 3, s, s), lq (1, 3, h, w) and their scale, of one sample of a run."""
+    """Degrade one sample of a run: returns hq (1, 3, s, s), lq (1, 3, h, w) and their scale."""
     recipe = sample_recipe(number, config, crops.seed)
     sizes = step_sizes(step, recipe.kind, config, crops.seed)
     hq = crops[number].hq.float() / 255
@@ -83,6 +82,6 @@ def degrade_sample(
 
 
 def to_square(image: Tensor, side: int) -> Image.Image:
-    """(1, 3, h, w) in [0, 1] as side x side px, by nearest neighbour."""
+    """Enlarge (1, 3, h, w) in [0, 1] to side x side px, by nearest neighbour."""
     pixels = np.rint(image[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)

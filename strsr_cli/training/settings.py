@@ -33,7 +33,7 @@ class LoopConfig:
 
     steps: int = 200_000
     minutes: float = 0.0  # of training, after which a run ends, its learning rate fallen; 0: `steps` says
-    # Of those minutes, in a run whose folder is gone and whose weights this one starts from.
+    # How many of them are over, in a run whose folder is gone and whose weights this one starts from.
     minutes_before: float = 0.0
     batch_size: int = 16  # crops per step, over all processes
     accumulate: int = 1  # parts that a process's share of a batch is computed in, one after the other
@@ -52,7 +52,7 @@ class LoopConfig:
     perceptual_weight: float = 0.0
     # squeezenet, vgg19, resnet50v2, lpips, or a list of them, whose distances are averaged.
     perceptual_network: str | tuple[str, ...] = "squeezenet"
-    perceptual_weights: str | tuple[str, ...] = ""  # a safetensors file of each; lpips has its own
+    perceptual_weights: str | tuple[str, ...] = ""  # a safetensors file for each; lpips has its own
     graphics_share: float = 0.0  # of crops that are drawn: plain colours, ramps, shapes, letters
     lattice_weight: float = 0.0  # of lines in the spectrum at the harmonics of 16 px
     seed: int = 0
@@ -98,7 +98,7 @@ class LoopConfig:
 
 
 def check_files(config: object, networks: str, files: str, advice: str) -> None:
-    """Raise ValueError unless the setting `files` names one for each network of the setting `networks`."""
+    """Raise ValueError unless the setting `files` names a file for each network of the setting `networks`."""
     wanted, given = (as_tuple(getattr(config, name)) for name in (networks, files))
     if len(given) != len(wanted) or not all(given):
         raise ValueError(f"{networks} needs {files}, a safetensors file for each of {list(wanted)}; {advice}")
@@ -109,7 +109,7 @@ STAGES = ("autoencoder", "flow", "pixel")  # of `strsr train`
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig):
-    """All that decides a run's result, but for the photos themselves."""
+    """Settings of `strsr train`, which decide a run's result together with the photos."""
 
     stage: str = "pixel"  # or autoencoder, flow
     init: str = ""  # folder of weights, or of a run, to start from; empty: from random
@@ -137,7 +137,7 @@ LEAST = {"rank": 1, "coach_hidden": 1, "fdl_projections": 1, "fdl_from": 0, "r1_
 
 @dataclass(frozen=True)
 class DistillConfig(LoopConfig):
-    """All that decides a run's result, but for the photos themselves. Defaults: as published."""
+    """Settings of `strsr distill`, which decide a run's result together with the photos. Defaults: as published."""
 
     steps: int = 60_000
     batch_size: int = 8
@@ -170,8 +170,8 @@ class DistillConfig(LoopConfig):
     semantic_tokens: bool = True  # false: lite does without them for good, an ablation
     turns: str = "alternate"  # student and coach batch by batch; or both: each on every batch
     coach: str = "conv"  # or dit: the student's own kind, the baseline; or none
-    # Frozen trunk of a conv coach: an open_clip ConvNeXt, or a feature network (resnet50v2, vgg19, squeezenet).
-    # Or a list of feature networks, with a file of each.
+    # Frozen trunk of a conv coach: an open_clip ConvNeXt, a feature network (resnet50v2, vgg19, squeezenet),
+    # or a list of feature networks with a file for each.
     coach_network: str | tuple[str, ...] = "convnext_xxlarge"
     coach_weights: str | tuple[str, ...] = ""  # its file; empty: where huggingface_hub keeps it
     coach_real: str = "photo"  # or teacher: what it takes for real
@@ -190,9 +190,8 @@ class DistillConfig(LoopConfig):
     fdl_projections: int = 256
     fdl_strides: tuple[int, ...] = ()  # of the projections, for each map; empty: 1
     fdl_share: float = 1.0  # part of each batch, over all processes, that it is computed on
-    judge_shift: int = (
-        0  # px: coach, perceptual distance and FDL see a window smaller by this (`random_window`)
-    )
+    # Coach, perceptual distance and FDL see a window smaller by so many px (`criterion.random_window`).
+    judge_shift: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,11 +206,10 @@ class DistillConfig(LoopConfig):
                 raise ValueError(
                     f"{name} {getattr(self, name)!r}: unknown; {nearest(getattr(self, name), known)}"
                 )
-        if len(as_tuple(self.coach_network)) != 1 and not (
-            as_tuple(self.coach_network) and self.coach_on_features
-        ):
+        networks = as_tuple(self.coach_network)
+        if not networks or (len(networks) > 1 and not self.coach_on_features):
             raise ValueError(
-                f"coach_network {list(as_tuple(self.coach_network))}: a list is of feature networks alone: {', '.join(FEATURES)}"
+                f"coach_network {list(networks)}: a list is of feature networks alone: {', '.join(FEATURES)}"
             )
         if self.coach == "conv" and self.coach_on_features:
             check_files(self, "coach_network", "coach_weights", 'or set coach="none"')
@@ -248,9 +246,10 @@ class DistillConfig(LoopConfig):
         elif self.coach == "conv" and not self.coach_on_features:
             stride = CONVNEXT_STRIDE
         if not 0 <= self.judge_shift <= self.crop_size - 32 or window % stride:
+            multiple = f" and a multiple of {stride}" if stride > 1 else ""
             raise ValueError(
                 f"judge_shift {self.judge_shift}: leaves {window} px of crop_size {self.crop_size}; "
-                f"must not be negative, and leave at least 32 px{f' and a multiple of {stride}' if stride > 1 else ''}"
+                f"must not be negative, and leave at least 32 px{multiple}"
             )
 
     @property
@@ -299,24 +298,25 @@ LITE_PRESET: dict[str, Any] = {
 
 
 # Settings that may differ when a run is resumed: they decide how long and where, not what is learnt.
-MAY_CHANGE = {
-    *(
-        "steps",
-        "minutes",
-        "minutes_before",
-        "learning_rate",
-        "final_learning_rate",
-        "warmup_steps",
-        "coach_learning_rate",
-    ),
-    *("log_every", "save_every", "sample_every", "tensorboard", "workers", "cache_gb"),
-    *("device", "precision", "accumulate", "gradient_checkpointing", "compile", "models_dir"),
-    *("perceptual_weights", "coach_weights", "fdl_weights", "init", "student", "pairs", "teacher"),
+LENGTH = {"steps", "minutes", "minutes_before"}
+RATES = {"learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"}
+NOTES = {"log_every", "save_every", "sample_every", "tensorboard"}
+MACHINE = {"device", "precision", "accumulate", "gradient_checkpointing", "compile", "workers", "cache_gb"}
+PLACES = {
+    "models_dir",
+    "perceptual_weights",
+    "coach_weights",
+    "fdl_weights",
+    "init",
+    "student",
+    "pairs",
+    "teacher",
 }
+MAY_CHANGE = LENGTH | RATES | NOTES | MACHINE | PLACES
 
 
 def config_hash(config: LoopConfig) -> str:
-    """A short name for a configuration."""
+    """The short hash that names a configuration."""
     return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
 
@@ -326,7 +326,7 @@ T = TypeVar("T")
 def read_config(
     cls: type[T], path: Path | None, settings: list[str], preset: dict[str, Any] | None = None
 ) -> T:
-    """The dataclass `cls` from defaults, then a preset, a TOML file, and `key=value` settings."""
+    """Read the dataclass `cls` from defaults, then a preset, a TOML file, and `key=value` settings."""
     data: dict[str, Any] = dict(preset or {})
     if path is not None:
         try:
@@ -348,7 +348,7 @@ def read_config(
 
 
 def _parse_value(text: str) -> Any:
-    """A TOML value; a bare word is a string."""
+    """The value that a TOML text stands for; a bare word is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -359,9 +359,10 @@ def to_toml(config: Any) -> str:
     """A (nested) dataclass as TOML; keys whose value is None are left out."""
 
     def table(data: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-        plain = [(k, v) for k, v in data.items() if not isinstance(v, dict) and v is not None]
         lines = [f"[{'.'.join(path)}]"] if path else []
-        lines += [f"{key} = {json.dumps(value, default=str)}" for key, value in plain]
+        for key, value in data.items():
+            if not isinstance(value, dict) and value is not None:
+                lines.append(f"{key} = {json.dumps(value, default=str)}")
         for key, value in data.items():
             if isinstance(value, dict):
                 lines += ["", *table(value, (*path, key))]

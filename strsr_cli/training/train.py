@@ -1,9 +1,9 @@
-"""`strsr train`: a folder of photos -> lite's weights. Three stages, one loop.
+"""`strsr train`: from a folder of photos to lite's weights, in three stages with one loop.
 
-autoencoder   structural encoder and decoder learn to give a good photo back
+autoencoder   the structural encoder and the decoder learn to give a good photo back
 flow          the DiT learns the velocity along the straight path from good latents to degraded ones:
               a painter in several steps, `strsr upscale --steps N`
-pixel         all organs, end to end in one step, by L1 and a perceptual distance
+pixel         all organs learn end to end in one step, by L1 and a perceptual distance
 
 The loop runs the verbs that `strsr upscale` runs, with gradients on. `strsr distill` goes on from here.
 """
@@ -22,6 +22,7 @@ from strsr_models.errors import UsageError
 from strsr_models.load import load_lite
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
+from ..system.console import Tell
 from .criterion import Distance, image_losses, make_distance, weighted_sum
 from .data.crops import Batch, Crops
 from .data.photos import load_photos
@@ -42,11 +43,10 @@ from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
 from .run.logbook import Logbook
-from .run.progress import Report
 from .settings import TrainConfig, read_config, to_toml
 
 
-def train(data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Report) -> Path:
+def train(data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Tell) -> Path:
     """Run or resume the training in `out`; returns the folder of the exported weights."""
     config = read_config(TrainConfig, config_file, settings)
     accelerator = make_accelerator(config)
@@ -64,10 +64,20 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
     compile_networks(config, pipeline)
     stage, optimizer = accelerator.prepare(stage, make_adamw(parameters, config, config.learning_rate))
     start = weights_folder(Path(config.init)) / WEIGHTS_NAME if config.init else None
-    told = (distance, start, describe(pipeline), report)
     with (
         run.locked(main),
-        Logbook(run, accelerator, config, crops, [stage], average, *told) as logbook,
+        Logbook(
+            run=run,
+            accelerator=accelerator,
+            config=config,
+            crops=crops,
+            models=[stage],
+            average=average,
+            distance=distance,
+            start=start,
+            size=describe(pipeline),
+            report=report,
+        ) as logbook,
     ):
         for batch, numbers in batches_from(logbook.step, logbook.stop, crops, config, accelerator):
             step = logbook.step
@@ -86,7 +96,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
 
 
 def build(config: TrainConfig, device: torch.device) -> tuple[LitePipeline, nn.Module, Distance | None]:
-    """What a run trains, the stage that computes its losses, and the perceptual one among these."""
+    """Build the pipeline that a run trains, the stage that computes its losses, and the perceptual loss among these."""
     pipeline = build_pipeline(config).to(device)
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
     check_crop_size(config, pipeline)
@@ -95,7 +105,7 @@ def build(config: TrainConfig, device: torch.device) -> tuple[LitePipeline, nn.M
 
 
 def build_pipeline(config: TrainConfig) -> LitePipeline:
-    """A pipeline with random weights, or with those of `init`, in float32 on the CPU."""
+    """Build a pipeline with random weights, or with those of `init`, in float32 on the CPU."""
     if not config.init:
         fresh = LitePipeline(config.model).train()
         return fresh.to(memory_format=torch.channels_last)
@@ -106,7 +116,7 @@ def build_pipeline(config: TrainConfig) -> LitePipeline:
 
 
 class PixelStage(nn.Module):
-    """All organs, end to end in one step."""
+    """The stage that trains all organs, end to end in one step."""
 
     def __init__(self, pipeline: LitePipeline, config: TrainConfig, distance: Distance | None) -> None:
         super().__init__()
@@ -115,13 +125,13 @@ class PixelStage(nn.Module):
     def forward(
         self, hq: Tensor, lq_up: Tensor, picture: Tensor, _numbers: Sequence[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses, and the restored crops (b, 3, s, s)."""
+        """Return losses, and the restored crops (b, 3, s, s)."""
         restored = self.pipeline(lq_up, picture)
         return image_losses(restored, hq, self.config, self.distance), restored
 
 
 class AutoencoderStage(nn.Module):
-    """Structural encoder and decoder: latents of a good photo must give the photo back."""
+    """The stage of structural encoder and decoder: latents of a good photo must give the photo back."""
 
     def __init__(self, pipeline: LitePipeline, config: TrainConfig, distance: Distance | None) -> None:
         super().__init__()
@@ -133,13 +143,13 @@ class AutoencoderStage(nn.Module):
     def forward(
         self, hq: Tensor, lq_up: Tensor, _picture: Tensor, _numbers: Sequence[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses, and the crops (b, 3, s, s) as they come back."""
+        """Return losses, and the crops (b, 3, s, s) as they come back."""
         restored = self.pipeline.decode_latents(self.pipeline.encode_latents(hq), lq_up)
         return image_losses(restored, hq, self.config, self.distance), restored
 
 
 class FlowStage(nn.Module):
-    """The DiT with its semantic tokens: velocity along the straight path from good to degraded latents.
+    """The stage of the DiT and its semantic tokens: velocity along the straight path from good to degraded latents.
 
     At sigma in (0, pipeline.sigma] the latents are good + sigma / pipeline.sigma * (degraded - good),
     so that the velocity is (degraded - good) / pipeline.sigma everywhere, and the one step of
@@ -156,15 +166,15 @@ class FlowStage(nn.Module):
     def forward(
         self, hq: Tensor, lq_up: Tensor, picture: Tensor, numbers: Sequence[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses, and the crops (b, 3, s, s) that the velocity of this moment would lead to at once."""
+        """Return losses, and the crops (b, 3, s, s) that the velocity of this moment would lead to at once."""
         pipeline = self.pipeline
         with torch.no_grad():
             good, degraded = pipeline.encode_latents(hq), pipeline.encode_latents(lq_up)  # (b, c, h, w)
         rngs = [generator_for("flow", self.seed, int(number)) for number in numbers]
         share = torch.stack([1 - torch.rand(1, 1, 1, generator=rng) for rng in rngs]).to(good)  # (0, 1]
         noise = torch.stack([torch.randn(good.shape[1:], generator=rng) for rng in rngs]).to(good)
-        way = degraded + self.noise * noise - good
-        latents, velocity = good + share * way, way / pipeline.sigma
+        path = degraded + self.noise * noise - good
+        latents, velocity = good + share * path, path / pipeline.sigma
         sigma = share.flatten() * pipeline.sigma  # (b,)
         pred = pipeline.velocity(latents, sigma, pipeline.encode_condition(picture))
         with torch.no_grad():
@@ -185,7 +195,7 @@ def preview(data: list[Path], config_file: Path | None, settings: list[str], she
     draw_preview(sheet, data, read_config(TrainConfig, config_file, settings))
 
 
-def dry_run(data: list[Path], config_file: Path | None, settings: list[str], report: Report) -> None:
+def dry_run(data: list[Path], config_file: Path | None, settings: list[str], report: Tell) -> None:
     """Tell what `train` would run and what memory it would take; nothing is written."""
     config = read_config(TrainConfig, config_file, settings)
     accelerator = make_accelerator(config)

@@ -37,9 +37,9 @@ PICTURE_SIZE = 128  # px: the low-quality picture, as the semantic encoder sees 
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Before degradation: hq (b, 3, s, s) and picture (b, 3, 128, 128), uint8, and the samples' numbers.
+    """A batch before degradation: hq (b, 3, s, s) and picture (b, 3, 128, 128), uint8, and the samples' numbers.
 
-    lost: messages of photos that others stand in for. drawn: rows that are drawn, not cut from photos.
+    lost: messages about photos that others stand in for. drawn: rows that are drawn, not cut from photos.
     """
 
     hq: Tensor
@@ -51,7 +51,7 @@ class RawBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """hq and lq_up (b, 3, s, s), picture (b, 3, 128, 128), all float in [0, 1].
+    """A batch to train on: hq and lq_up (b, 3, s, s), picture (b, 3, 128, 128), all float in [0, 1].
 
     teacher (b, 3, s, s): what the teachers make of the degraded crops, where there are any. kinds: of the samples'
     degradations. dropped: rows whose teacher's output was not finite; another row's sample stands there.
@@ -66,10 +66,10 @@ class Batch:
 
 
 class Crops(Dataset[RawBatch]):
-    """Item number i is sample i of the run: the same photo and crop whenever it is asked for."""
+    """The samples of a run before degradation: item i is the same photo and crop whenever it is asked for."""
 
     def __init__(self, photos: Photos, crop_size: int, seed: int, graphics_share: float = 0.0) -> None:
-        """graphics_share: of the samples that are drawn, see graphics.py."""
+        """graphics_share: the share of samples that are drawn, see graphics.py."""
         self.photos, self.crop_size, self.seed = photos, crop_size, seed
         self.graphics_share = graphics_share
 
@@ -92,7 +92,7 @@ def draw_crop(photo: np.ndarray, crop_size: int, rng: torch.Generator) -> tuple[
     """
     height, width = photo.shape[:2]
     side = min(height, width)
-    # A little shrinking sharpens the target.
+    # Shrinking the source a little sharpens the target.
     source = min(round(crop_size * uniform(rng, 1.0, 1.5)), side)
     top, left = (int(uniform(rng, 0, size - source + 1)) for size in (height, width))
     square_top = min(max(0, top - (side - source) // 2), height - side)
@@ -100,35 +100,41 @@ def draw_crop(photo: np.ndarray, crop_size: int, rng: torch.Generator) -> tuple[
     square = photo[square_top : square_top + side, square_left : square_left + side]
     turn = draw_turn(rng)
     crop = fit(photo[top : top + source, left : left + source], crop_size, "bicubic")
-    # Bilinear, as the semantic encoder reduces whole pictures.
+    # The square is reduced by bilinear, as the semantic encoder reduces whole pictures.
     return turn(crop), turn(fit(square, PICTURE_SIZE, "bilinear"))
 
 
 def fit(pixels: np.ndarray, side: int, mode: str) -> Tensor:
-    """A square of pixels (h, h, 3) uint8 -> (1, 3, side, side) uint8, with antialias."""
+    """A square of pixels (h, h, 3) uint8 resized with antialias to (1, 3, side, side) uint8."""
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return F.interpolate(image, (side, side), mode=mode, align_corners=False, antialias=True)
 
 
 def draw_turn(rng: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """One of the eight flips and quarter turns of square images."""
+    """Draw one of the eight flips and quarter turns of square images, as a function."""
     dims = [dim for dim in (-1, -2) if happens(rng, 0.5)]
     swap = happens(rng, 0.5)
-    return lambda image: (image.flip(dims).mT if swap else image.flip(dims)).contiguous()
+
+    def turn(image: Tensor) -> Tensor:
+        flipped = image.flip(dims)
+        return (flipped.mT if swap else flipped).contiguous()
+
+    return turn
 
 
 def join(samples: list[RawBatch]) -> RawBatch:
-    """One batch of several."""
+    """Join several batches to one."""
     return RawBatch(
-        torch.cat([sample.hq for sample in samples]),
-        torch.cat([sample.picture for sample in samples]),
-        [number for sample in samples for number in sample.numbers],
-        tuple(message for sample in samples for message in sample.lost),
-        tuple(row for row, sample in enumerate(samples) if sample.drawn),
+        hq=torch.cat([sample.hq for sample in samples]),
+        picture=torch.cat([sample.picture for sample in samples]),
+        numbers=[number for sample in samples for number in sample.numbers],
+        lost=tuple(message for sample in samples for message in sample.lost),
+        drawn=tuple(row for row, sample in enumerate(samples) if sample.drawn),
     )
 
 
-# What teachers make of degraded crops (b, 3, h, w) of a kind at a size (H, W); None where the kind has none.
+# Teachers as a function: their output for degraded crops (b, 3, h, w) of a kind, at a size (H, W); None where the kind
+# has no teacher.
 Teach = Callable[[Tensor, str, tuple[int, int]], Tensor | None]
 
 
@@ -170,6 +176,8 @@ def batches(
     batch, in order. Raises UsageError at once when it cannot be divided.
     """
     sampler = FromStep(start, stop, batch_size, rank, world)
+    # Forked workers share the decoded photos, whatever Python's default has become.
+    context = multiprocessing.get_context("fork") if workers and sys.platform == "linux" else None
     loader = DataLoader(
         crops,
         batch_sampler=sampler,
@@ -177,26 +185,23 @@ def batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_parent,
-        # Forked workers share the decoded photos, whatever Python's default has become.
-        multiprocessing_context=multiprocessing.get_context("fork")
-        if workers and sys.platform == "linux"
-        else None,
+        multiprocessing_context=context,
     )
 
     def prepared() -> Iterator[Batch]:
-        told: set[str] = set()
+        logged: set[str] = set()
         for step, raw in enumerate(loader, start):
             for message in raw.lost:
-                if message not in told:
+                if message not in logged:
                     log.warning("%s; another photo stands in for it", message)
-                    told.add(message)
+                    logged.add(message)
             yield prepare(raw, step, config, crops.seed, device, teachers)
 
     return prepared()
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    """A signal to the whole process group must not kill the workers under the last step."""
+    """Ignore signals in a worker: one sent to the whole process group must not end it before the last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -207,12 +212,12 @@ def sample_recipe(number: int, config: DegradeConfig, seed: int) -> Recipe:
 
 
 def sample_noise(number: int, seed: int, device: torch.device) -> torch.Generator:
-    """Where the noise of a sample comes from, first for its crop, then for its picture."""
+    """The generator that makes the noise of a sample, first for its crop, then for its picture."""
     return generator_for("noise", seed, number, device=device)
 
 
 def step_sizes(step: int, kind: str, config: DegradeConfig, seed: int) -> Sizes:
-    """What the samples of a kind share in a step of a run."""
+    """The sizes that the samples of a kind share in a step of a run."""
     return draw_sizes(generator_for("sizes", seed, step, kind), config, kind)
 
 
@@ -224,28 +229,35 @@ def prepare(
     device: torch.device,
     teachers: Teach | None = None,
 ) -> Batch:
-    """Degrade the samples of a step, or some of them, on the device; the picture by the crop's recipe at scale 1.
+    """Degrade the samples of a step, or some of them, on the device; the picture goes by its crop's recipe at scale 1.
 
     Sizes come from (seed, step), all else from (seed, sample number): a sample does not depend on
     those beside it, to the bit on a CPU; on a GPU as far as its FFT is the same for every batch size.
     Raises StrsrError when no output of the teachers is finite.
     """
     # The arithmetic of JPEG needs float64, which Apple's GPUs lack.
-    place = device if device.type == "cuda" else torch.device("cpu")
+    degrading_device = device if device.type == "cuda" else torch.device("cpu")
     recipes = [sample_recipe(number, config, seed) for number in raw.numbers]
     with torch.inference_mode():
-        images = _degrade_batch(raw, recipes, step, config, seed, place, teachers)
+        images = _degrade_batch(raw, recipes, step, config, seed, degrading_device, teachers)
         dropped = _replace_dropped(images) if teachers is not None else ()
     # Autograd refuses tensors made in inference mode, but not their clones.
     hq, lq_up, picture, teacher = (None if image is None else image.clone().to(device) for image in images)
     assert hq is not None
     assert lq_up is not None
     assert picture is not None
-    return Batch(hq, lq_up, picture, teacher, tuple(recipe.kind for recipe in recipes), dropped)
+    return Batch(
+        hq,
+        lq_up,
+        picture,
+        teacher=teacher,
+        kinds=tuple(recipe.kind for recipe in recipes),
+        dropped=dropped,
+    )
 
 
 def _replace_dropped(images: tuple[Tensor | None, ...]) -> tuple[int, ...]:
-    """Rows whose teacher's output is not finite, after the first good sample has taken their place."""
+    """Put the first good sample in the place of rows whose teacher's output is not finite; returns these rows."""
     teacher = images[-1]
     assert teacher is not None
     finite = teacher.isfinite().flatten(1).all(1).cpu()
@@ -269,30 +281,33 @@ def _degrade_batch(
     device: torch.device,
     teachers: Teach | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """hq, lq_up, picture and teacher of `prepare`."""
+    """Return hq, lq_up, picture and teacher, as `prepare` says."""
     hq, picture = (pixels.to(device).float() / 255 for pixels in (raw.hq, raw.picture))
     lq_up = torch.empty_like(hq)
     rngs = [sample_noise(number, seed, device) for number in raw.numbers]
-    # One image at a time stays in a CPU's cache: twice as fast as all together, and exact.
+    # One image at a time stays in a CPU's cache, which is twice as fast as all together, and exact.
     most = len(raw.numbers) if device.type == "cuda" else 1
     size = (hq.shape[-2], hq.shape[-1])
     if config.sharpen:
-        hq = torch.cat([sharpen(some, config.sharpen) for some in torch.split(hq, most)])
-    # Where a kind has no teacher.
+        hq = torch.cat([sharpen(part, config.sharpen) for part in torch.split(hq, most)])
+    # Where a kind has no teacher, the photo stands for its output.
     teacher = None if teachers is None else hq.clone()
     for kind in KINDS:
         sizes = step_sizes(step, kind, config, seed)
         rows = [row for row, recipe in enumerate(recipes) if recipe.kind == kind]
         lqs = []
-        for part in (rows[first : first + most] for first in range(0, len(rows), most)):
-            follow = ([recipes[row] for row in part], sizes, [rngs[row] for row in part])
-            lqs.append(degrade(hq[part], *follow))
-            lq_up[part] = enlarge(lqs[-1], *size)
-            picture[part] = degrade(picture[part], *follow, scale=1.0)
-        # Of what is drawn, no teacher knows more than the drawing.
-        pupils = [(row, place) for place, row in enumerate(rows) if row not in raw.drawn]
-        if pupils and teachers is not None and teacher is not None:
-            taught = teachers(torch.cat(lqs)[[place for _, place in pupils]], kind, size)
-            if taught is not None:
-                teacher[[row for row, _ in pupils]] = taught.to(device)
+        for first in range(0, len(rows), most):
+            part = rows[first : first + most]
+            part_recipes = [recipes[row] for row in part]
+            part_rngs = [rngs[row] for row in part]
+            lq = degrade(hq[part], part_recipes, sizes, part_rngs)
+            lqs.append(lq)
+            lq_up[part] = enlarge(lq, *size)
+            picture[part] = degrade(picture[part], part_recipes, sizes, part_rngs, scale=1.0)
+        # No teacher knows more of a drawn picture than the drawing itself.
+        places = [place for place, row in enumerate(rows) if row not in raw.drawn]
+        if places and teachers is not None and teacher is not None:
+            outputs = teachers(torch.cat(lqs)[places], kind, size)
+            if outputs is not None:
+                teacher[[rows[place] for place in places]] = outputs.to(device)
     return hq, lq_up, picture, teacher

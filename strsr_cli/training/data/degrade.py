@@ -9,12 +9,11 @@ here knows a global random state.
 Where this differs from the published code on purpose: resizing is antialiased, JPEG is libjpeg's
 arithmetic instead of a differentiable stand-in, and photon noise is that of 255 photons at white,
 where the published one counts the grey levels in use. Blur is drawn for a reduction by 4, as published; for smaller
-ones its kernels are narrowed, so that a low-quality pixel is always blurred alike (`narrowed`).
+ones its kernels are narrowed, so that a low-quality pixel is always blurred alike (`kernels.narrowed`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .jpeg import jpeg
+from .kernels import blur, draw_kernel, draw_side, narrowed, sinc_kernel
 from .seeds import happens, uniform
 
 KINDS = ("clean", "mild", "lens", "medium", "severe")
 MODES = ("area", "bilinear", "bicubic")
-KERNEL = 21  # px, side of the blur kernels as tensors; what is drawn inside has an odd side from 7 to 21
 PUBLISHED_SCALE = 4.0  # the reduction that widths of blur are drawn for
 GAUSSIAN_PROB = 0.5  # of noise; the rest is photon noise
 GRAY_PROB = 0.4  # of noise: the same in the three channels
@@ -36,7 +35,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class PassConfig:
-    """Ranges of one pass: blur, resize, noise, JPEG."""
+    """The ranges that the numbers of one pass are drawn from: blur, resize, noise, JPEG."""
 
     blur_prob: float
     blur_sigma: tuple[float, float]  # px
@@ -68,7 +67,7 @@ def check_shares(config: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class DegradeConfig:
-    """How often a picture is only reduced, degraded in one pass of some kind, or sent through the full pipeline."""
+    """The shares of the kinds of degradation, from a mere reduction to the full pipeline, and the ranges of each."""
 
     clean_share: float = 0.34
     mild_share: float = 0.33
@@ -78,31 +77,66 @@ class DegradeConfig:
     scale_four_share: float = 0.75  # of the steps; the rest are uniform in `scale`
     first: PassConfig = field(
         default_factory=lambda: PassConfig(
-            1.0, (0.2, 3.0), 0.1, (0.2, 0.7, 0.1), (0.15, 1.5), (1.0, 30.0), (0.05, 3.0), (30.0, 95.0)
+            blur_prob=1.0,
+            blur_sigma=(0.2, 3.0),
+            sinc_prob=0.1,
+            resize_prob=(0.2, 0.7, 0.1),
+            resize_range=(0.15, 1.5),
+            noise_sigma=(1.0, 30.0),
+            poisson_scale=(0.05, 3.0),
+            jpeg_quality=(30.0, 95.0),
         )
     )
     second: PassConfig = field(
         default_factory=lambda: PassConfig(
-            0.8, (0.2, 1.5), 0.1, (0.3, 0.4, 0.3), (0.3, 1.2), (1.0, 25.0), (0.05, 2.5), (30.0, 95.0)
+            blur_prob=0.8,
+            blur_sigma=(0.2, 1.5),
+            sinc_prob=0.1,
+            resize_prob=(0.3, 0.4, 0.3),
+            resize_range=(0.3, 1.2),
+            noise_sigma=(1.0, 25.0),
+            poisson_scale=(0.05, 2.5),
+            jpeg_quality=(30.0, 95.0),
         )
     )
     final_sinc_prob: float = 0.8
     # A photo that was scaled once and saved once, well.
     mild: PassConfig = field(
         default_factory=lambda: PassConfig(
-            0.7, (0.2, 1.2), 0.0, (0.0, 0.0, 1.0), (1.0, 1.0), (0.0, 8.0), (0.02, 0.4), (60.0, 98.0)
+            blur_prob=0.7,
+            blur_sigma=(0.2, 1.2),
+            sinc_prob=0.0,
+            resize_prob=(0.0, 0.0, 1.0),
+            resize_range=(1.0, 1.0),
+            noise_sigma=(0.0, 8.0),
+            poisson_scale=(0.02, 0.4),
+            jpeg_quality=(60.0, 98.0),
         )
     )
     # What a camera's lens does to a photo that was saved well: blur of any width, and little else.
     lens: PassConfig = field(
         default_factory=lambda: PassConfig(
-            1.0, (0.5, 4.0), 0.0, (0.0, 0.0, 1.0), (1.0, 1.0), (0.0, 3.0), (0.0, 0.15), (85.0, 100.0)
+            blur_prob=1.0,
+            blur_sigma=(0.5, 4.0),
+            sinc_prob=0.0,
+            resize_prob=(0.0, 0.0, 1.0),
+            resize_range=(1.0, 1.0),
+            noise_sigma=(0.0, 3.0),
+            poisson_scale=(0.0, 0.15),
+            jpeg_quality=(85.0, 100.0),
         )
     )
     # One pass of all that the full pipeline has, each at a medium strength.
     medium: PassConfig = field(
         default_factory=lambda: PassConfig(
-            0.9, (0.3, 3.0), 0.05, (0.1, 0.4, 0.5), (0.5, 1.3), (0.0, 15.0), (0.02, 1.2), (35.0, 95.0)
+            blur_prob=0.9,
+            blur_sigma=(0.3, 3.0),
+            sinc_prob=0.05,
+            resize_prob=(0.1, 0.4, 0.5),
+            resize_range=(0.5, 1.3),
+            noise_sigma=(0.0, 15.0),
+            poisson_scale=(0.02, 1.2),
+            jpeg_quality=(35.0, 95.0),
         )
     )
     sharpen: float = 0.0  # weight of an unsharp mask on the target; Real-ESRGAN trains with 0.5
@@ -121,7 +155,7 @@ class DegradeConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What all samples of a kind share in a step."""
+    """The sizes that all samples of a kind share in a step."""
 
     scale: float  # of the crop to the low-quality image
     resizes: tuple[tuple[float, str], ...]  # factor and mode of each pass
@@ -130,7 +164,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of one sample, all numbers drawn."""
+    """One pass of one sample, with all its numbers drawn."""
 
     kernel: Tensor | None  # (21, 21)
     gaussian: bool
@@ -141,7 +175,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that one sample has of its own, but for the noise itself. kind: one of KINDS."""
+    """The degradation of one sample, but for the noise itself. kind: one of KINDS."""
 
     kind: str
     passes: tuple[Pass, ...]
@@ -151,9 +185,8 @@ class Recipe:
 
 def draw_sizes(rng: torch.Generator, config: DegradeConfig, kind: str) -> Sizes:
     """Draw what the samples of a kind share."""
-    four = happens(rng, config.scale_four_share)
-    scale = 4.0 if four else uniform(rng, *config.scale)
-    resizes = tuple((draw_factor(rng, step), draw_mode(rng)) for step in passes_of(kind, config))
+    scale = 4.0 if happens(rng, config.scale_four_share) else uniform(rng, *config.scale)
+    resizes = tuple((draw_factor(rng, ranges), draw_mode(rng)) for ranges in passes_of(kind, config))
     return Sizes(scale, resizes, draw_mode(rng))
 
 
@@ -161,7 +194,9 @@ def passes_of(kind: str, config: DegradeConfig) -> tuple[PassConfig, ...]:
     """The passes that pictures of a kind go through."""
     if kind == "clean":
         return ()
-    return (config.first, config.second) if kind == "severe" else (getattr(config, kind),)
+    if kind == "severe":
+        return (config.first, config.second)
+    return (getattr(config, kind),)
 
 
 def draw_factor(rng: torch.Generator, config: PassConfig) -> float:
@@ -183,7 +218,7 @@ def draw_mode(rng: torch.Generator) -> str:
 def draw_recipe(rng: torch.Generator, config: DegradeConfig) -> Recipe:
     """Draw what a sample has of its own, its kind first."""
     kind = draw_kind(rng, config)
-    passes = tuple(draw_pass(rng, step) for step in passes_of(kind, config))
+    passes = tuple(draw_pass(rng, ranges) for ranges in passes_of(kind, config))
     if kind != "severe":
         return Recipe(kind, passes)
     sinc = sinc_kernel(rng, draw_side(rng)) if happens(rng, config.final_sinc_prob) else None
@@ -202,66 +237,12 @@ def draw_kind(rng: torch.Generator, config: DegradeConfig) -> str:
 
 def draw_pass(rng: torch.Generator, config: PassConfig) -> Pass:
     """Draw the numbers of one pass."""
-    kernel = draw_kernel(rng, config) if happens(rng, config.blur_prob) else None
+    kernel = draw_kernel(rng, config.sinc_prob, config.blur_sigma) if happens(rng, config.blur_prob) else None
     gaussian = happens(rng, GAUSSIAN_PROB)
     span = config.noise_sigma if gaussian else config.poisson_scale
     strength = uniform(rng, *span) / (255 if gaussian else 1)
     gray = happens(rng, GRAY_PROB)
     return Pass(kernel, gaussian, strength, gray, round(uniform(rng, *config.jpeg_quality)))
-
-
-def draw_kernel(rng: torch.Generator, config: PassConfig) -> Tensor:
-    """Draw the blur kernel of a pass."""
-    side = draw_side(rng)
-    if happens(rng, config.sinc_prob):
-        # A low cut-off rings farther than a small kernel reaches.
-        return sinc_kernel(rng, side, math.pi / 3 if side < 13 else math.pi / 5)
-    return blur_kernel(rng, side, config.blur_sigma)
-
-
-def draw_side(rng: torch.Generator) -> int:
-    """Draw an odd side from 7 to 21 px."""
-    return 7 + 2 * int(uniform(rng, 0, 8))
-
-
-def blur_kernel(rng: torch.Generator, side: int, sigma: tuple[float, float]) -> Tensor:
-    """Gaussian, generalised Gaussian or plateau kernel, isotropic or not: (21, 21), sum 1, 0 beyond `side`."""
-    kind = uniform(rng, 0.0, 1.0)
-    # Published shares: iso .45, aniso .25, generalised .12/.03, plateau .12/.03.
-    isotropic = kind < 0.45 or 0.70 <= kind < 0.82 or 0.85 <= kind < 0.97
-    first = uniform(rng, *sigma)
-    second = first if isotropic else uniform(rng, *sigma)
-    angle = 0.0 if isotropic else uniform(rng, -math.pi, math.pi)
-    axis = torch.arange(side, dtype=torch.float32) - side // 2
-    y, x = axis[:, None], axis
-    u = (x * math.cos(angle) + y * math.sin(angle)) / first
-    v = (y * math.cos(angle) - x * math.sin(angle)) / second
-    distance = u * u + v * v
-    if kind < 0.70:
-        return framed(torch.exp(-distance / 2))
-    if kind < 0.85:
-        return framed(torch.exp(-(distance ** draw_shape(rng, 0.5, 4.0)) / 2))
-    return framed(1 / (1 + distance ** draw_shape(rng, 1.0, 2.0)))
-
-
-def draw_shape(rng: torch.Generator, low: float, high: float) -> float:
-    """An exponent below 1 as often as above it; `low` may be 1."""
-    return uniform(rng, low, 1.0) if happens(rng, 0.5) else uniform(rng, 1.0, high)
-
-
-def sinc_kernel(rng: torch.Generator, side: int, lowest: float = math.pi / 3) -> Tensor:
-    """Circular low-pass with a cut-off in [lowest, pi): the source of ringing. (21, 21), sum 1, 0 beyond `side`."""
-    cutoff = uniform(rng, lowest, math.pi)
-    axis = torch.arange(side, dtype=torch.float64) - side // 2
-    radius = torch.sqrt(axis[:, None] ** 2 + axis**2)
-    kernel = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
-    kernel[side // 2, side // 2] = cutoff**2 / (4 * math.pi)
-    return framed(kernel).float()
-
-
-def framed(kernel: Tensor) -> Tensor:
-    """Sum 1, and zeros around it up to (21, 21)."""
-    return F.pad(kernel / kernel.sum(), ((KERNEL - len(kernel)) // 2,) * 4)
 
 
 def degrade(
@@ -271,46 +252,31 @@ def degrade(
     rngs: Sequence[torch.Generator],
     scale: float | None = None,
 ) -> Tensor:
-    """Follow recipes of one kind: (b, 3, H, W) -> (b, 3, round(H / scale), round(W / scale)), 8-bit steps.
+    """Follow recipes of one kind: (b, 3, H, W) -> (b, 3, round(H / scale), round(W / scale)), in 8-bit steps.
 
     recipes, rngs: one for each image; the generators make the noise and live on the images' device.
-    scale: in place of that of `sizes`.
+    scale: used in place of that of `sizes`.
     """
     scale = sizes.scale if scale is None else scale
     target = scaled(images.shape[-2:], 1 / scale)
     if not sizes.resizes:
         return quantise(resize(images, target, "bicubic"))
     x, last = images, len(sizes.resizes) - 1
-    wide = sizes.scale / PUBLISHED_SCALE
+    width = sizes.scale / PUBLISHED_SCALE
     for number, (factor, mode) in enumerate(sizes.resizes):
-        steps = [recipe.passes[number] for recipe in recipes]
-        x = blur_some(x, [narrowed(step.kernel, wide) for step in steps])
+        passes = [recipe.passes[number] for recipe in recipes]
+        x = blur_some(x, [narrowed(sample.kernel, width) for sample in passes])
         # The last pass goes to the neighbourhood of the target, the first to that of its input.
         x = resize(x, scaled(target if number == last else x.shape[-2:], factor), mode)
-        x = add_noise(x, steps, rngs)
+        x = add_noise(x, passes, rngs)
         if number < last:
-            x = jpeg(x, [step.quality for step in steps])
+            x = jpeg(x, [sample.quality for sample in passes])
     x = jpeg_some(x, [None if recipe.jpeg_last else recipe.passes[-1].quality for recipe in recipes])
     x = resize(x, target, sizes.final_mode)
-    # At the target's own size.
+    # The sinc filter of the last device works at the target's own size.
     x = blur_some(x, [recipe.sinc for recipe in recipes])
     x = jpeg_some(x, [recipe.passes[-1].quality if recipe.jpeg_last else None for recipe in recipes])
     return quantise(x)
-
-
-def narrowed(kernel: Tensor | None, factor: float) -> Tensor | None:
-    """A kernel (21, 21) made narrower by a factor below 1, its sum 1; as it is for others.
-
-    What is sharp at a quarter of the size after a blur of 4 px has lost all of its detail at full size: as an input that
-    is only cleaned, not enlarged, it would teach a network to take what is smooth for blurred.
-    """
-    if kernel is None or factor >= 1:
-        return kernel
-    side = max(1, 2 * round((KERNEL * factor - 1) / 2) + 1)
-    small = F.interpolate(
-        kernel[None, None], (side, side), mode="bilinear", antialias=True, align_corners=False
-    )
-    return framed(small[0, 0])
 
 
 def scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
@@ -325,7 +291,7 @@ def quantise(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """To (h, w) px by area, bilinear or bicubic, with antialias; clamped to [0, 1]."""
+    """Resize images to (h, w) px by area, bilinear or bicubic, with antialias; clamped to [0, 1]."""
     if tuple(images.shape[-2:]) == size:
         return images
     if mode == "area":
@@ -335,72 +301,44 @@ def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 def blur_some(images: Tensor, kernels: Sequence[Tensor | None]) -> Tensor:
     """Filter each image with its kernel (21, 21), or leave it as it is."""
-    found = {row: kernel for row, kernel in enumerate(kernels) if kernel is not None}
-    return on_rows(images, list(found), lambda x: blur(x, torch.stack(list(found.values())).to(x.device)))
+    present = {row: kernel for row, kernel in enumerate(kernels) if kernel is not None}
+    return on_rows(images, list(present), lambda x: blur(x, torch.stack(list(present.values())).to(x.device)))
 
 
 def jpeg_some(images: Tensor, qualities: Sequence[int | None]) -> Tensor:
-    """JPEG each image at its quality, or leave it as it is."""
-    found = {row: quality for row, quality in enumerate(qualities) if quality is not None}
-    return on_rows(images, list(found), lambda x: jpeg(x, list(found.values())))
+    """Compress each image as JPEG at its quality, or leave it as it is."""
+    present = {row: quality for row, quality in enumerate(qualities) if quality is not None}
+    return on_rows(images, list(present), lambda x: jpeg(x, list(present.values())))
 
 
 def on_rows(images: Tensor, rows: list[int], function: Callable[[Tensor], Tensor]) -> Tensor:
     """The images, those at `rows` replaced by what the function makes of them."""
-    if len(rows) in (0, len(images)):
-        return function(images) if rows else images
+    if not rows:
+        return images
+    if len(rows) == len(images):
+        return function(images)
     result = images.clone()
     result[rows] = function(images[rows])
     return result
 
 
-def blur(images: Tensor, kernels: Tensor) -> Tensor:
-    """Filter (b, 3, h, w) with kernels (b, k, k), k odd, borders reflected; clamped to [0, 1].
-
-    Kernels equal themselves turned by 180 degrees, so that convolution is correlation.
-    """
-    h, w = images.shape[-2:]
-    margin = kernels.shape[-1] // 2
-    # Reflection can reach no farther than the picture.
-    mode = "reflect" if min(h, w) > margin else "replicate"
-    padded = F.pad(images, (margin,) * 4, mode=mode)
-    # The transform's wrap-around only touches the first 2 * margin rows and columns, which are cut off.
-    size = (fast_length(h + 2 * margin), fast_length(w + 2 * margin))
-    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernels, s=size)[:, None]
-    filtered: Tensor = torch.fft.irfft2(spectrum, s=size)
-    return filtered[..., 2 * margin : 2 * margin + h, 2 * margin : 2 * margin + w].clamp(0, 1)
-
-
-def fast_length(length: int) -> int:
-    """The next even length without prime factors above 5, which FFTs are fast at."""
-    candidate = length + length % 2
-    while True:
-        rest = candidate
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return candidate
-        candidate += 2
-
-
-def add_noise(images: Tensor, steps: Sequence[Pass], rngs: Sequence[torch.Generator]) -> Tensor:
-    """Gaussian noise of sigma `strength`, or `strength` times photon noise; clamped to [0, 1]."""
+def add_noise(images: Tensor, passes: Sequence[Pass], rngs: Sequence[torch.Generator]) -> Tensor:
+    """Add Gaussian noise of sigma `strength`, or `strength` times photon noise, to (b, 3, h, w); clamped to [0, 1]."""
     b, _, h, w = images.shape
     unit = torch.empty_like(images)
-    for row, (step, rng) in enumerate(zip(steps, rngs, strict=True)):
-        channels = 1 if step.gray else 3
+    for row, (sample, rng) in enumerate(zip(passes, rngs, strict=True)):
+        channels = 1 if sample.gray else 3
         unit[row] = torch.randn((channels, h, w), generator=rng, device=images.device)
-    photons = [row for row, step in enumerate(steps) if not step.gaussian]
-    gray = torch.tensor([steps[row].gray for row in photons], device=images.device).view(-1, 1, 1, 1)
+    photons = [row for row, sample in enumerate(passes) if not sample.gaussian]
+    gray = torch.tensor([passes[row].gray for row in photons], device=images.device).view(-1, 1, 1, 1)
     if photons:
         unit = on_rows(unit, photons, lambda x: photon_noise(images[photons], x, gray))
-    strength = torch.tensor([step.strength for step in steps], device=images.device).view(b, 1, 1, 1)
-    return (images + strength * unit).clamp(0, 1)
+    strength = torch.tensor([sample.strength for sample in passes], device=images.device)
+    return (images + strength.view(b, 1, 1, 1) * unit).clamp(0, 1)
 
 
 def photon_noise(images: Tensor, unit: Tensor, gray: Tensor) -> Tensor:
-    """Counts of photons less their mean, over 255, when white is 255 photons.
+    """Counts of photons less their mean, divided by 255, when white is 255 photons.
 
     unit: standard normal (b, 3, h, w), bent to the mean, variance and skew of a Poisson distribution
     by the Cornish-Fisher expansion, x = m + sqrt(m) z + (z^2 - 1) / 6: as fast as Gaussian noise and
@@ -415,9 +353,9 @@ def photon_noise(images: Tensor, unit: Tensor, gray: Tensor) -> Tensor:
 
 
 def sharpen(images: Tensor, weight: float) -> Tensor:
-    """Unsharp mask of sigma 8 px on (b, 3, h, w) where it changes more than 10 of 255, softly; in [0, 1].
+    """Sharpen (b, 3, h, w) by an unsharp mask of sigma 8 px where it changes more than 10 of 255, softly; in [0, 1].
 
-    As Real-ESRGAN sharpens its targets.
+    Real-ESRGAN sharpens its targets in this way.
     """
     axis = torch.arange(51, dtype=torch.float32, device=images.device) - 25
     line = torch.exp(-((axis / 8) ** 2) / 2)

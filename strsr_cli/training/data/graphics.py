@@ -33,7 +33,7 @@ def draw_graphic(side: int, rng: torch.Generator) -> Tensor:
 
 
 def _color(random: np.random.Generator) -> np.ndarray:
-    """(3,) in [0, 1]: any, or one of the corners of the cube, or a gray."""
+    """Draw a colour (3,) in [0, 1]: any, or one of the corners of the cube, or a grey."""
     kind = random.random()
     if kind < 0.35:
         return random.integers(0, 2, 3).astype(float)
@@ -43,24 +43,25 @@ def _color(random: np.random.Generator) -> np.ndarray:
 
 
 def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates y (side, 1) and x (1, side) from -1 to 1."""
     line = np.linspace(-1, 1, side)
     return line[:, None], line[None]
 
 
 def _ramp(side: int, random: np.random.Generator) -> np.ndarray:
-    """(side, side, 3): one colour, or two with a straight ramp between."""
+    """Draw a background (side, side, 3): one colour, or two with a straight ramp between."""
     first = _color(random)
     if random.random() < 0.5:
         return np.broadcast_to(first, (side, side, 3)).copy()
     y, x = _grid(side)
     angle = random.uniform(0, 2 * np.pi)
-    place = ((np.cos(angle) * x + np.sin(angle) * y) / 2**0.5 + 1) / 2
-    pixels: np.ndarray = first + place[..., None] * (_color(random) - first)
+    share = ((np.cos(angle) * x + np.sin(angle) * y) / 2**0.5 + 1) / 2
+    pixels: np.ndarray = first + share[..., None] * (_color(random) - first)
     return pixels
 
 
 def _with_blob(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Blended with a colour by a Gaussian whose standard deviation is 3 to 50 % of half the side."""
+    """Pixels blended with a colour by a Gaussian whose standard deviation is 3 to 50 % of half the side."""
     y, x = _grid(len(pixels))
     (top, left), sigma = random.uniform(-0.8, 0.8, 2), random.uniform(0.03, 0.5)
     share = random.uniform(0.2, 1) * np.exp(-((x - left) ** 2 + (y - top) ** 2) / 2 / sigma**2)
@@ -69,6 +70,7 @@ def _with_blob(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _add_shapes(image: Image.Image, random: np.random.Generator) -> None:
+    """Draw rectangles, ellipses, polygons, lines and letters into the image."""
     draw, side = ImageDraw.Draw(image), image.width
     for _ in range(random.integers(2, MOST_SHAPES)):
         color = tuple(int(value) for value in np.rint(_color(random) * 255))

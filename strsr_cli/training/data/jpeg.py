@@ -96,7 +96,7 @@ def to_ycc(rgb: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_rgb(y: Tensor, chroma: Tensor) -> Tensor:
-    """The way back from `to_ycc`: (b, 3, h, w) in 0..255."""
+    """RGB (b, 3, h, w) in 0..255 of luma and chroma: the way back from `to_ycc`."""
     cb, cr = (chroma - 128).chunk(2, dim=1)
     red = (cr * fixed(91881)).add_(0.5).floor_()
     green = (cb * fixed(-22554)).sub_(cr, alpha=fixed(46802)).add_(0.5).floor_()
@@ -105,12 +105,12 @@ def to_rgb(y: Tensor, chroma: Tensor) -> Tensor:
 
 
 def fixed(number: int) -> float:
-    """A number in 1/65536, libjpeg's unit for colour; times a byte it is exact in float32."""
+    """A number of 1/65536, libjpeg's unit for colour; times a byte it is exact in float32."""
     return number / 65536
 
 
 def extend(planes: Tensor, rows_of: int, columns_of: int) -> Tensor:
-    """Repeat the last row and column of (b, c, h, w) until the sides are such multiples."""
+    """Repeat the last row and column of (b, c, h, w) until the sides are multiples of `rows_of` and `columns_of`."""
     h, w = planes.shape[-2:]
     if h % rows_of == 0 and w % columns_of == 0:
         return planes
@@ -118,7 +118,7 @@ def extend(planes: Tensor, rows_of: int, columns_of: int) -> Tensor:
 
 
 def halve(chroma: Tensor) -> Tensor:
-    """Means of 2x2 pixels, halves rounded down and up in turn along a row: (b, c, h, w) -> half the sides."""
+    """Halve the sides of (b, c, h, w) by means of 2x2 pixels, halves rounded down and up in turn along a row."""
     rows = chroma[..., ::2, :] + chroma[..., 1::2, :]
     bias = torch.full((chroma.shape[-1] // 2,), 0.25, device=chroma.device)
     bias[1::2] = 0.5
@@ -126,7 +126,7 @@ def halve(chroma: Tensor) -> Tensor:
 
 
 def double(chroma: Tensor) -> Tensor:
-    """Twice the sides, each pixel 3/4 its source and 1/4 the next nearest, in both directions."""
+    """Double the sides of (b, c, h, w), each pixel 3/4 its source and 1/4 the next nearest, in both directions."""
     b, c, h, w = chroma.shape
     padded = F.pad(chroma, (1, 1, 1, 1), mode="replicate").mul_(1 / 16)
     near, rows = padded[..., 1:-1, :], padded.new_empty(b, c, h, 2, w + 2)
@@ -141,7 +141,7 @@ def double(chroma: Tensor) -> Tensor:
 
 
 def code_blocks(planes: Tensor, table: tuple[tuple[int, ...], ...], qualities: Sequence[int]) -> Tensor:
-    """DCT, quantisation and the way back, of planes (b, c, h, w) in 0..255, h and w in eights."""
+    """Send planes (b, c, h, w) in 0..255 through DCT, quantisation and back; h and w are multiples of 8."""
     b, c, h, w = planes.shape
     # A plane (b, c, h, w) seen as (n, 8, w) has columns of blocks to multiply from the left; seen
     # as (n, 8), rows of blocks to multiply from the right. No pixel has to move.
@@ -149,12 +149,12 @@ def code_blocks(planes: Tensor, table: tuple[tuple[int, ...], ...], qualities: S
     transposed, forward, inverse = matrices(planes.device)
     x = (planes.double() - 128).view(rows) @ transposed
     x = forward @ x.add_(0.5).floor_().view(columns)
-    # 8 times the orthonormal DCT.
+    # The coefficients are 8 times those of the orthonormal DCT.
     x = x.add_(0.5).floor_().view(b, c, h // 8, 8, w)
     step = torch.stack([quantisation(table, quality) for quality in qualities]).to(planes.device)
     step = step.repeat(1, 1, w // 8).view(b, 1, 1, 8, w)
     x /= 8 * step
-    # Rounded to the nearest multiple, halves away from zero.
+    # They are rounded to the nearest multiple, halves away from zero.
     x = x.add_(x.sign(), alpha=0.5).trunc_().mul_(step).view(columns)
     x = (transposed @ x).add_(0.5).floor_().view(rows) @ inverse
     return x.add_(128.5).floor_().clamp_(0, 255).view(b, c, h, w).to(planes.dtype)

@@ -1,9 +1,9 @@
 """Pairs made once: photos, their degraded versions and what the teachers make of them, as bytes on a disk.
 
     FOLDER/pairs.json   what they were made from, and how many are done
-    FOLDER/hq.npy       (n, 3, s, s) uint8: photos. lq_up.npy: degraded and enlarged by bicubic. teacher.npy: what
-                        the teachers make of the degraded ones. picture.npy (n, 3, 128, 128): for the semantic
-                        encoder. kind.npy (n,): index into KINDS, or DROPPED
+    FOLDER/hq.npy       (n, 3, s, s) uint8: photos. lq_up.npy: the same, degraded and enlarged by bicubic.
+                        teacher.npy: what the teachers make of the degraded ones. picture.npy (n, 3, 128, 128):
+                        pictures for the semantic encoder. kind.npy (n,): index into KINDS, or DROPPED
 
 A large teacher takes a hundred times as long as a step of its student. With its outputs on the disk, a
 student draws windows of them in all places and turns (`PairWindows`), and never waits. Teachers see whole pairs,
@@ -13,6 +13,7 @@ larger than the windows: cut to less context they restore worse.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from .seeds import generator_for
 from .teachers import Teachers, teacher_files, teacher_hashes
 
 if TYPE_CHECKING:
-    from ..run.progress import Report
+    from ...system.console import Tell
     from ..settings import DistillConfig
 
 
@@ -45,82 +46,96 @@ GROUP = 32  # pairs that are made together and share scale and sizes
 DROPPED = 255  # in kind.npy: a teacher's output was not finite
 IMAGES = ("hq", "lq_up", "teacher", "picture")
 ON_DEVICE = 0.5  # part of a GPU's free memory that pairs may take
-TOLD_EVERY = 25  # groups
+NOTE_EVERY = 25  # groups
 
 
 def make_pairs(
-    config: DistillConfig, photos: Photos, count: int, device: torch.device, precision: str, report: Report
+    config: DistillConfig,
+    photos: Photos,
+    count: int,
+    device: torch.device,
+    precision: str,
+    report: Tell,
+    group: int = GROUP,
+    note_every: int = NOTE_EVERY,
 ) -> Path:
-    """Make or go on making at least `count` pairs in `config.pairs`; returns the folder.
+    """Make, or go on making, at least `count` pairs in `config.pairs`; returns the folder.
 
     Raises UsageError for a folder of other pairs or other things, WeightsError for teachers that cannot be used,
     StrsrError when the disk is full; pairs that are whole stay and are gone on from.
+
+    group: pairs that are made together and share scale and sizes; it decides their bytes.
+    note_every: groups between two notes in pairs.json.
     """
-    folder, groups = one_folder(config), -(-count // GROUP)
+    folder = pairs_folder(config)
+    groups = -(-count // group)
     made_from = origin(config, photos)
     teachers = Teachers(config.teacher, device, precision)
     with locked(folder):
-        state = begin(folder, made_from, groups * GROUP)
-        done = state["done"] // GROUP
-        size = groups * GROUP * sum(_bytes(name, config.pair_size) for name in (*IMAGES, "kind"))
-        report(f"{folder}: {groups * GROUP} pairs of {config.pair_size} px, {size / 1e9:.1f} GB in all")
+        state = begin(folder, made_from, groups * group)
+        done = state["done"] // group
+        size = groups * group * sum(_bytes(name, config.pair_size) for name in (*IMAGES, "kind"))
+        report(f"{folder}: {groups * group} pairs of {config.pair_size} px, {size / 1e9:.1f} GB in all")
         _check_room(folder, size * (groups - done) // groups)
         crops = Crops(photos, config.pair_size, config.seed, config.graphics_share)
-        made = batches(
+        loader = batches(
             crops,
             config.degrade,
             device,
             start=done,
             stop=groups,
-            batch_size=GROUP,
+            batch_size=group,
             workers=config.workers,
             teachers=teachers,
         )
         advice = "the pairs made so far stay; the same command goes on"
-        with writing(folder, advice), _files(folder, config.pair_size, groups * GROUP, done * GROUP) as files:
+        with writing(folder, advice), _files(folder, config.pair_size, groups * group, done * group) as files:
             _write_state(folder, state)
-            for number, batch in enumerate(made, done + 1):
+            for number, batch in enumerate(loader, done + 1):
                 _append(files, batch)
-                state |= {"done": number * GROUP, "dropped": state["dropped"] + len(batch.dropped)}
-                if number % TOLD_EVERY == 0 or number == groups:
+                state["done"] = number * group
+                state["dropped"] += len(batch.dropped)
+                if number % note_every == 0 or number == groups:
                     for file in files.values():
                         file.flush()
                         os.fsync(file.fileno())
                     _write_state(folder, state)
-                    report(f"{number * GROUP} of {groups * GROUP} pairs, {state['dropped']} dropped")
+                    report(f"{number * group} of {groups * group} pairs, {state['dropped']} dropped")
     if state["dropped"] == state["done"]:
         raise StrsrError(f"{folder}: no output of the teachers was finite")
     return folder
 
 
-def are_made(config: DistillConfig, photos: Photos, count: int) -> bool:
+def are_made(config: DistillConfig, photos: Photos, count: int, group: int = GROUP) -> bool:
     """Whether these very pairs lie in `config.pairs`, whole."""
     try:
-        state = read_state(one_folder(config))
+        state = read_state(pairs_folder(config))
     except UsageError:
         return False
-    made = state["made_from"] == origin(config, photos) and state["done"] == state["count"]
-    return made and bool(state["count"] == -(-count // GROUP) * GROUP)
+    if state["made_from"] != origin(config, photos):
+        return False
+    wanted = -(-count // group) * group
+    return bool(state["done"] == state["count"] == wanted)
 
 
 def origin(config: DistillConfig, photos: Photos) -> dict[str, Any]:
-    """What decides each byte of the pairs."""
+    """The facts that decide each byte of the pairs, as JSON has them."""
     own = {"seed": config.seed, "graphics_share": config.graphics_share}
     return {"data": data_hash(photos), **own, **settings(config)}
 
 
-def one_folder(config: DistillConfig) -> Path:
-    """Where pairs are made. Raises UsageError where the setting names several."""
-    (name,) = as_tuple(config.pairs) if len(as_tuple(config.pairs)) == 1 else ("",)
-    if not name:
+def pairs_folder(config: DistillConfig) -> Path:
+    """The folder that pairs are made in. Raises UsageError where the setting names several."""
+    names = as_tuple(config.pairs)
+    if len(names) != 1 or not names[0]:
         raise UsageError(f"pairs {config.pairs!r}: name one folder to make them in")
-    return Path(name)
+    return Path(names[0])
 
 
 def settings(config: DistillConfig, teachers: bool = True) -> dict[str, Any]:
     """All settings that decide what pairs of any seed are like, as JSON has them.
 
-    teachers: whether the teachers' files are among them, which are read for it.
+    teachers: whether the teachers' files, which are read for their hashes, are among them.
     """
     decisive: dict[str, Any] = {
         "format": FORMAT,
@@ -133,7 +148,7 @@ def settings(config: DistillConfig, teachers: bool = True) -> dict[str, Any]:
 
 
 def begin(folder: Path, made_from: dict[str, Any], count: int) -> dict[str, Any]:
-    """What pairs.json says of pairs to go on with, or that of new ones. Raises UsageError for other pairs."""
+    """The state of pairs to go on with, or that of new ones. Raises UsageError for other pairs."""
     fresh = {"made_from": made_from, "count": count, "done": 0, "dropped": 0}
     if not (folder / "pairs.json").exists():
         if any(path.name != "lock" for path in folder.iterdir()):
@@ -147,7 +162,7 @@ def begin(folder: Path, made_from: dict[str, Any], count: int) -> dict[str, Any]
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """pairs.json. Raises UsageError for a folder without one, or a damaged one."""
+    """Read pairs.json. Raises UsageError for a folder without it, or where it is damaged."""
     try:
         state = json.loads((folder / "pairs.json").read_text())
         missing = {"made_from", "count", "done", "dropped"} - state.keys()
@@ -166,7 +181,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def check_same(folder: Path, made_from: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise UsageError that names what differs between how pairs were made and what is wanted."""
+    """Raise UsageError, naming what differs, for pairs that were made otherwise than is wanted."""
     changed = sorted(key for key, value in wanted.items() if made_from.get(key) != value)
     if changed:
         words = {"data": "other photos", "format": "another version of strsr", "teacher": "other teachers"}
@@ -191,7 +206,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _shape(name: str, side: int) -> tuple[int, ...]:
-    """Of one row of an array."""
+    """The shape of one row of an array."""
     if name == "kind":
         return ()
     side = PICTURE_SIZE if name == "picture" else side
@@ -199,10 +214,12 @@ def _shape(name: str, side: int) -> tuple[int, ...]:
 
 
 def _bytes(name: str, side: int) -> int:
+    """The size of one row of an array in bytes."""
     return int(np.prod(_shape(name, side), dtype=np.int64))
 
 
 def _check_room(folder: Path, size: int) -> None:
+    """Raise StrsrError where the disk has less than `size` bytes free."""
     free = free_space(folder)
     if size > free:
         raise StrsrError(f"{folder}: needs {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB free")
@@ -210,7 +227,10 @@ def _check_room(folder: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def _files(folder: Path, side: int, count: int, done: int) -> Iterator[dict[str, BinaryIO]]:
-    """The arrays' files, open behind row `done`. Written, not mapped: a mapped file kills us on a full disk."""
+    """The arrays' files, open behind row `done`.
+
+    They are written, not mapped: on a full disk, a mapped file would kill the process.
+    """
     with contextlib.ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
         for name in (*IMAGES, "kind"):
@@ -227,15 +247,19 @@ def _files(folder: Path, side: int, count: int, done: int) -> Iterator[dict[str,
 
 
 def _append(files: dict[str, BinaryIO], batch: Batch) -> None:
+    """Write the rows of a batch behind those that are there."""
     assert batch.teacher is not None
     for name in IMAGES:
         pixels = getattr(batch, name).clamp(0, 1).mul(255).round().byte()
         files[name].write(pixels.cpu().numpy().tobytes())
-    kinds = [DROPPED if row in batch.dropped else KINDS.index(kind) for row, kind in enumerate(batch.kinds)]
+    kinds = [KINDS.index(kind) for kind in batch.kinds]
+    for row in batch.dropped:
+        kinds[row] = DROPPED
     files["kind"].write(bytes(kinds))
 
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write pairs.json, whole."""
     with whole_file(folder / "pairs.json") as file:
         file.write((json.dumps(state, indent=2) + "\n").encode())
 
@@ -244,24 +268,25 @@ class PairWindows:
     """Windows of pairs that were made before, as batches to train on."""
 
     def __init__(self, config: DistillConfig, photos: Photos, multiple_of: int, device: torch.device) -> None:
-        """multiple_of: px, of windows' sides. On a GPU the pairs move into its memory where that has room.
+        """multiple_of: px that windows' sides are multiples of. On a GPU the pairs move into its memory where that has room.
 
         Raises UsageError for pairs that are not whole, of other photos, or made with other settings.
         """
-        # Where teachers' files are gone, what they taught is here.
-        there = all(path.exists() for paths in teacher_files(config.teacher).values() for path in paths)
-        wanted = {"data": data_hash(photos), **settings(config, teachers=there)}
+        # Where the teachers' files are gone, what they taught is still here.
+        files = itertools.chain.from_iterable(teacher_files(config.teacher).values())
+        comparable = all(path.exists() for path in files)
+        wanted = {"data": data_hash(photos), **settings(config, teachers=comparable)}
         self.config, self.device, self.multiple_of = config, device, multiple_of
         self._parts = [Part(Path(name), wanted, device) for name in as_tuple(config.pairs)]
-        # Number of the part, and of the row in it.
+        # The upper 32 bits number the part, the lower ones the row in it.
         self.usable = torch.cat([part.usable + 2**32 * number for number, part in enumerate(self._parts)])
 
     def __len__(self) -> int:
-        """How many pairs there are to draw from."""
+        """The number of pairs that there are to draw from."""
         return len(self.usable)
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> tuple[Batch, list[int]]:
-        """One process's part of the batch of a step, and its samples' numbers: a function of seed and step.
+        """Draw one process's part of the batch of a step, and its samples' numbers: a function of seed and step.
 
         The side of the windows is drawn for each step; of larger ones there are fewer, so that steps cost alike.
         """
@@ -272,29 +297,35 @@ class PairWindows:
         parts = world * config.accumulate
         count = max(1, round(config.batch_size * (config.crop_size / side) ** 2 / parts)) * parts
         rows = self.usable[torch.randint(len(self.usable), (count,), generator=rng)]
-        # An enlargement by 4 has a phase at every fourth pixel, and networks see it at the same one always.
+        # An enlargement by 4 has a phase at every fourth pixel, and networks always see it at the same one.
         places = 4 * torch.randint((config.pair_size - side) // 4 + 1, (2, count), generator=rng)
         turns = torch.rand(3, count, generator=rng) < 0.5
         part = slice(rank * count // world, (rank + 1) * count // world)
         numbers = list(range(step * config.batch_size + part.start, step * config.batch_size + part.stop))
-        places, turns = places[:, part].to(self.device), turns[:, part].to(self.device)
-        window, whole = _window(side, places, turns), _window(PICTURE_SIZE, 0 * places, turns)
-        hq, lq_up, teacher = (_cut(self._rows(name, rows[part]), *window) for name in IMAGES[:3])
-        return Batch(hq, lq_up, _cut(self._rows("picture", rows[part]), *whole), teacher), numbers
+        rows, places, turns = rows[part], places[:, part].to(self.device), turns[:, part].to(self.device)
+        window = _window(side, places, turns)
+        hq, lq_up, teacher = (_cut(self._rows(name, rows), *window) for name in ("hq", "lq_up", "teacher"))
+        whole = _window(PICTURE_SIZE, torch.zeros_like(places), turns)
+        picture = _cut(self._rows("picture", rows), *whole)
+        return Batch(hq, lq_up, picture, teacher), numbers
 
     def _rows(self, name: str, rows: Tensor) -> Tensor:
-        """Rows (b,), numbered as in `usable`, of one of IMAGES, on the device."""
+        """The rows of one of IMAGES, numbered (b,) as in `usable`, on the device."""
         if len(self._parts) == 1:
             return self._parts[0].rows(name, rows).to(self.device)
-        each = zip((rows >> 32).tolist(), torch.split(rows & (2**32 - 1), 1), strict=True)
-        return torch.cat([self._parts[part].rows(name, row).to(self.device) for part, row in each])
+        parts, rows_inside = (rows >> 32).tolist(), torch.split(rows & (2**32 - 1), 1)
+        images = [
+            self._parts[part].rows(name, row).to(self.device)
+            for part, row in zip(parts, rows_inside, strict=True)
+        ]
+        return torch.cat(images)
 
 
 class Part:
     """The pairs of one folder."""
 
     def __init__(self, folder: Path, wanted: dict[str, Any], device: torch.device) -> None:
-        """wanted: what they must have been made from. Raises UsageError as `PairWindows`."""
+        """wanted: what the pairs must have been made from. Raises the UsageErrors of `PairWindows`."""
         state = read_state(folder)
         check_same(folder, state["made_from"], wanted)
         if state["done"] < state["count"]:
@@ -310,7 +341,7 @@ class Part:
         self._arrays = arrays
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
-        """Rows (b,) of one of IMAGES, wherever they are."""
+        """The rows of one of IMAGES, numbered (b,), on the device where they lie."""
         return self._arrays[name][rows.to(self._arrays[name].device)]
 
 
@@ -325,13 +356,13 @@ def _window(side: int, places: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels of (b, 3, h, w) uint8 at rows and columns (b, s, s), as (b, 3, s, s) in [0, 1]."""
+    """Pixels of (b, 3, h, w) uint8 at rows and columns (b, s, s), as float (b, 3, s, s) in [0, 1]."""
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return images[batch, :, rows, columns].permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
 def _read(path: Path, count: int) -> Tensor:
-    """An array, mapped: copied into memory page by page as it is read, never written."""
+    """Map an array of `count` rows: it is copied into memory page by page as it is read, and never written."""
     try:
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as error:

@@ -27,7 +27,7 @@ NAMED = 10  # skipped files that are named before the rest are only counted
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """What is known of a photo without decoding it."""
+    """The facts of a photo that are known without decoding it."""
 
     path: Path
     name: str  # below its folder, with `/`
@@ -36,7 +36,7 @@ class PhotoFile:
 
 
 class Photos:
-    """Photos on disk, listed by their headers, some of them decoded already.
+    """Photos on a disk, listed by their headers, some of them decoded already.
 
     files: all that can be trained on, folder by folder, sorted. The decoded ones are made here and
     never change, so that processes forked later share their memory.
@@ -59,11 +59,11 @@ class Photos:
         return len(self.files)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pixels: a process that is not forked reads for itself rather than copy gigabytes."""
+        """Leave the pixels out: a process that is not forked reads for itself rather than copy gigabytes."""
         return {**self.__dict__, "decoded": {}}
 
     def read(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """A photo as uint8 (h, w, 3), and the messages of those that it stands in for.
+        """A photo as uint8 (h, w, 3), and messages about those that it stands in for.
 
         A file that cannot be read any more is replaced by the next that can, the same one whoever
         asks. Raises StrsrError when there is none.
@@ -80,14 +80,16 @@ class Photos:
         raise StrsrError(f"none of the {len(self)} photos can be read any more: {lost[0]}")
 
     def _decode(self, index: int) -> np.ndarray:
+        """The pixels (h, w, 3) uint8 of a photo. Raises ImageError."""
         path = self.files[index].path
-        # A copy that may be written to, as torch wants.
+        # torch wants an array that may be written to: a copy.
         pixels = np.array(read_image(path).rgb8())
         if min(pixels.shape[:2]) < self.smallest:
             raise ImageError(f"{path}: has become smaller than {self.smallest} px")
         return pixels
 
     def _try(self, index: int) -> np.ndarray | None:
+        """The pixels of a photo, or None where it cannot be read."""
         try:
             return self._decode(index)
         except ImageError:
@@ -99,14 +101,15 @@ def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB, 
     """All photos below the folders of at least `smallest` px on the short side.
 
     Those whose header cannot be read and those too small are skipped, and logged if `tell`. cache_gb:
-    decoded here and kept, in order, as far as they fit into so many 10^9 bytes. Raises UsageError when
+    10^9 bytes, as far as which photos are decoded here, in order, and kept. Raises UsageError when
     nothing is left.
     """
     files: list[PhotoFile] = []
     skipped: list[str] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"--data {folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
+            problem = "is not a folder" if folder.exists() else "no such folder"
+            raise UsageError(f"--data {folder}: {problem}")
         for path in find_images(folder):
             try:
                 width, height = stored_size(path)
@@ -118,21 +121,27 @@ def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB, 
                 skipped.append(f"{path}: {width}x{height} px is smaller than {smallest}")
                 continue
             files.append(PhotoFile(path, path.relative_to(folder).as_posix(), width * height, size))
-    for reason in skipped[:NAMED] if tell else ():
-        log.warning("skipped: %s", reason)
-    if len(skipped) > NAMED and tell:
-        log.warning("skipped: %d more, %d in all", len(skipped) - NAMED, len(skipped))
+    if tell:
+        _log_skipped(skipped)
     if not files:
         where = ", ".join(map(str, folders))
         raise UsageError(f"--data {where}: no photo of at least {smallest} px on its short side")
     return Photos(files, smallest, cache_gb)
 
 
+def _log_skipped(reasons: list[str]) -> None:
+    """Log why files were skipped: the first few by name, the rest as a count."""
+    for reason in reasons[:NAMED]:
+        log.warning("skipped: %s", reason)
+    if len(reasons) > NAMED:
+        log.warning("skipped: %d more, %d in all", len(reasons) - NAMED, len(reasons))
+
+
 def stored_size(path: Path) -> tuple[int, int]:
     """(width, height) in px from a file's header, not turned upright; ImageError says why there is none.
 
-    images.read_size asks for the EXIF orientation too, for which Pillow decodes all of a PNG: an
-    hour for a large data set.
+    images.read_size asks for the EXIF orientation too, for which Pillow decodes all of a PNG: that
+    takes an hour for a large data set.
     """
     try:
         with Image.open(path, formats=PILLOW_FORMATS) as image:
@@ -144,6 +153,6 @@ def stored_size(path: Path) -> tuple[int, int]:
 
 
 def data_hash(photos: Photos) -> str:
-    """SHA-256 over the sorted names and sizes in bytes of the photos, in hex: which data, wherever it lies."""
+    """SHA-256 over the sorted names and sizes in bytes of the photos, in hex: it says which data, wherever that lies."""
     lines = sorted(f"{file.name}\t{file.bytes}\n" for file in photos.files)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -18,15 +18,15 @@ def draw_below(limit: int, *key: str | int) -> int:
 
 
 def _digest(key: tuple[str | int, ...]) -> int:
-    """63 bits."""
+    """The hash of a key, as a whole number of 63 bits."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def uniform(rng: torch.Generator, low: float, high: float) -> float:
-    """One number in [low, high)."""
+    """Draw one number in [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=rng))
 
 
 def happens(rng: torch.Generator, probability: float) -> bool:
-    """True with the given probability."""
+    """Draw True with the given probability, else False."""
     return float(torch.rand((), generator=rng)) < probability

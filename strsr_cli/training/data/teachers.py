@@ -8,6 +8,7 @@ forty architectures by their tensors' names.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from strsr_models.checkpoints.files import read_tensors
 from strsr_models.compute.devices import autocast
-from strsr_models.errors import UsageError, WeightsError
+from strsr_models.errors import UsageError, WeightsError, first_line
 
 from ...system.atomic import sha256_of
 from .degrade import KINDS
@@ -28,9 +29,9 @@ SCALE = 4  # of every teacher
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Files of the teachers for each kind of degradation; of several, the mean of their outputs is learnt.
+    """Files of the teachers for each kind of degradation; where there are several, the mean of their outputs is learnt.
 
-    A kind without a teacher learns from the photo, but for lens and medium, which take those of severe.
+    A kind without a teacher learns from the photo, except lens and medium, which take the teachers of severe.
     """
 
     clean: tuple[str, ...] = ()
@@ -54,24 +55,25 @@ def teacher_hashes(teacher: str | TeacherConfig) -> dict[str, list[str]]:
     """SHA-256 of the files for each kind, in hex. Raises WeightsError for one that cannot be read."""
     files = teacher_files(teacher)
     try:
-        hashes = {path: sha256_of(path) for path in {path for paths in files.values() for path in paths}}
+        paths = set(itertools.chain.from_iterable(files.values()))
+        hashes = {path: sha256_of(path) for path in paths}
     except OSError as error:
         raise WeightsError(f"teacher {error.filename}: cannot be read: {error.strerror}") from error
-    return {kind: [hashes[path] for path in paths] for kind, paths in files.items()}
+    return {kind: [hashes[path] for path in files[kind]] for kind in files}
 
 
 class Teachers:
     """All teachers of a run, on its device."""
 
     def __init__(self, teacher: str | TeacherConfig, device: torch.device, precision: str) -> None:
-        """precision: fp32, bf16 or fp16, that they compute in. Raises as `load_teacher`."""
+        """precision: fp32, bf16 or fp16, which they compute in. Raises the errors of `load_teacher`."""
         self.device, self.precision = device, precision
         self._files = teacher_files(teacher)
-        paths = {path for files in self._files.values() for path in files}
+        paths = set(itertools.chain.from_iterable(self._files.values()))
         self._models = {path: load_teacher(path, device) for path in sorted(paths)}
 
     def __call__(self, lq: Tensor, kind: str, size: tuple[int, int]) -> Tensor | None:
-        """What the teachers of a kind make of (b, 3, h, w) in [0, 1], brought to `size` = (H, W) px; None without one.
+        """The mean output of a kind's teachers for (b, 3, h, w) in [0, 1], brought to `size` = (H, W) px; None without one.
 
         They enlarge four times, whatever the size, and the result is reduced to what is asked for. It may hold NaN.
         """
@@ -83,19 +85,20 @@ class Teachers:
             return torch.stack(outputs).mean(0)
 
     def _restore(self, path: Path, lq: Tensor, size: tuple[int, int]) -> Tensor:
+        """The output of one teacher, brought to `size`. Raises WeightsError when it cannot compute it."""
         with autocast(self.device, self.precision):
             try:
                 restored: Tensor = self._models[path](
                     lq.to(self.device, memory_format=torch.channels_last)
                 ).float()
             except (RuntimeError, ValueError, AssertionError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = first_line(error)
                 raise WeightsError(
                     f"teacher {path}: cannot restore {lq.shape[-2]}x{lq.shape[-1]} px: {reason}"
                 ) from error
         if restored.shape[-2:] != size:
             restored = F.interpolate(restored, size, mode="bicubic", align_corners=False, antialias=True)
-        # NaN stays NaN.
+        # Clamping leaves NaN as it is.
         return restored.clamp(0, 1)
 
 
@@ -111,7 +114,7 @@ def load_teacher(path: Path, device: torch.device) -> Any:
         raise UsageError("a teacher needs the package spandrel: pip install 'strsr[train]'") from error
     if not path.is_file():
         raise WeightsError(f"teacher {path}: no such file")
-    # Pickles are opened with weights_only.
+    # Pickled files are opened with weights_only.
     tensors = read_tensors(path)
     try:
         model = spandrel.ModelLoader(device).load_from_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""What keeps a run safe: averages, steps that are not finite, and checkpoints.
+"""The safety of a run: averages, guards against steps that are not finite, and checkpoints.
 
 The files of a checkpoint are Hugging Face accelerate's; beside them lie the average and the counts of
 skipped steps.
@@ -37,43 +37,42 @@ class Average:
     def __init__(self, pipeline: OneStepPipeline, decay: float) -> None:
         self.decay = decay
         self.pipeline = copy.deepcopy(pipeline).requires_grad_(False).eval() if decay else pipeline
-        ours, theirs = dict(self.pipeline.named_parameters()), dict(pipeline.named_parameters())
-        self._pairs = (
-            [(name, ours[name], theirs[name]) for name in pipeline.trainable_state()] if decay else []
-        )
+        averages, trained = dict(self.pipeline.named_parameters()), dict(pipeline.named_parameters())
+        names = pipeline.trainable_state() if decay else ()
+        self._pairs = [(name, averages[name], trained[name]) for name in names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """average = decay * average + (1 - decay) * trained; faster at first, when little is known."""
+        """Set average = decay * average + (1 - decay) * trained, with a smaller decay in the first steps."""
         if self._pairs:
             decay = min(self.decay, step / (step + 10))
-            _, ours, theirs = zip(*self._pairs, strict=True)
-            torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
+            _, averages, trained = zip(*self._pairs, strict=True)
+            torch._foreach_lerp_(list(averages), list(trained), 1 - decay)
 
     def save(self, path: Path) -> None:
         """Write the averages to a safetensors file."""
         from safetensors.torch import save_file
 
-        save_file({name: ours.contiguous() for name, ours, _ in self._pairs}, path)
+        save_file({name: average.contiguous() for name, average, _ in self._pairs}, path)
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Fill the averages from a file of `save`; an error when names or shapes are not the same."""
+        """Fill the averages from a file of `save`. Raises an error when names or shapes are not the same."""
         from safetensors.torch import load_file
 
         saved = load_file(path)
         if saved.keys() != {name for name, _, _ in self._pairs}:
             raise StrsrError(f"{path.name} holds other parameters than this configuration trains")
-        for name, ours, _ in self._pairs:
-            ours.copy_(saved[name])
+        for name, average, _ in self._pairs:
+            average.copy_(saved[name])
 
 
 class Guard:
-    """Skips optimiser steps whose gradients are not finite, and stops a run that has only such steps."""
+    """A guard that skips optimiser steps whose gradients are not finite, and stops a run that has only such steps."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        # In all, over stops and resumes.
+        # The count goes on over stops and resumes.
         self.skipped = 0
         self.in_a_row = 0
 
@@ -85,7 +84,7 @@ class Guard:
     def step(
         self, accelerator: Accelerator, optimizer: Any, parameters: list[nn.Parameter], clip: float, step: int
     ) -> bool:
-        """Clip and step, unless the gradient is not finite; whether it stepped. All processes agree.
+        """Clip and step, unless the gradient is not finite; returns whether it stepped. All processes agree.
 
         In fp16 the loss is scaled, and a gradient that overflows is how the scale is found: such steps
         are counted as skipped, but stop a run only once the scale has fallen below 1.
@@ -93,7 +92,7 @@ class Guard:
         norm = accelerator.clip_grad_norm_(parameters, clip)
         finite = bool(torch.isfinite(torch.as_tensor(norm)))
         scaler = accelerator.scaler
-        # A scaler skips by itself, and lowers its scale.
+        # A scaler skips such a step by itself, and lowers its scale.
         if finite or scaler is not None:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -120,7 +119,7 @@ def save_checkpoint(
     guards: Sequence[Guard],
     minutes: float = 0.0,
 ) -> None:
-    """What accelerate prepared, without its frozen parts, average and counts: a new checkpoint, whole."""
+    """Save a new checkpoint, whole: what accelerate prepared without its frozen parts, the average, and counts."""
     accelerator.wait_for_everyone()
     shared = run.checkpoints / f"parts{FRESH}"
     # Every process writes its part into one folder, which the main process then makes the newest.
@@ -135,7 +134,7 @@ def save_checkpoint(
             (shared / COUNTS_NAME).write_text(json.dumps(counts))
             (shared / MINUTES_NAME).write_text(json.dumps(round(minutes, 4)))
     except Exception as error:
-        # Torch and safetensors have an error of their own for a full disk.
+        # torch and safetensors have errors of their own for a full disk.
         shutil.rmtree(shared, ignore_errors=True)
         raise cannot_write(shared, error, run.advice) from error
     accelerator.wait_for_everyone()
@@ -153,23 +152,23 @@ def load_checkpoint(
 ) -> int:
     """Fill everything from the newest checkpoint; returns the number of steps done, 0 in a new run.
 
-    models: all that accelerate prepared, in that order.
+    models: those that accelerate prepared, in that order.
     """
     latest = run.latest()
     if latest is None:
         return 0
     try:
         _check_names([accelerator.unwrap_model(model) for model in models], latest)
-        # Frozen parts are not in it.
+        # Frozen parts are not in the checkpoint.
         accelerator.load_state(str(latest), strict=False)
         average.load(latest / AVERAGE_NAME)
-        # Checkpoints have not always had it.
+        # Old checkpoints have no counts.
         if (latest / COUNTS_NAME).exists():
             counts = json.loads((latest / COUNTS_NAME).read_text())
             for guard, (skipped, in_a_row) in zip(guards, counts, strict=True):
                 guard.skipped, guard.in_a_row = int(skipped), int(in_a_row)
     except Exception as error:
-        # Accelerate, torch and safetensors raise many kinds; each means the same.
+        # accelerate, torch and safetensors raise many kinds of errors, which all mean the same.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise StrsrError(
             f"{latest}: cannot be resumed ({reason}): it is damaged or of another configuration; "
@@ -179,7 +178,7 @@ def load_checkpoint(
 
 
 def _check_names(models: Sequence[nn.Module], folder: Path) -> None:
-    """Loading without frozen parts is lenient: make sure that all that trains is in the checkpoint."""
+    """Make sure that all that trains is in the checkpoint, since loading without frozen parts is lenient."""
     from safetensors import safe_open
 
     for number, model in enumerate(models):
@@ -188,11 +187,14 @@ def _check_names(models: Sequence[nn.Module], folder: Path) -> None:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
-        with safe_open(folder / f"model{f'_{number}' if number else ''}.safetensors", "pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        odd = sorted(name for name in wanted if found.get(name) != wanted[name])
-        if odd:
-            raise StrsrError(f"it has no {odd[0]} of shape {wanted[odd[0]]}, nor {len(odd) - 1} more")
+        path = folder / (f"model_{number}.safetensors" if number else "model.safetensors")
+        with safe_open(path, "pt") as file:
+            saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        missing = sorted(name for name in wanted if saved.get(name) != wanted[name])
+        if missing:
+            raise StrsrError(
+                f"it has no {missing[0]} of shape {wanted[missing[0]]}, nor {len(missing) - 1} more"
+            )
 
 
 def keep_trained_only(accelerator: Accelerator) -> None:

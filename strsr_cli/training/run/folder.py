@@ -23,19 +23,13 @@ from typing import Any
 
 from strsr_models.errors import StrsrError, UsageError
 
-from ...system.atomic import (
-    _sync,
-    _sync_all,
-    cannot_write,
-    whole_file,
-    whole_folder,
-    writing,
-)
+from ...system.atomic import _sync, _sync_all, cannot_write, whole_file, whole_folder, writing
 from ..settings import to_toml
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two commands out of one folder
+except ImportError:
+    # On Windows nothing keeps two commands out of one folder.
     fcntl = None  # type: ignore[assignment]
 
 if sys.version_info >= (3, 11):
@@ -46,7 +40,7 @@ else:
 
 KEPT_CHECKPOINTS = 2
 STEP_DIGITS = 7
-MINUTES_NAME = "minutes.json"  # in a checkpoint: how long the run has trained, over all its turns
+MINUTES_NAME = "minutes.json"  # in a checkpoint: how long the run has trained, over all its starts
 FRESH = ".new"  # suffix of a folder that is being written
 
 
@@ -54,7 +48,7 @@ class Run:
     """The files of one run."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UsageError for a folder that holds anything else than a run, or that cannot be made."""
+        """Make the folder where it is missing. Raises UsageError where it holds anything else, or cannot be made."""
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         if folder.is_dir() and any(folder.iterdir()) and not self.checkpoints.is_dir():
@@ -82,7 +76,7 @@ class Run:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                # Other errors: a file system that knows no locks.
+                # Other errors come from a file system that knows no locks.
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise StrsrError(
                         f"another process is training in {self.folder}; wait for it, or choose another --out"
@@ -90,9 +84,9 @@ class Run:
             yield
 
     def started_from(self, weights: Path | None) -> str:
-        """SHA-256 of the file of weights that the run began with, also when that has changed since; or "".
+        """SHA-256 of the file of weights that the run began with, also when that file has changed since; or "".
 
-        To be called by the main process.
+        Only the main process may call it.
         """
         path = self.folder / "start.sha256"
         if self.latest() is None:
@@ -106,13 +100,13 @@ class Run:
         self.write(self.folder / "config.toml", to_toml(config).encode())
 
     def write(self, path: Path, data: bytes) -> None:
-        """One file of the run, whole; StrsrError when the disk does not take it."""
+        """Write one file of the run, whole. Raises StrsrError when the disk does not take it."""
         with writing(path, self.advice), whole_file(path) as file:
             file.write(data)
 
     @property
     def advice(self) -> str:
-        """What is left when something cannot be written."""
+        """The last clause of an error: what is left when something cannot be written."""
         return f"the last checkpoint is {self.latest() or 'none'}"
 
     def check_same(self, config: Any, may_change: set[str]) -> None:
@@ -128,12 +122,12 @@ class Run:
         names = (before.keys() | now.keys()) - may_change
         changed = sorted(name for name in names if before.get(name) != now.get(name))
         if changed:
-            was = ", ".join(
-                f"{name} = {before.get(name)!r}" for name in changed if not isinstance(before.get(name), dict)
-            )
+            plain = [name for name in changed if not isinstance(before.get(name), dict)]
+            values = ", ".join(f"{name} = {before.get(name)!r}" for name in plain)
+            in_brackets = f" ({values})" if values else ""
             raise UsageError(
                 f"{self.folder}: was begun with other settings of {', '.join(changed)}"
-                f"{f' ({was})' if was else ''}; give the same ones or another --out"
+                f"{in_brackets}; give the same ones or another --out"
             )
 
     def log(self, values: dict[str, float]) -> None:
@@ -151,8 +145,8 @@ class Run:
 
     def saved_steps(self) -> list[int]:
         """The steps of all whole checkpoints, oldest first."""
-        found = (path for path in self.checkpoints.iterdir() if path.is_dir() and path.name.isdecimal())
-        return sorted(int(path.name) for path in found if len(path.name) >= STEP_DIGITS)
+        folders = (path for path in self.checkpoints.iterdir() if path.is_dir() and path.name.isdecimal())
+        return sorted(int(path.name) for path in folders if len(path.name) >= STEP_DIGITS)
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint, or None in a new run."""
@@ -160,7 +154,7 @@ class Run:
         return self.checkpoint(steps[-1]) if steps else None
 
     def minutes(self) -> float:
-        """How long the run had trained at its newest checkpoint; 0 in a new run, or one that does not say."""
+        """The minutes that the run had trained at its newest checkpoint; 0 in a new run, or one that does not say."""
         latest = self.latest()
         try:
             return 0.0 if latest is None else float(json.loads((latest / MINUTES_NAME).read_text()))
@@ -168,13 +162,13 @@ class Run:
             return 0.0
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of `step` is or will be."""
+        """The folder where the checkpoint of `step` is or will be."""
         return self.checkpoints / f"{step:0{STEP_DIGITS}d}"
 
     def keep(self, step: int, folder: Path) -> None:
-        """Make `folder`, which holds all of a checkpoint, the newest; drop old ones once it is on the disk."""
+        """Make `folder`, which holds a whole checkpoint, the newest; drop old ones once it is on the disk."""
         target = self.checkpoint(step)
-        # Of a run that was resumed and stopped at once.
+        # A run that was resumed and stopped at once has this checkpoint already.
         if target.exists():
             shutil.rmtree(folder)
             return

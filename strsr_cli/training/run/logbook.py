@@ -1,4 +1,4 @@
-"""What happens beside the optimiser steps of a run: numbers, sheets, checkpoints, exported weights, stops."""
+"""The work beside the optimiser steps of a run: numbers, sheets, checkpoints, exported weights, stops."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...system.atomic import writing
+from ...system.console import Tell
 from ...system.signals import Stopped, StopSignals
 from ..criterion import Distance
 from ..data.crops import Crops
@@ -21,7 +22,7 @@ from ..data.photos import Photos, data_hash
 from ..settings import MAY_CHANGE, LoopConfig, config_hash
 from .checkpoint import Average, Guard, load_checkpoint, save_checkpoint
 from .folder import Run
-from .progress import Meter, Progress, Report
+from .progress import Meter, Progress
 from .samples import lattice_curve, restore_samples, sample_batch, sample_scores, write_sheet
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
-CURVE_POINTS = 10  # steps of an interval whose lattice is looked at: doing so keeps a device waiting
+CURVE_POINTS = 10  # steps of an interval whose lattice is measured, which keeps a device waiting
 
 
 class Logbook:
-    """Keeps a run's folder while a loop trains. Made once everything is prepared: resumes at once."""
+    """The keeper of a run's folder while a loop trains. It is made once everything is prepared, and resumes at once."""
 
     def __init__(
         self,
+        *,
         run: Run,
         accelerator: Accelerator,
         config: LoopConfig,
@@ -46,9 +48,9 @@ class Logbook:
         distance: Distance | None,
         start: Path | None,
         size: str,
-        report: Report,
+        report: Tell,
     ) -> None:
-        """models: as prepared by accelerate, in that order. distance: that the samples are scored with.
+        """models: those that accelerate prepared, in that order. distance: what the samples are scored with.
 
         start: file of weights that the run begins with, if any. size: how large the pipeline is, in words.
         """
@@ -56,12 +58,17 @@ class Logbook:
         run.check_same(config, MAY_CHANGE)
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._guards = (self.guard, self.coach_guard)
-        # Done so far.
+        # The number of steps done so far.
         self.step = load_checkpoint(run, accelerator, models, average, self._guards)
-        # As if the run had never been stopped.
+        # The clock goes on as if the run had never been stopped.
         self._began = time.monotonic() - 60 * (run.minutes() or config.minutes_before)
         self._progress = Progress(
-            accelerator.is_main_process, config.steps, run, self.step, config.tensorboard, report
+            main=accelerator.is_main_process,
+            steps=config.steps,
+            run=run,
+            step=self.step,
+            tensorboard=config.tensorboard,
+            report=report,
         )
         if config.minutes:
             self._progress.seconds_left = lambda: 60 * (config.minutes - self.minutes)
@@ -79,7 +86,7 @@ class Logbook:
         )
 
     def __enter__(self) -> Self:
-        """Open the live line; signals ask for a stop from now on."""
+        """Open the live line; from now on signals ask for a stop."""
         self._progress.__enter__()
         self._signals.__enter__()
         return self
@@ -93,14 +100,16 @@ class Logbook:
 
     @property
     def minutes(self) -> float:
-        """Of training so far, over all turns of the run."""
+        """The minutes of training so far, over all starts of the run."""
         return (time.monotonic() - self._began) / 60
 
     @property
     def share(self) -> float:
-        """How much of the run is over, by its steps or, where it has a time, by the clock; at least 1 at its end."""
+        """The share of the run that is over, by its steps or, where it has a time, by the clock; at least 1 at its end."""
         by_steps = self.step / self.config.steps
-        return max(by_steps, self.minutes / self.config.minutes) if self.config.minutes else by_steps
+        if not self.config.minutes:
+            return by_steps
+        return max(by_steps, self.minutes / self.config.minutes)
 
     @property
     def stop(self) -> int:
@@ -108,9 +117,9 @@ class Logbook:
         return self.step if self.share >= 1 else self.config.steps
 
     def after_step(self, restored: Tensor, hq: Tensor, rates: dict[str, float]) -> bool:
-        """Count a step and do what is due; whether the run is to stop.
+        """Count a step and do what is due; returns whether the run is to stop.
 
-        restored, hq: (b, 3, s, s) in [0, 1], of which the lattice curve is made. rates: more numbers to log.
+        restored, hq: crops (b, 3, s, s) in [0, 1] for the lattice curve. rates: more numbers to log.
         """
         self.step += 1
         config, last = self.config, self._is_last()
@@ -123,7 +132,7 @@ class Logbook:
                 self.run.export(self._write_weights)
         if self.step % config.sample_every == 0 or last:
             values |= self._samples()
-        # NaN is not JSON.
+        # JSON has no NaN.
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if values:
             self._progress.log(self.step, values)
@@ -138,29 +147,28 @@ class Logbook:
         return self._over
 
     def _any_process(self, own: bool) -> bool:
-        """Whether that is so in any process; all of them learn the same."""
+        """Whether `own` is true in any process; all of them get the same answer."""
         if self.accelerator.num_processes == 1:
             return own
         count = torch.tensor(float(own), device=self.accelerator.device)
         return bool(self.accelerator.reduce(count, "sum") > 0)
 
     def _means(self, restored: Tensor, hq: Tensor, rates: dict[str, float], log: bool) -> dict[str, float]:
-        """Measure the lattice where it is time to; the interval's numbers when it ends here, else none."""
+        """Measure the lattice when it is time to; returns the interval's numbers when it ends here, else none."""
         if log or self.step % max(1, self.config.log_every // CURVE_POINTS) == 0:
             self.meter.add(lattice_curve(restored, hq))
         if not log:
             return {}
         crops = (self.step - self._logged) * self.config.batch_size
         self._logged = self.step
+        values = {**self.meter.take(crops), **rates}
         skipped = sum(guard.skipped for guard in self._guards)
-        return {
-            **self.meter.take(crops),
-            **rates,
-            **({"skipped_steps": float(skipped)} if skipped else {}),
-        }
+        if skipped:
+            values["skipped_steps"] = float(skipped)
+        return values
 
     def _samples(self) -> dict[str, float]:
-        """Draw the sheet of this step; its scores. Of the main process alone."""
+        """Draw the sheet of this step and return its scores; only the main process has any."""
         if self._sheet is None:
             return {}
         restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
@@ -170,9 +178,9 @@ class Logbook:
         return sample_scores(self._sheet, restored, self._distance, self.accelerator.device)
 
     def finish(self) -> Path:
-        """The folder of the weights, which is told. Raises Stopped when a signal ended the run before its last step."""
+        """Report the folder of the weights and return it. Raises Stopped when a signal ended the run before its last step."""
         weights = self.run.folder / "model"
-        # Killed between checkpoint and export.
+        # The run may have been killed between a checkpoint and its export.
         if self.accelerator.is_main_process and not weights.is_dir():
             self.run.export(self._write_weights)
         if self._signals.exit_code and not self._over:
@@ -183,19 +191,22 @@ class Logbook:
         return weights
 
     def _write_weights(self, folder: Path) -> None:
+        """Save the averaged weights, with what they say of themselves."""
         words = provenance(self.config, self._photos, self.step, self._start)
-        # What a run whose folder is lost goes on by.
+        # A run whose folder is lost goes on by these two.
         if self.config.minutes:
             words |= {"run": self.run.folder.name, "minutes": f"{self.minutes:.2f}"}
         self.average.pipeline.save(folder, words)
 
 
 def provenance(config: LoopConfig, photos: Photos, step: int, start: str) -> dict[str, str]:
-    """What weights say of themselves in their metadata; start: hash of those they were trained on from."""
-    return {
+    """The metadata in which weights say where they come from. start: hash of the weights they were trained on from, or ""."""
+    words = {
         "strsr": __version__,
         "steps": str(step),
         "config": config_hash(config),
         "data": data_hash(photos),
-        **({"start": start} if start else {}),
     }
+    if start:
+        words["start"] = start
+    return words

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a live line on a terminal, plain lines elsewhere, and its logs."""
+"""Progress of a training run, for a person: a live line on a terminal, plain lines elsewhere, and logs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from strsr_models.errors import UsageError
 
 from ...system.atomic import cannot_write, writing
+from ...system.console import Tell
 from .folder import Run
 
 if TYPE_CHECKING:
@@ -24,22 +25,17 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
-Report = Callable[[str], None]
-
-
 class Progress:
-    """Means of every log interval to metrics.jsonl, TensorBoard, and the terminal; only in the main process.
+    """The writer of every log interval's means to metrics.jsonl, TensorBoard and the terminal, in the main process alone.
 
-    On a terminal with rich installed the newest numbers stay on one live line; else each is a line.
+    On a terminal with rich installed the newest numbers stay on one live line; else each interval is a line.
     """
 
-    def __init__(
-        self, main: bool, steps: int, run: Run, step: int, tensorboard: bool, report: Report
-    ) -> None:
-        """step: where the run is resumed; later lines of its logs are dropped, they will be made again."""
+    def __init__(self, main: bool, steps: int, run: Run, step: int, tensorboard: bool, report: Tell) -> None:
+        """step: where the run is resumed; later lines of its logs are dropped, since they will be made again."""
         self.main, self.steps, self.run, self.report = main, steps, run, report
         self._start, self._began = step, time.monotonic()
-        # Of a run that goes by the clock.
+        # Only a run that goes by the clock has it.
         self.seconds_left: Callable[[], float] | None = None
         self._live: Any = None
         self._board: Any = None
@@ -71,18 +67,18 @@ class Progress:
             try:
                 self._board.close()
             except OSError as failure:
-                # Else that is what there is to tell.
+                # An error of the run matters more than this.
                 if error is None:
                     raise cannot_write(self._events, failure, self.run.advice) from failure
         threading.excepthook = self._hook
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """TensorBoard's writer fails in a thread of its own; the next `log` tells why, in one line."""
+        """Keep quiet about TensorBoard's writer, which fails in a thread of its own; the next `log` says why, in one line."""
         if not type(failure.thread).__module__.startswith("tensorboard."):
             self._hook(failure)
 
     def say(self, text: str) -> None:
-        """One line for the person at the terminal."""
+        """Print one line for the person at the terminal."""
         if not self.main:
             return
         if self._live is not None:
@@ -91,7 +87,7 @@ class Progress:
             self.report(text)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """The means of an interval that ended with `step`."""
+        """Write the means of an interval that ended with `step`."""
         if not self.main:
             return
         self.run.log({"step": step, **values})
@@ -99,7 +95,7 @@ class Progress:
             with writing(self._events, self.run.advice):
                 for name, value in values.items():
                     self._board.add_scalar(name, value, step)
-                # What a full disk does not take is told now.
+                # Flushed, so that a full disk is noticed now.
                 self._board.flush()
         numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if name != "crops_per_s")
         speed = f"{values.get('crops_per_s', 0):.1f} crops/s"
@@ -110,7 +106,7 @@ class Progress:
             self.report(f"step {step}/{self.steps}  {numbers}  {speed}  {self._left(step)}")
 
     def _left(self, step: int) -> str:
-        """Time to the end at the speed so far."""
+        """The time to the end at the speed so far, in words."""
         done = max(step - self._start, 1)
         left = (time.monotonic() - self._began) / done * (self.steps - step)
         if self.seconds_left is not None:
@@ -140,6 +136,7 @@ def _live_line(steps: int) -> Any:
 
 
 def _summary_writer(folder: Path, step: int) -> Any:
+    """TensorBoard's writer, which drops what was logged after `step`. Raises UsageError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -150,11 +147,12 @@ def _summary_writer(folder: Path, step: int) -> Any:
 
 
 class Meter:
-    """Means of what was measured since the last line of the log, and the speed."""
+    """A meter of the means since the last line of the log, and of the speed."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self._sums: dict[str, Tensor] = {}  # (3,): sum and count of finite values, count of the others
+        # Each (3,) holds sum and count of the finite values, and the count of the others.
+        self._sums: dict[str, Tensor] = {}
         self._began = time.monotonic()
 
     def add(self, values: dict[str, Tensor]) -> None:
@@ -166,18 +164,22 @@ class Meter:
             self._sums[name] = self._sums[name] + row if name in self._sums else row
 
     def take(self, crops: int) -> dict[str, float]:
-        """Means over processes and steps, and crops per second; starts anew.
+        """Return means over processes and steps, and crops per second; start anew.
 
         A mean of nothing is NaN. `not_finite`: how many losses were left out of the means, if any.
         """
         means: dict[str, float] = {}
-        lost = 0.0
+        not_finite = 0.0
         if self._sums:
             rows = self.accelerator.reduce(torch.stack(list(self._sums.values())), "sum").tolist()
-            for name, (total, count, others) in zip(self._sums, rows, strict=True):
-                means[name] = round(total / count, 7) if count else math.nan
-                # What cannot be measured on crops so small is no failure.
-                lost += others if name.endswith("_loss") else 0.0
+            for name, (total, finite, infinite) in zip(self._sums, rows, strict=True):
+                means[name] = round(total / finite, 7) if finite else math.nan
+                # Only losses count: a lattice that cannot be measured on small crops is no failure.
+                if name.endswith("_loss"):
+                    not_finite += infinite
         rate = crops / max(time.monotonic() - self._began, 1e-9)
         self._sums, self._began = {}, time.monotonic()
-        return {**means, **({"not_finite": lost} if lost else {}), "crops_per_s": round(rate, 2)}
+        if not_finite:
+            means["not_finite"] = not_finite
+        means["crops_per_s"] = round(rate, 2)
+        return means

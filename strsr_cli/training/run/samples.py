@@ -27,15 +27,15 @@ PERIODS = (4, 8, 16)  # px
 
 
 def sample_batch(crops: Crops, config: DegradeConfig) -> Batch:
-    """The few samples that every sheet of the run shows: not those that its first steps train on."""
-    other = Crops(crops.photos, crops.crop_size, crops.seed + 1)
-    raw = join([other[number] for number in range(SAMPLES)])
-    return prepare(raw, 0, config, other.seed, torch.device("cpu"))
+    """Make the few samples that every sheet of the run shows, others than its first steps train on."""
+    sample_crops = Crops(crops.photos, crops.crop_size, crops.seed + 1)
+    raw = join([sample_crops[number] for number in range(SAMPLES)])
+    return prepare(raw, 0, config, sample_crops.seed, torch.device("cpu"))
 
 
 @torch.inference_mode()
 def restore_samples(pipeline: OneStepPipeline, batch: Batch, accelerator: Accelerator) -> Tensor:
-    """The samples as the pipeline restores them in the run's precision, (b, 3, s, s) in [0, 1] on the CPU."""
+    """Restore the samples in the run's precision: (b, 3, s, s) in [0, 1] on the CPU."""
     restored = []
     for pair in zip(batch.lq_up, batch.picture, strict=True):
         lq_up, picture = (image[None].to(pipeline.device) for image in pair)
@@ -57,19 +57,22 @@ def write_sheet(path: Path, batch: Batch, restored: Tensor) -> None:
 def sample_scores(
     batch: Batch, restored: Tensor, distance: Distance | None, device: torch.device
 ) -> dict[str, float]:
-    """How good the samples are: the same ones each time, where the losses of random batches hide progress.
+    """Score the samples, which are the same each time, where the losses of random batches hide progress.
 
-    sample_gain_db: mean PSNR over that of lq_up. sample_l1; sample_perceptual where there is a distance.
+    sample_gain_db: mean PSNR in dB above that of lq_up. sample_l1: mean absolute difference from hq.
+    sample_perceptual: mean perceptual distance, where there is one.
     """
-    errors = [(image - batch.hq).square().mean((1, 2, 3)) + 1e-10 for image in (batch.lq_up, restored)]
+    error_before, error_after = (
+        (image - batch.hq).square().mean((1, 2, 3)) + 1e-10 for image in (batch.lq_up, restored)
+    )
     scores = {
-        "sample_gain_db": 10 * torch.log10(errors[0] / errors[1]).mean(),
+        "sample_gain_db": 10 * torch.log10(error_before / error_after).mean(),
         "sample_l1": (restored - batch.hq).abs().mean(),
     }
     if distance is not None:
         pairs = zip(restored.to(device), batch.hq.to(device), strict=True)
-        each = [distance(pred[None], hq[None]) for pred, hq in pairs]
-        scores["sample_perceptual"] = torch.stack(each).mean()
+        distances = [distance(pred[None], hq[None]) for pred, hq in pairs]
+        scores["sample_perceptual"] = torch.stack(distances).mean()
     return {name: round(float(value), 5) for name, value in scores.items()}
 
 
@@ -77,6 +80,6 @@ def sample_scores(
 def lattice_curve(restored: Tensor, hq: Tensor) -> dict[str, Tensor]:
     """Mean lattice excess in dB of restored crops over that of the photos, at periods 4, 8 and 16 px, on the axes."""
     restored, hq = restored.float().clamp(0, 1), hq.float()
-    over = lattice_excess(restored, PERIODS, where="axes") - lattice_excess(hq, PERIODS, where="axes")
-    means = over.mean(0).unbind()
+    added = lattice_excess(restored, PERIODS, where="axes") - lattice_excess(hq, PERIODS, where="axes")
+    means = added.mean(0).unbind()
     return {f"lattice_{period}_db": value for period, value in zip(PERIODS, means, strict=True)}
