@@ -181,6 +181,7 @@ def _decode_frames(data: bytes, kind: str, max_pixels: int) -> Iterator[np.ndarr
 
 
 def _pillow_frames(data: bytes, kind: str, max_pixels: int) -> Iterator[np.ndarray]:
+    """Decode the frames of WebP and AVIF, which Pillow puts together."""
     with Image.open(BytesIO(data), formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, "the image")
         for number in range(getattr(image, "n_frames", 1)):
@@ -191,6 +192,7 @@ def _pillow_frames(data: bytes, kind: str, max_pixels: int) -> Iterator[np.ndarr
 
 
 def _gif_frames(data: bytes, gif: Gif, max_pixels: int) -> Iterator[np.ndarray]:
+    """Decode the frames of a GIF, each put upon the canvas."""
     check_pixels(gif.height, gif.width, max_pixels, "the image")
     canvas = Canvas(gif.height, gif.width, np.uint8)
     gray = gif.gray
@@ -207,6 +209,7 @@ def _gif_frames(data: bytes, gif: Gif, max_pixels: int) -> Iterator[np.ndarray]:
 
 
 def _png_frames(data: bytes, apng: Apng, max_pixels: int) -> Iterator[np.ndarray]:
+    """Decode the frames of an APNG, each put upon the canvas."""
     width, height = (int.from_bytes(apng.header[at : at + 4], "big") for at in (0, 4))
     check_pixels(height, width, max_pixels, "the image")
     canvas = Canvas(height, width, np.uint16 if apng.deep else np.uint8)

@@ -119,10 +119,10 @@ def test_apng_is_composed_as_its_standard_says(tmp_path: Path, dtype: type) -> N
         5: [red, [round(top * 2 / 3), round(top / 3), 0, round(top * 0.75)]],
     }
     for number, expected in shown.items():
-        found = rgba(path, number)
-        assert found.dtype == dtype
-        assert np.abs(found[0, :2].astype(int) - expected).max() <= 1, number
-        np.testing.assert_array_equal(found[1], [red] * 3)
+        pixels = rgba(path, number)
+        assert pixels.dtype == dtype
+        assert np.abs(pixels[0, :2].astype(int) - expected).max() <= 1, number
+        np.testing.assert_array_equal(pixels[1], [red] * 3)
 
 
 def test_an_apng_without_alpha_gets_one_where_it_is_cleared(tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_frames_are_those_that_opencv_shows(tmp_path: Path, kind: str, given: di
     assert whole
     for number, frame in enumerate(shown.frames, start=1):
         ours, theirs = rgba(path, number), frame[..., [2, 1, 0, 3]]
-        seen = (ours[..., 3:] > 0) | (theirs[..., 3:] > 0)
-        assert (np.abs(ours.astype(int) - theirs) * seen).max() <= 1
+        visible = (ours[..., 3:] > 0) | (theirs[..., 3:] > 0)
+        assert (np.abs(ours.astype(int) - theirs) * visible).max() <= 1
 
 
 def test_stills_and_previews_are_no_animations(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def five_frames(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "damage", "found"),
+    ("kind", "damage", "count"),
     [
         ("gif", damaged_gif, 5),
         ("gif", lambda data: data[: data.index(bytes([3] * 10)) + 9], 3),
@@ -272,7 +272,7 @@ def five_frames(kind: str) -> bytes:
     ids=["codes of a GIF", "a GIF cut", "an APNG cut", "an APNG's checksum"],
 )
 def test_frames_before_a_damaged_one_come_out(
-    strsr: Run, tiny_weights: Path, tmp_path: Path, kind: str, damage: Callable[[bytes], bytes], found: int
+    strsr: Run, tiny_weights: Path, tmp_path: Path, kind: str, damage: Callable[[bytes], bytes], count: int
 ) -> None:
     path = saved(tmp_path / f"a.{kind}", damage(five_frames(kind)))
     out = tmp_path / "out"
@@ -281,10 +281,10 @@ def test_frames_before_a_damaged_one_come_out(
     assert result.exit_code == 1, result.output
     assert sorted(file.name for file in out.glob("*.png")) == ["a_0001.png", "a_0002.png"]
     reasons = {event["input"]: event["reason"] for event in events if event["event"] == "failed"}
-    assert sorted(reasons) == [f"{path} (frame {number})" for number in range(3, found + 1)]
-    for number in range(4, found + 1):
+    assert sorted(reasons) == [f"{path} (frame {number})" for number in range(3, count + 1)]
+    for number in range(4, count + 1):
         assert "builds on frame 3" in reasons[f"{path} (frame {number})"]
-    assert events[-1]["found"] == found
+    assert events[-1]["found"] == count
 
 
 def test_frames_are_planned_made_and_known_again(

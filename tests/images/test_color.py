@@ -64,8 +64,8 @@ def to_lab(pixels: np.ndarray, primaries: tuple = SRGB_PRIMARIES, gamma: float |
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
 def test_colour_does_not_shift(name: str) -> None:
     pixels = small(name)
-    made = upscaled(pictured(pixels))
-    difference = sk_color.deltaE_ciede2000(to_lab(reduced(made.color / 255)), to_lab(pixels / 255))
+    enlarged = upscaled(pictured(pixels))
+    difference = sk_color.deltaE_ciede2000(to_lab(reduced(enlarged.color / 255)), to_lab(pixels / 255))
     print(f"{name}: mean CIEDE2000 {difference.mean():.3f}")
     assert difference.mean() < 1.0
 
@@ -73,9 +73,9 @@ def test_colour_does_not_shift(name: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_smooth_sixteen_bit_gradient_does_not_band(precision: str) -> None:
     ramp = np.linspace(20_000, 30_000, 64)[None, :].repeat(64, 0).astype(np.uint16)
-    made = upscaled(pictured(ramp[..., None].repeat(3, 2)), precision).color
-    levels = len(np.unique(made))
-    middle = made[128, 32:-32].astype(int)
+    enlarged = upscaled(pictured(ramp[..., None].repeat(3, 2)), precision).color
+    levels = len(np.unique(enlarged))
+    middle = enlarged[128, 32:-32].astype(int)
     steps = np.diff(middle, axis=0)
     print(f"{precision}: {levels} levels, largest step {np.abs(steps).max()} of 65,535")
     assert levels > 256
@@ -92,14 +92,14 @@ def test_the_network_sees_srgb(space: str) -> None:
     own = linear @ (np.linalg.inv(matrix_to_xyz(primaries)) @ matrix_to_xyz(SRGB_PRIMARIES)).T
     own = np.rint(own.clip(0, 1) ** (1 / gamma) * 65_535).astype(np.uint16)
     picture = pictured(own, icc=matrix_profile(primaries, gamma))
-    seen = network_input(picture)[0].permute(1, 2, 0).numpy()
-    error = np.abs(seen - srgb) * 255
+    shown = network_input(picture)[0].permute(1, 2, 0).numpy()
+    error = np.abs(shown - srgb) * 255
     print(f"{space}: 99 of 100 within {np.percentile(error, 99):.2f}, largest {error.max():.2f} of 255")
     assert np.percentile(error, 99) < 3
     assert error.max() < 6  # where sRGB ends, between two nodes
-    found = space_of(picture)
-    assert found is not None
-    back = found.from_srgb(torch.tensor(srgb, dtype=torch.float32).permute(2, 0, 1)[None])
+    own_space = space_of(picture)
+    assert own_space is not None
+    back = own_space.from_srgb(torch.tensor(srgb, dtype=torch.float32).permute(2, 0, 1)[None])
     assert (back - to_tensor(own)).abs().max() < 1 / 255
 
 
@@ -115,13 +115,13 @@ def test_wide_colours_stay(space: str, side: int, most: float) -> None:
     for at, patch in enumerate([(0, 255, 0), (255, 0, 0), (0, 200, 100)]):
         patches[:, side * at : side * at + side] = patch
     picture = pictured(patches, icc=matrix_profile(primaries, gamma))
-    made = upscaled(picture)
-    assert made.icc == picture.icc
-    found, wanted = (
+    enlarged = upscaled(picture)
+    assert enlarged.icc == picture.icc
+    colors, wanted = (
         pixels.reshape(2 * side, 3, side, 3)[:, :, side // 4 : -side // 4]
-        for pixels in (reduced(made.color), patches.astype(float))
+        for pixels in (reduced(enlarged.color), patches.astype(float))
     )
-    inner = np.abs(found - wanted)
+    inner = np.abs(colors - wanted)
     print(f"{space}: mean {inner.mean():.2f}, largest {inner.max():.2f} of 255")
     assert inner.max() < most
     plain = upscaled(pictured(patches))
@@ -132,8 +132,8 @@ def test_wide_colours_stay(space: str, side: int, most: float) -> None:
 def test_photos_in_other_spaces_do_not_shift(space: str) -> None:
     primaries, gamma = SPACES[space]
     pixels = small("astronaut")
-    made = upscaled(pictured(pixels, icc=matrix_profile(primaries, gamma)))
-    labs = [to_lab(values, primaries, gamma) for values in (reduced(made.color / 255), pixels / 255)]
+    enlarged = upscaled(pictured(pixels, icc=matrix_profile(primaries, gamma)))
+    labs = [to_lab(values, primaries, gamma) for values in (reduced(enlarged.color / 255), pixels / 255)]
     difference = sk_color.deltaE_ciede2000(*labs)
     print(f"{space}: mean CIEDE2000 {difference.mean():.3f}")
     assert difference.mean() < 1.0
@@ -145,9 +145,9 @@ def test_detail_reaches_pictures_in_other_spaces() -> None:
     linear = sk_color.rgb2xyz(pixels) @ np.linalg.inv(sk_color.colorconv.xyz_from_rgb).T
     own = linear @ (np.linalg.inv(matrix_to_xyz(ADOBE_RGB[0])) @ matrix_to_xyz(SRGB_PRIMARIES)).T
     own = np.rint(own.clip(0, 1) ** (1 / ADOBE_RGB[1]) * 65_535).astype(np.uint16)
-    made = upscaled(pictured(own, icc=matrix_profile(*ADOBE_RGB))).color / 65_535
+    enlarged = upscaled(pictured(own, icc=matrix_profile(*ADOBE_RGB))).color / 65_535
     plain = upscaled(pictured(pixels)).color / 255
-    difference = sk_color.deltaE_ciede2000(to_lab(made, *ADOBE_RGB), to_lab(plain))
+    difference = sk_color.deltaE_ciede2000(to_lab(enlarged, *ADOBE_RGB), to_lab(plain))
     bicubic = np.asarray(Image.fromarray(pixels).resize((512, 512), Image.Resampling.BICUBIC)) / 255
     without = sk_color.deltaE_ciede2000(to_lab(bicubic), to_lab(plain))
     print(f"with detail {difference.mean():.3f}, without {without.mean():.3f}")
@@ -166,12 +166,12 @@ def test_srgb_profiles_change_nothing() -> None:
 
 def test_gray_stays_gray_in_its_own_space() -> None:
     pixels = small("astronaut").mean(2, keepdims=True).astype(np.uint8)
-    made = upscaled(pictured(pixels, icc=gray_profile(1.8)))
-    assert made.color.shape == (512, 512, 1)
-    assert abs((reduced(made.color) - pixels).mean()) < 0.5
-    seen = network_input(pictured(np.full((4, 4, 1), 128, np.uint8), icc=gray_profile(1.8)))
+    enlarged = upscaled(pictured(pixels, icc=gray_profile(1.8)))
+    assert enlarged.color.shape == (512, 512, 1)
+    assert abs((reduced(enlarged.color) - pixels).mean()) < 0.5
+    shown = network_input(pictured(np.full((4, 4, 1), 128, np.uint8), icc=gray_profile(1.8)))
     linear = (128 / 255) ** 1.8
-    assert seen.mean().item() == pytest.approx(1.055 * linear ** (1 / 2.4) - 0.055, abs=2 / 255)
+    assert shown.mean().item() == pytest.approx(1.055 * linear ** (1 / 2.4) - 0.055, abs=2 / 255)
 
 
 def test_a_profile_of_other_channels_is_carried_with_a_remark() -> None:
@@ -189,10 +189,10 @@ def test_a_profile_of_other_channels_is_carried_with_a_remark() -> None:
 def test_floats_keep_what_lies_beyond_white() -> None:
     color = np.full((16, 16, 3), 0.5, np.float32)
     color[:, 8:] = 3.0
-    made = upscaled(pictured(color)).color
-    assert made.dtype == np.float32
-    assert made[32, 60] == pytest.approx(3, abs=0.1)
-    assert made[32, 4] == pytest.approx(0.5, abs=0.05)
+    enlarged = upscaled(pictured(color)).color
+    assert enlarged.dtype == np.float32
+    assert enlarged[32, 60] == pytest.approx(3, abs=0.1)
+    assert enlarged[32, 4] == pytest.approx(0.5, abs=0.05)
 
 
 # --- transparency ----------------------------------------------------------------------------------
@@ -203,32 +203,32 @@ def test_colour_that_transparency_hides_does_not_bleed(hidden: tuple[int, int, i
     rows, columns = np.mgrid[:48, :48] - 23.5
     alpha = (np.clip(17 - np.hypot(rows, columns), 0, 1) * 255).astype(np.uint8)[..., None]
     red = np.array((200, 40, 30), np.uint8)
-    made = upscaled(pictured(np.where(alpha > 0, red, np.array(hidden, np.uint8)), alpha))
-    assert made.alpha is not None
-    opaque = made.alpha / 255
-    on_gray = made.color * opaque + 128 * (1 - opaque)
+    enlarged = upscaled(pictured(np.where(alpha > 0, red, np.array(hidden, np.uint8)), alpha))
+    assert enlarged.alpha is not None
+    opaque = enlarged.alpha / 255
+    on_gray = enlarged.color * opaque + 128 * (1 - opaque)
     expected = red * opaque + 128 * (1 - opaque)
     print(f"largest difference {np.abs(on_gray - expected).max():.2f} of 255")
     assert np.abs(on_gray - expected).max() < 6  # bleeding black makes 60 of it
     # The edge lies where it lay, and nothing faint surrounds it.
     assert opaque.sum() / 16 == pytest.approx((alpha / 255).sum(), rel=0.01)
     rows, columns = (np.mgrid[:192, :192] - 95.5) / 4
-    assert made.alpha[np.hypot(rows, columns) > 19.5].max() == 0
+    assert enlarged.alpha[np.hypot(rows, columns) > 19.5].max() == 0
 
 
 def test_soft_shadows_and_pictures_without_any_colour_are_left() -> None:
     color, faint = torch.rand(1, 3, 9, 7), torch.full((1, 1, 9, 7), 0.5)
     assert without_hidden(color, torch.zeros(1, 1, 9, 7)) is color
     torch.testing.assert_close(without_hidden(color, faint), color)
-    one = torch.zeros(1, 1, 9, 7)
-    one[..., 3, 2] = 1
-    filled = without_hidden(color, one)
+    alpha = torch.zeros(1, 1, 9, 7)
+    alpha[..., 3, 2] = 1
+    filled = without_hidden(color, alpha)
     torch.testing.assert_close(filled, color[..., 3:4, 2:3].expand_as(filled))
 
 
 def test_sixteen_bit_alpha_is_smooth() -> None:
     alpha = np.linspace(0, 65_535, 16 * 64).reshape(64, 16).T[..., None].astype(np.uint16)
-    made = upscaled(pictured(np.full((16, 64, 1), 30_000, np.uint16), alpha))
-    assert made.alpha is not None
-    assert made.color.shape[2] == 1
-    assert len(np.unique(made.alpha)) > 256
+    enlarged = upscaled(pictured(np.full((16, 64, 1), 30_000, np.uint16), alpha))
+    assert enlarged.alpha is not None
+    assert enlarged.color.shape[2] == 1
+    assert len(np.unique(enlarged.alpha)) > 256

@@ -18,8 +18,8 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def names(found: FileList, folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in found.images]
+def names(files: FileList, folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in files.images]
 
 
 ALL = ["a.png", "b.jpg", "sub/c.webp"]
@@ -32,10 +32,10 @@ def test_files_that_are_no_images_are_counted(folder: Path) -> None:
     for name in ("notes.txt", "README", "a.png.bak", "raw.CR2", "film.mp4"):
         (folder / name).write_bytes((folder / "a.png").read_bytes()[: 100 * (name != "README")])
     (folder / "__MACOSX").mkdir()
-    found = find_files(folder)
-    assert names(found, folder) == ["a.png", "b.jpg", "scan.dat", "sub/c.webp"]
-    assert found.passed_over == {"hidden": 6, "other": 5}
-    assert found.failed == []
+    files = find_files(folder)
+    assert names(files, folder) == ["a.png", "b.jpg", "scan.dat", "sub/c.webp"]
+    assert files.passed_over == {"hidden": 6, "other": 5}
+    assert files.failed == []
 
 
 def test_loops_of_links_end_and_each_folder_is_read_once(folder: Path) -> None:
@@ -43,9 +43,9 @@ def test_loops_of_links_end_and_each_folder_is_read_once(folder: Path) -> None:
     (folder / "0-best").symlink_to(folder / "sub")
     (folder / "sub" / "up").symlink_to("..")
     (folder / "self").symlink_to("self")
-    found = find_files(folder)
-    assert names(found, folder) == ALL
-    assert found.passed_over == {"again": 3, "other": 1}
+    files = find_files(folder)
+    assert names(files, folder) == ALL
+    assert files.passed_over == {"again": 3, "other": 1}
 
 
 def test_links_to_files_and_to_folders_elsewhere_are_followed(folder: Path, tmp_path: Path) -> None:
@@ -59,25 +59,25 @@ def test_links_to_files_and_to_folders_elsewhere_are_followed(folder: Path, tmp_
 def test_a_link_to_nothing_fails_if_it_calls_itself_an_image(folder: Path) -> None:
     (folder / "gone.png").symlink_to("nowhere.png")
     (folder / "gone").symlink_to("nowhere")
-    found = find_files(folder)
-    assert [path.name for path, _ in found.failed] == ["gone.png"]
-    assert found.passed_over == {"other": 1}
+    files = find_files(folder)
+    assert [path.name for path, _ in files.failed] == ["gone.png"]
+    assert files.passed_over == {"other": 1}
 
 
 def test_pipes_are_not_opened(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     os.mkfifo(folder / "pipe.png")
-    found = find_files(folder)
-    assert names(found, folder) == ALL
-    assert found.passed_over == {"other": 2}
+    files = find_files(folder)
+    assert names(files, folder) == ALL
+    assert files.passed_over == {"other": 2}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
 def test_folders_that_cannot_be_read_are_named(folder: Path) -> None:
     (folder / "sub").chmod(0)
-    found = find_files(folder)
+    files = find_files(folder)
     (folder / "sub").chmod(0o700)
-    assert [path.name for path, _ in found.failed] == ["sub"]
+    assert [path.name for path, _ in files.failed] == ["sub"]
 
 
 def test_a_folder_of_outputs_is_left_out_by_whatever_name(folder: Path, tmp_path: Path) -> None:
@@ -105,21 +105,21 @@ def test_a_list_names_files_below_the_folder(folder: Path, tmp_path: Path) -> No
         str(tmp_path / "outside.png"),
         "nul\0b.png",
     ]
-    found = list_files(listed, folder, tmp_path / "out")
-    assert names(found, folder) == ["sub/c.webp", "a.png", "b.jpg"]
-    assert found.passed_over == {"again": 1, "folder": 2, "hidden": 1, "other": 1}
-    reasons = [reason for _, reason in found.failed]
+    files = list_files(listed, folder, tmp_path / "out")
+    assert names(files, folder) == ["sub/c.webp", "a.png", "b.jpg"]
+    assert files.passed_over == {"again": 1, "folder": 2, "hidden": 1, "other": 1}
+    reasons = [reason for _, reason in files.failed]
     assert len(reasons) == 5
     assert "no such file" in reasons[0]
     assert all("outside of INPUT" in reason for reason in reasons[1:4])
     assert "--files0-from" in reasons[4]
-    assert len(listed) == len(found.images) + len(found.failed) + found.passed_over.total()
+    assert len(listed) == len(files.images) + len(files.failed) + files.passed_over.total()
 
 
 def test_outputs_in_a_list_are_no_inputs(folder: Path) -> None:
-    found = list_files(["a.png", "sub/c.webp"], folder, folder / "sub")
-    assert names(found, folder) == ["a.png"]
-    assert found.passed_over == {"output": 1}
+    files = list_files(["a.png", "sub/c.webp"], folder, folder / "sub")
+    assert names(files, folder) == ["a.png"]
+    assert files.passed_over == {"output": 1}
 
 
 def test_lists_end_names_with_lines_or_nul() -> None:

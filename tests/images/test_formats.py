@@ -105,12 +105,12 @@ def test_sixteen_bit_gray_with_alpha_stays_gray() -> None:
 def test_sixteen_bit_png_is_read_by_others(shape: tuple[int, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 65_536, shape).astype(np.uint16)
     color, alpha = (pixels[..., :-1], pixels[..., -1:]) if shape[2] in (2, 4) else (pixels, None)
-    seen = cv2.imdecode(
+    back = cv2.imdecode(
         np.frombuffer(encode_image(Picture(color, alpha, None, "PNG"), "png", EncodeSettings()), np.uint8),
         cv2.IMREAD_UNCHANGED,
     )
     order = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[shape[2]]
-    np.testing.assert_array_equal(seen.reshape(*shape[:2], -1)[..., order], pixels)
+    np.testing.assert_array_equal(back.reshape(*shape[:2], -1)[..., order], pixels)
 
 
 def test_inks_become_the_colours_that_they_print() -> None:
@@ -156,12 +156,12 @@ def test_strange_tiff_is_read() -> None:
     )
     half = np.full((4, 4, 4), 20_000, np.uint16)
     half[..., 3] = 32_768
-    seen = decode_image(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), "x")
-    assert seen.color[0, 0].tolist() == [39_999] * 3
+    picture = decode_image(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), "x")
+    assert picture.color[0, 0].tolist() == [39_999] * 3
     assert decode_image(tiff(gray, photometric="minisblack", bigtiff=True), "x").color.shape == (20, 30, 1)
     tiled = rng.integers(0, 65_536, (40, 40, 3)).astype(np.uint16)
-    seen = decode_image(tiff(tiled, photometric="rgb", tile=(16, 16), compression="zlib"), "x")
-    np.testing.assert_array_equal(seen.color, tiled)
+    picture = decode_image(tiff(tiled, photometric="rgb", tile=(16, 16), compression="zlib"), "x")
+    np.testing.assert_array_equal(picture.color, tiled)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -244,9 +244,9 @@ def test_content_decides_where_names_do_not(
     assert [path.name for path in find_images(source)] == names
     result = strsr("upscale", source, tmp_path / "out", "--scale", "2", "--weights", tiny_weights)
     assert result.exit_code == 0, result.output
-    made = {path.name: sniff(path.read_bytes()) for path in (tmp_path / "out").glob("[!.]*")}
+    outputs = {path.name: sniff(path.read_bytes()) for path in (tmp_path / "out").glob("[!.]*")}
     whole = {"IMG_0001.png": "PNG", "moving.png": "PNG", "really-jpeg.png": "PNG"}
-    assert made == {**whole, "IMG_2.jpg": "JPEG", "scan.png": "PNG"}
+    assert outputs == {**whole, "IMG_2.jpg": "JPEG", "scan.png": "PNG"}
     single = strsr(
         "upscale", source / "photo.jpg.bak", tmp_path / "out", "--scale", "2", "--weights", tiny_weights
     )
@@ -262,9 +262,9 @@ def test_avif_and_floats_come_out_as_they_went_in(
     args = ("--scale", "2", "--weights", tiny_weights)
     assert strsr("upscale", tmp_path / "a.png", tmp_path / "out", "--format", "avif", *args).exit_code == 0
     assert strsr("upscale", tmp_path / "f.tif", tmp_path / "out", *args).exit_code == 0
-    seen = cv2.imread(str(tmp_path / "out" / "a.avif"))
-    assert seen is not None
-    assert seen.shape == (40, 40, 3)
+    image = cv2.imread(str(tmp_path / "out" / "a.avif"))
+    assert image is not None
+    assert image.shape == (40, 40, 3)
     values = tifffile.imread(tmp_path / "out" / "f.tif")
     assert (values.dtype, values.shape) == (np.float32, (40, 40))
 
@@ -362,10 +362,10 @@ def test_the_largest_picture_that_fits_is_written(kind: str) -> None:
     form = OUTPUT_FORMATS[kind]
     check_fits(kind, 1, form.side or 1_000_000)
     if form.side is not None:
-        made = encode_image(
+        data = encode_image(
             Picture(np.zeros((1, form.side, 1), np.uint8), None, None, "PNG"), kind, EncodeSettings(50)
         )
-        assert decode_image(made, "x").color.shape == (1, form.side, 3 if kind == "webp" else 1)
+        assert decode_image(data, "x").color.shape == (1, form.side, 3 if kind == "webp" else 1)
     for too_large in ((1, (form.side or 0) + 1), (1 << 17, (form.area or 0) // (1 << 17) + 1)):
         if (form.side and too_large[0] == 1) or (form.area and too_large[0] > 1):
             with pytest.raises(ImageError, match="can hold"):

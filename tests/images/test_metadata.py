@@ -56,20 +56,20 @@ def blocks(data: bytes, kind: str) -> dict[str, bytes]:
             tags = file.pages.first.tags
             values = {"exif": data, "xmp": tags.valueof(700), "icc": tags.valueof(34675)}
         return {name: bytes(value) for name, value in values.items() if value is not None}
-    found = {}
+    pieces = {}
     if kind == "png":
         at = 8
         while at < len(data):
             length, name = struct.unpack_from(">I4s", data, at)
             body = data[at + 8 : at + 8 + length]
             if name == b"eXIf":
-                found["exif"] = body
+                pieces["exif"] = body
             elif name == b"iCCP":
-                found["icc"] = zlib.decompress(body.split(b"\0", 1)[1][1:])
+                pieces["icc"] = zlib.decompress(body.split(b"\0", 1)[1][1:])
             elif name == b"iTXt":
-                found["xmp"] = body.split(b"\0", 5)[-1]
+                pieces["xmp"] = body.split(b"\0", 5)[-1]
             elif name == b"pHYs":
-                found["dpi"] = body
+                pieces["dpi"] = body
             at += length + 12
     elif kind == "jpg":
         at = 2
@@ -78,11 +78,11 @@ def blocks(data: bytes, kind: str) -> dict[str, bytes]:
             body = data[at + 4 : at + 2 + length]
             for name, mark in (("exif", b"Exif\0\0"), ("icc", b"ICC_PROFILE\0\1\1")):
                 if body.startswith(mark):
-                    found[name] = body[len(mark) :]
+                    pieces[name] = body[len(mark) :]
             if body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-                found["xmp"] = body.split(b"\0", 1)[1]
+                pieces["xmp"] = body.split(b"\0", 1)[1]
             if body.startswith(b"JFIF"):
-                found["dpi"] = body[7:12]
+                pieces["dpi"] = body[7:12]
             at += 2 + length
     elif kind == "webp":
         at = 12
@@ -90,9 +90,9 @@ def blocks(data: bytes, kind: str) -> dict[str, bytes]:
             name, length = struct.unpack_from("<4sI", data, at)
             key = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "icc"}.get(name)
             if key:
-                found[key] = data[at + 8 : at + 8 + length]
+                pieces[key] = data[at + 8 : at + 8 + length]
             at += 8 + length + length % 2
-    return {k: v.removeprefix(b"Exif\0\0") for k, v in found.items()}
+    return {k: v.removeprefix(b"Exif\0\0") for k, v in pieces.items()}
 
 
 def exif_tags(data: bytes) -> dict[str, object]:
@@ -113,12 +113,12 @@ def round_trip(data: bytes, kind: str) -> bytes:
 @pytest.mark.parametrize("target", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_metadata_arrives_in_every_format(source: str, target: str, profile: str) -> None:
-    made = round_trip(with_metadata(source, 6, PROFILES[profile]), target)
-    found = blocks(made, target)
-    assert found["icc"] == PROFILES[profile]
-    assert b"grandmother's album" in found["xmp"]
-    assert b"ImageWidth" not in found["xmp"]
-    tags = exif_tags(found["exif"])
+    data = round_trip(with_metadata(source, 6, PROFILES[profile]), target)
+    pieces = blocks(data, target)
+    assert pieces["icc"] == PROFILES[profile]
+    assert b"grandmother's album" in pieces["xmp"]
+    assert b"ImageWidth" not in pieces["xmp"]
+    tags = exif_tags(pieces["exif"])
     photo, places = tags["ExifTag"], tags["GPSTag"]
     assert photo["DateTimeOriginal"] == "1999:12:31 23:59:58"  # type: ignore[index]
     assert places["GPSLatitude"] == (52, 1, 30, 1, 25, 2)  # type: ignore[index]
@@ -127,12 +127,12 @@ def test_metadata_arrives_in_every_format(source: str, target: str, profile: str
     if source != "avif":  # into which Pillow wrote "Jos??"
         assert tags["Artist"] == "José"
     assert (photo["PixelXDimension"], photo["PixelYDimension"]) == (24, 20)  # type: ignore[index]
-    assert b"secret offsets" not in made
+    assert b"secret offsets" not in data
     if source not in ("webp", "avif"):  # which have no resolution of their own, and this EXIF has none
         assert tags["XResolution"][0] / tags["XResolution"][1] == pytest.approx(300, abs=0.1)  # type: ignore[index]
         if target in ("png", "jpg"):
             assert (
-                found["dpi"]
+                pieces["dpi"]
                 == {"png": struct.pack(">IIB", 11811, 11811, 1), "jpg": b"\1\1\x2c\1\x2c"}[target]
             )
 
@@ -140,13 +140,13 @@ def test_metadata_arrives_in_every_format(source: str, target: str, profile: str
 @pytest.mark.parametrize("source", KINDS)
 def test_avif_holds_metadata_too(source: str) -> None:
     """By OpenCV, as the containers' boxes are a format of their own."""
-    made = round_trip(with_metadata(source, 1, PROFILES["Display P3"]), "avif")
-    _, kinds, found = cv2.imdecodeWithMetadata(np.frombuffer(made, np.uint8), cv2.IMREAD_COLOR)
-    held = {int(kind): bytes(body) for kind, body in zip(kinds, found, strict=True)}
-    assert b"grandmother's album" in made
+    data = round_trip(with_metadata(source, 1, PROFILES["Display P3"]), "avif")
+    _, kinds, bodies = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    held = {int(kind): bytes(body) for kind, body in zip(kinds, bodies, strict=True)}
+    assert b"grandmother's album" in data
     tags = exif_tags(held[cv2.IMAGE_METADATA_EXIF])
     assert tags["ExifTag"]["DateTimeOriginal"] == "1999:12:31 23:59:58"  # type: ignore[index]
-    assert decode_image(made, "x").icc == PROFILES["Display P3"]
+    assert decode_image(data, "x").icc == PROFILES["Display P3"]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
@@ -170,10 +170,10 @@ def test_values_keep_their_types_and_byte_order(kind: str, order: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
-    made = encode_image(
+    data = encode_image(
         Picture(PIXELS, None, None, "PNG", Metadata(dpi=(240.0, 120.0))), kind, EncodeSettings()
     )
-    assert decode_image(made, "x").metadata.dpi == pytest.approx((240, 120), abs=0.1)
+    assert decode_image(data, "x").metadata.dpi == pytest.approx((240, 120), abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ def test_resolution_survives_where_there_is_no_exif(kind: str) -> None:
 def test_deep_files_hold_metadata_too(deep: str, dtype: type) -> None:
     picture = decode_image(with_metadata("jpg", 3, PROFILES["AdobeRGB"]), "x")
     color = (picture.color / 255 * (1 if dtype is np.float32 else 65_535)).astype(dtype)
-    found = blocks(
+    pieces = blocks(
         encode_image(Picture(color, None, picture.icc, "PNG", picture.metadata), deep, EncodeSettings()), deep
     )
-    assert found["icc"] == PROFILES["AdobeRGB"]
-    assert b"grandmother's album" in found["xmp"]
-    assert exif_tags(found["exif"])["GPSTag"]["GPSLatitudeRef"] == "N"  # type: ignore[index]
+    assert pieces["icc"] == PROFILES["AdobeRGB"]
+    assert b"grandmother's album" in pieces["xmp"]
+    assert exif_tags(pieces["exif"])["GPSTag"]["GPSLatitudeRef"] == "N"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -226,10 +226,10 @@ def test_strip_leaves_only_the_profile(
     source.write_bytes(with_metadata(kind, 1, PROFILES["AdobeRGB"]))
     result = strsr("upscale", source, tmp_path / "out", "--scale", "1", "--weights", tiny_weights, "--strip")
     assert result.exit_code == 0, result.output
-    made = (tmp_path / "out" / f"in.{kind}").read_bytes()
-    assert blocks(made, kind)["icc"] == PROFILES["AdobeRGB"]
+    data = (tmp_path / "out" / f"in.{kind}").read_bytes()
+    assert blocks(data, kind)["icc"] == PROFILES["AdobeRGB"]
     for secret in (b"Tester", b"1999", b"album", b"GPS"):
-        assert secret not in made
+        assert secret not in data
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
@@ -242,11 +242,12 @@ def test_provenance_says_what_made_it(
     source.write_bytes(with_metadata(kind))
     args = ("upscale", source, tmp_path / "out", "--scale", "1.5", "--weights", tiny_weights)
     assert strsr(*args, "--strip", "--provenance").exit_code == 0
-    made = (tmp_path / "out" / f"in.{kind}").read_bytes()
+    data = (tmp_path / "out" / f"in.{kind}").read_bytes()
     digest = hashlib.sha256((tiny_weights / "model.safetensors").read_bytes()).hexdigest()
-    said = exif_tags(blocks(made, kind)["exif"])["Software"]
+    software = exif_tags(blocks(data, kind)["exif"])["Software"]
     assert (
-        said == f"strsr {__import__('strsr_cli').__version__}; model lite; weights sha256:{digest}; scale 1.5"
+        software
+        == f"strsr {__import__('strsr_cli').__version__}; model lite; weights sha256:{digest}; scale 1.5"
     )
 
 

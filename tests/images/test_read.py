@@ -33,13 +33,13 @@ def ramp(channels: int, dtype: type) -> np.ndarray:
 def test_lossless_formats_keep_everything(
     kind: str, dtype: type, channels: int, alpha: bool, icc: bytes | None
 ) -> None:
-    made = Picture(ramp(channels, dtype), ramp(1, dtype)[::-1] if alpha else None, icc, "PNG")
-    back = decode_image(encode_image(made, kind, EncodeSettings()), "x")
-    np.testing.assert_array_equal(back.color, made.color)
+    picture = Picture(ramp(channels, dtype), ramp(1, dtype)[::-1] if alpha else None, icc, "PNG")
+    back = decode_image(encode_image(picture, kind, EncodeSettings()), "x")
+    np.testing.assert_array_equal(back.color, picture.color)
     assert back.color.dtype == dtype
     assert (back.alpha is None) == (not alpha)
-    if made.alpha is not None:
-        np.testing.assert_array_equal(back.alpha, made.alpha)
+    if picture.alpha is not None:
+        np.testing.assert_array_equal(back.alpha, picture.alpha)
     assert back.icc == icc
 
 
@@ -75,9 +75,9 @@ def test_orientation_is_applied(orientation: int, deep: bool, tmp_path: Path) ->
         tifffile.imwrite(path, deep_pixels, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
     else:
         Image.fromarray(upright).save(path, exif=exif)
-    seen = read_image(path)
+    picture = read_image(path)
     expected = np.asarray(_turned(Image.fromarray(upright), orientation))
-    np.testing.assert_array_equal(seen.rgb8(), expected)
+    np.testing.assert_array_equal(picture.rgb8(), expected)
     assert read_size(path) == expected.shape[:2]
 
 

@@ -55,13 +55,15 @@ def test_files_do_not_depend_on_how_bands_were_cut(kind: str, channels: int, dty
     whole = written(kind, pixels)
     for rows in (1, 7, 64) if kind not in ("webp", "avif") else (7,):  # which gather them
         assert written(kind, pixels, list(range(rows, 130, rows))) == whole
-    seen = decode_image(whole, "x")
-    assert seen.color.shape[:2] == (130, 40)
+    picture = decode_image(whole, "x")
+    assert picture.color.shape[:2] == (130, 40)
     if kind in ("png", "tif"):
         expected = (
             pixels if dtype is not np.float32 or kind == "tif" else np.rint(pixels * np.float64(65_535))
         )
-        again = seen.color if seen.alpha is None else np.concatenate([seen.color, seen.alpha], axis=2)
+        again = (
+            picture.color if picture.alpha is None else np.concatenate([picture.color, picture.alpha], axis=2)
+        )
         np.testing.assert_array_equal(again, expected)
 
 
@@ -98,10 +100,10 @@ def test_joined_jpeg_has_the_pixels_of_a_whole_one(
         np.testing.assert_array_equal(decode(joined), decode(buffer.getvalue()))
     if (djpeg := shutil.which("djpeg")) is not None:
         (tmp_path / "x.jpg").write_bytes(joined)
-        told = subprocess.run(
+        process = subprocess.run(
             [djpeg, "-outfile", "/dev/null", tmp_path / "x.jpg"], capture_output=True, check=False
         )
-        assert (told.returncode, told.stderr) == (0, b"")
+        assert (process.returncode, process.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("compression", range(6))
@@ -111,9 +113,9 @@ def test_png_of_every_compression_keeps_the_pixels(compression: int, dtype: type
         pixels = smooth(41, 33, channels, dtype)
         pixels[10:20] = 7
         data = written("png", pixels, png_compression=compression)
-        seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).reshape(41, 33, -1)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).reshape(41, 33, -1)
         order = {1: [0], 2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-        np.testing.assert_array_equal(seen[..., order], pixels)
+        np.testing.assert_array_equal(image[..., order], pixels)
 
 
 def test_png_compression_saves_bytes(photo: np.ndarray) -> None:
@@ -142,9 +144,9 @@ def test_tiff_is_read_by_other_readers(dtype: type, channels: int, order: bytes)
     np.testing.assert_array_equal(tifffile.imread(file).reshape(pixels.shape), pixels)
     # OpenCV does not read two channels, and multiplies 8-bit colours by alpha.
     if channels != 2 and (channels, dtype) != (4, np.uint8):
-        seen = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
         order_of = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-        np.testing.assert_array_equal(seen.reshape(pixels.shape)[..., order_of], pixels)
+        np.testing.assert_array_equal(image.reshape(pixels.shape)[..., order_of], pixels)
 
 
 @pytest.mark.parametrize("kind", OUTPUT_FORMATS)
@@ -190,8 +192,8 @@ def test_threads_write_at_the_same_time() -> None:
     pixels = smooth(900, 333, 3)
     alone = {kind: written(kind, pixels) for kind in ("png", "tif", "jpg", "bmp", "webp")}
     with ThreadPoolExecutor(8) as pool:
-        made = pool.map(lambda kind: (kind, written(kind, pixels)), [*alone] * 4)
-    assert all(data == alone[kind] for kind, data in made)
+        outputs = pool.map(lambda kind: (kind, written(kind, pixels)), [*alone] * 4)
+    assert all(data == alone[kind] for kind, data in outputs)
 
 
 def test_the_provenance_that_a_bitmap_cannot_hold_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
