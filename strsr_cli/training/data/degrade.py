@@ -164,7 +164,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of one sample, with all its numbers drawn."""
+    """A pass of one sample, with all its numbers drawn."""
 
     kernel: Tensor | None  # (21, 21)
     gaussian: bool
@@ -273,14 +273,14 @@ def degrade(
             x = jpeg(x, [sample.quality for sample in passes])
     x = jpeg_some(x, [None if recipe.jpeg_last else recipe.passes[-1].quality for recipe in recipes])
     x = resize(x, target, sizes.final_mode)
-    # The sinc filter of the last device works at the target's own size.
+    # The final sinc filter works at the target's own size.
     x = blur_some(x, [recipe.sinc for recipe in recipes])
     x = jpeg_some(x, [recipe.passes[-1].quality if recipe.jpeg_last else None for recipe in recipes])
     return quantise(x)
 
 
 def scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
-    """(h, w) times a factor, rounded, at least 1."""
+    """Multiply (h, w) by a factor: rounded, at least 1."""
     h, w = (max(1, round(side * factor)) for side in size)
     return h, w
 

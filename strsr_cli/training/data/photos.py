@@ -98,7 +98,7 @@ class Photos:
 
 
 def load_photos(folders: list[Path], smallest: int, cache_gb: float = CACHE_GB, tell: bool = True) -> Photos:
-    """All photos below the folders of at least `smallest` px on the short side.
+    """List all photos below the folders of at least `smallest` px on the short side.
 
     Those whose header cannot be read and those too small are skipped, and logged if `tell`. cache_gb:
     10^9 bytes, as far as which photos are decoded here, in order, and kept. Raises UsageError when
