@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.bench import cold_start, roofline
+from strsr_cli.bench import cold_start, protocol, roofline
 from strsr_cli.bench.photos import make_photo
 
 from ..conftest import LitePipeline
@@ -30,7 +31,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary folders are made."""
     folder = tmp_path / "scratch"
     folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
@@ -137,7 +138,7 @@ def test_an_interrupted_measurement_leaves_nothing(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("strsr_cli.bench.protocol.network_alone", interrupt)
+    monkeypatch.setattr(protocol, "network_alone", interrupt)
     result = strsr("bench", *SMALL, "--weights", tiny_weights)
     assert result.exit_code == 130
     assert list(scratch.glob("strsr*")) == []

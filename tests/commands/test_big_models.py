@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -20,6 +22,7 @@ from typer.testing import CliRunner, Result
 from strsr_cli.app import app
 from strsr_cli.batch.job import Job
 from strsr_cli.upscale import conditions
+from strsr_cli.upscale import options as upscale_options
 from strsr_cli.upscale.conditions import Conditions
 from strsr_cli.upscale.options import BigModelOptions
 from strsr_models import load_pipeline
@@ -75,16 +78,21 @@ def made(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}  # not the journal
 
 
-def no_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the language model was loaded")
-
-    monkeypatch.setattr(conditions, "load_conditioner", refuse)
+@pytest.fixture
+def mute(models: Path, tmp_path: Path) -> Path:
+    """The models folder, with language models that cannot be loaded; their files have their sizes and times."""
+    folder = shutil.copytree(models, tmp_path / "mute")
+    for path in folder.rglob("*.safetensors"):
+        if path.parent.name in ("text_encoder", "Qwen3-VL-4B-Instruct"):
+            state = path.stat()
+            path.write_bytes(bytes(state.st_size))
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    return folder
 
 
 @families
 def test_outputs_do_not_depend_on_company_or_cache(
-    family: str, upscale: Run, folder: Path, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, upscale: Run, folder: Path, tmp_path: Path, tokens: Path, mute: Path
 ) -> None:
     assert upscale(family, folder / "b.png", "alone").exit_code == 0
     assert len(made(tokens)) == 1
@@ -92,8 +100,8 @@ def test_outputs_do_not_depend_on_company_or_cache(
     assert len(made(tokens)) == 1
     assert upscale(family, folder, "mixed").exit_code == 0
     assert len(made(tokens)) == 3
-    no_language_model(monkeypatch)
-    result = upscale(family, folder, "cached")
+    assert upscale(family, folder, "mute", "--no-token-cache", root=mute).exit_code != 0
+    result = upscale(family, folder, "cached", root=mute)
     assert result.exit_code == 0, result.output
     assert made(tmp_path / "three") == made(tmp_path / "mixed") == made(tmp_path / "cached")
     assert made(tmp_path / "alone")["b.png"] == made(tmp_path / "three")["b.png"]
@@ -144,7 +152,7 @@ def test_a_folder_of_an_older_recipe_is_made_again(
     family: str, upscale: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setattr("strsr_cli.upscale.options.BIG_RECIPE", 1)
+        before.setattr(upscale_options, "BIG_RECIPE", 1)
         assert "3 done" in upscale(family, folder, "out").output
     assert "3 done" in upscale(family, folder, "out").output
     assert "3 skipped" in upscale(family, folder, "out").output
@@ -189,11 +197,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(upscale: Run, folder: Pa
 
 @families
 def test_conditioning_none_needs_the_text_encoder_once(
-    family: str, upscale: Run, folder: Path, tokens: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, upscale: Run, folder: Path, tokens: Path, models: Path, mute: Path
 ) -> None:
     assert upscale(family, folder / "a.png", "a", "--conditioning", "none").exit_code == 0
-    no_language_model(monkeypatch)
-    result = upscale(family, folder, "all", "--conditioning", "none", "--lora-scale", 0)
+    result = upscale(family, folder, "all", "--conditioning", "none", "--lora-scale", 0, root=mute)
     assert result.exit_code == 0, result.output
     assert len(list(tokens.iterdir())) == 1
     # A neutral prompt and no adapter: what the base model does by itself.
@@ -335,7 +342,7 @@ def test_standard_input_has_no_prompt_of_its_own(strsr: Run, tmp_path: Path) -> 
 def test_quantising_without_torchao_names_the_command(
     upscale: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao", None)
     result = upscale("zimage", folder, "out", "--quantize", "int8")
     assert result.exit_code == 2
     assert result.stderr == "strsr: --quantize int8: needs torchao: pip install 'strsr[quant]'\n"

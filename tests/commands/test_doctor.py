@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from typer.testing import Result
 
 from strsr_cli import __version__
@@ -61,8 +63,8 @@ def test_broken_libraries_and_odd_paths_are_no_failure(
     def broken() -> bool:
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr("torch.cuda.is_available", broken)
-    monkeypatch.setattr("psutil.virtual_memory", broken)
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    monkeypatch.setattr(psutil, "virtual_memory", broken)
     file = tmp_path / "file"
     file.touch()
     result = strsr("doctor", "--models-dir", file)
@@ -71,8 +73,8 @@ def test_broken_libraries_and_odd_paths_are_no_failure(
 
 
 def test_a_gpu_that_does_not_answer_is_listed(strsr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 99)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 99)
     dead = machine.examine_gpus()[98]
     assert (dead["device"], dead["free_bytes"], dead["precisions"]) == ("cuda:98", None, [])
     result = strsr("doctor")

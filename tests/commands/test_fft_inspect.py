@@ -329,13 +329,20 @@ def sampled(pixels: np.ndarray) -> LatticeReport:
     return sampled_report(size, lambda rows, columns: to_tensor(pixels[rows, columns]))
 
 
-def test_samples_tell_a_grid_in_a_large_image_as_the_whole_does(
-    coffee: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("strsr_models.spectrum.sample.SAMPLE_PIXELS", 300_000)
-    large = np.tile(coffee, (4, 4, 1))  # four squares
-    assert sampled(planted(large, 16)).coherence[2] > 0.5
-    assert sampled(planted(large, 16)).excess[2] > sampled(large).excess[2] + 2
+def test_samples_tell_a_grid_in_a_large_image_as_the_whole_does(coffee: np.ndarray) -> None:
+    def large(pixels: np.ndarray) -> LatticeReport:
+        """As if the image lay there 14 x 14 times: 16 million px, in which four squares are looked at."""
+        height, width, _ = pixels.shape
+
+        def see(rows: slice, columns: slice) -> torch.Tensor:
+            ys = np.arange(rows.start, rows.stop) % height
+            return to_tensor(pixels[np.ix_(ys, np.arange(columns.start, columns.stop) % width)])
+
+        return sampled_report((14 * height, 14 * width), see)
+
+    grid = large(planted(coffee, 16))
+    assert grid.coherence[2] > 0.5
+    assert grid.excess[2] > large(coffee).excess[2] + 2
     small = sampled(np.zeros((9, 9, 1), np.uint16))
     assert all(np.isnan(small.excess))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from filelock import FileLock
 from typer.testing import Result
@@ -25,8 +27,6 @@ ADAPTER = ("StrSR-zimage", "jkwang28/StrSR")
 @pytest.fixture
 def hub(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """All repositories of both families, with files that nobody needs among them."""
-    import huggingface_hub
-
     hub = FakeHub()
     for name, published in FOLDERS.items():
         files = hub.repositories.setdefault(
@@ -40,7 +40,7 @@ def hub(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "STRSR_MODELS_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # of the library, before it tries again
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # of the library, before it tries again
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     huggingface_hub.close_session()
@@ -98,7 +98,7 @@ def test_an_interrupted_pull_goes_on_by_bytes(
     strsr: Run, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The library writes blocks of 10 MB: what has come of the last one is lost.
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100)
     name, repository = ADAPTER
     pull = ("models", "pull", name, "--models-dir", tmp_path)
     path = f"{name}/state_dict.pth"
@@ -275,7 +275,7 @@ def test_a_folder_that_may_not_be_read_takes_one_line(
     def refuse(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr("strsr_cli.setup.store.read_record", refuse)
+    monkeypatch.setattr(store, "read_record", refuse)
     result = strsr("models", *command, "--models-dir", models)
     assert result.exit_code == 3
     assert result.stderr == f"strsr: {models / 'Z-Image-Turbo'}: Permission denied\n"

@@ -11,6 +11,7 @@ from typer.testing import Result
 
 from strsr_cli.training.distill import distill, read_distill_config
 from strsr_cli.training.loop import learning_rate
+from strsr_cli.training.run import logbook
 from strsr_cli.training.run.folder import Run
 from strsr_cli.training.settings import TrainConfig, read_config
 from strsr_cli.training.train import train
@@ -58,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
 
     def start(dies_at: int = 0) -> Clock:
         clock = Clock(dies_at)
-        monkeypatch.setattr("strsr_cli.training.run.logbook.time", SimpleNamespace(monotonic=clock.monotonic))
+        monkeypatch.setattr(logbook, "time", SimpleNamespace(monotonic=clock.monotonic))
         return clock
 
     return start

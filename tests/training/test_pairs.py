@@ -194,7 +194,7 @@ def test_a_damaged_note_is_told(text: str, home: Home) -> None:
 def test_a_disk_without_room_is_told_before_anything_is_made(
     empty: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _path: Usage(10**6, 10**6, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**6, 10**6, 1000))
     with pytest.raises(StrsrError, match=r"needs 0\.0 GB, and the disk has 0\.0 GB free") as caught:
         empty.make()
     assert "\n" not in str(caught.value)
@@ -205,7 +205,7 @@ def test_pairs_that_fit_beside_what_is_made_are_made(home: Home, monkeypatch: py
     """Only the rest needs room."""
     size = sum(home.array(name).nbytes for name in (*IMAGES, "kind"))
     usage = Usage(size, size // 2 - 10, size // 2 + 10)
-    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     home.state(done=4)
     home.make()
     home.state(done=0)

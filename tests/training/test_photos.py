@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from strsr_cli.training.data.crops import Crops
 from strsr_cli.training.data.photos import data_hash, load_photos
@@ -56,7 +56,7 @@ def test_photos_unreadable_or_small_are_named_and_skipped(
 
 def test_listing_decodes_nothing(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow decodes a whole PNG to look for its orientation; 85,000 of them would take an hour."""
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     assert len(load_photos([photo_folder], 32, cache_gb=0)) == 5
 
 

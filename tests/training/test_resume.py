@@ -72,7 +72,7 @@ def not_finite_in(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     def l1_loss(pred: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
         return real(pred, hq) * (float("nan") if next(count) in steps else 1.0)
 
-    monkeypatch.setattr("torch.nn.functional.l1_loss", l1_loss)
+    monkeypatch.setattr(torch.nn.functional, "l1_loss", l1_loss)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(

@@ -18,13 +18,15 @@ from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.plan import make_plan
 from strsr_cli.batch.report import Reporter
 from strsr_cli.batch.state import BatchState
-from strsr_cli.images import write as encode
-from strsr_cli.upscale import stages
 from strsr_cli.upscale.options import UpscaleOptions
 from strsr_cli.upscale.stages import Stages, upscale_batch
 from strsr_cli.upscale.workers import prefetch, set_thread_count, thread_pool, threads_for_workers
 from strsr_models import WeightsError
+from strsr_models.encoders.lite import SemanticEncoder
+from strsr_models.networks.autoencoder import StructuralEncoder
 from strsr_models.pipelines.lite import LitePipeline
+
+from ..helpers.hooks import before_forward
 
 Made = dict[str, bytes]
 
@@ -44,7 +46,7 @@ def folder(tmp_path: Path, photo: np.ndarray) -> Path:
 def make(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., Made]:
     """Upscale the folder with options; the outputs by name."""
 
-    def run(**options: object) -> Made:
+    def run(state: BatchState | None = None, **options: object) -> Made:
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
         settings = UpscaleOptions(
             **{
@@ -62,7 +64,7 @@ def make(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., Made
         )
         reporter = Reporter(quiet=True)
         try:
-            upscale_batch(make_plan(str(folder), str(out), "keep").jobs, settings, reporter)
+            upscale_batch(make_plan(str(folder), str(out), "keep").jobs, settings, reporter, state)
         finally:
             reporter.close()
         return {path.name: path.read_bytes() for path in sorted(out.iterdir())} if out.exists() else {}
@@ -85,44 +87,31 @@ def test_tiles_of_one_shape_change_pixels_hardly(
     expected = make(tile=96)
     monkeypatch.setattr(Stages, "one_shape", True)
     seen = set()
-    restore = LitePipeline.restore
-
-    def watched(self: LitePipeline, lq_up: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
-        seen.add(tuple(lq_up.shape[-2:]))
-        return restore(self, lq_up, *rest, **more)
-
-    monkeypatch.setattr(LitePipeline, "restore", watched)
-    made = make(tile=96)
+    with before_forward(StructuralEncoder, lambda lq_up: seen.add(tuple(lq_up.shape[-2:]))):
+        made = make(tile=96)
     assert seen == {(96, 96)}
     assert made.keys() == expected.keys()
 
 
-def failing(what: Exception, when: Callable[[torch.Tensor], bool]) -> Callable[..., torch.Tensor]:
-    restore = LitePipeline.restore
-
-    def wrapped(self: LitePipeline, lq_up: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
-        if when(lq_up):
-            raise what
-        return restore(self, lq_up, *rest, **more)
-
-    return wrapped
-
-
-def test_a_picture_that_the_network_cannot_do_costs_itself_alone(
-    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_the_network_cannot_do_costs_itself_alone(make: Callable[..., Made]) -> None:
     expected = make()
-    narrow = failing(RuntimeError("no such kernel"), lambda view: view.shape[-2] == 32)  # 3.png alone
-    monkeypatch.setattr(LitePipeline, "restore", narrow)
-    made = make(batch=8)
+
+    def refuse_low_tiles(lq_up: torch.Tensor) -> None:
+        if lq_up.shape[-2] == 32:  # 3.png alone
+            raise RuntimeError("no such kernel")
+
+    with before_forward(StructuralEncoder, refuse_low_tiles):
+        made = make(batch=8)
     assert made == {name: data for name, data in expected.items() if name != "3.png"}
 
 
 def test_damaged_weights_end_the_batch_and_leave_nothing(
-    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Callable[..., Made], tiny: LitePipeline, tiny_weights: Path, tmp_path: Path
 ) -> None:
     before = threading.active_count()
-    monkeypatch.setattr(LitePipeline, "restore", failing(WeightsError("damaged"), lambda view: True))
+    with torch.no_grad():
+        tiny.dit.patch_out.weight.fill_(float("nan"))
+    tiny.save(tiny_weights, {})
     with pytest.raises(WeightsError, match="damaged"):
         make()
     assert not list(tmp_path.glob("out*/*"))
@@ -130,19 +119,17 @@ def test_damaged_weights_end_the_batch_and_leave_nothing(
 
 
 def test_an_interruption_leaves_no_thread_and_no_partial_file(
-    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Callable[..., Made], tmp_path: Path
 ) -> None:
-    before = threading.active_count()
-    begin, calls = Stages.begin, []
+    before, calls = threading.active_count(), []
 
-    def interrupted(self: Stages, *what: object) -> object:
-        calls.append(what)
+    def interrupt_the_fourth(picture: torch.Tensor) -> None:
+        calls.append(picture)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return begin(self, *what)
 
-    monkeypatch.setattr(Stages, "begin", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    # Pictures are begun in the main thread, which is where ^C arrives.
+    with before_forward(SemanticEncoder, interrupt_the_fourth), pytest.raises(KeyboardInterrupt):
         make()
     for path in tmp_path.glob("out*/*"):
         with Image.open(path) as image:
@@ -151,65 +138,66 @@ def test_an_interruption_leaves_no_thread_and_no_partial_file(
 
 
 def test_an_unforeseen_error_fails_its_picture_and_is_named(
-    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make: Callable[..., Made], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One odd file among thousands must not end the batch, nor be passed over."""
-    expected, write = make(), stages.write_output
 
-    def broken(job: Job, *what: object) -> None:
-        if job.name.endswith("1.png"):
-            raise ZeroDivisionError("at\nodds")
-        write(job, *what)
+    class Odd(BatchState):
+        def recorder(self, job: Job) -> Callable[[Path], None] | None:
+            if job.name.endswith("1.png"):
+                raise ZeroDivisionError("at\nodds")
+            return super().recorder(job)
 
-    monkeypatch.setattr(stages, "write_output", broken)
-    made = make()
+    expected = make()
+    made = make(Odd())
     assert made == {name: data for name, data in expected.items() if name != "1.png"}
     (line,) = capsys.readouterr().err.splitlines()
     assert "1.png: ZeroDivisionError: at; this is a bug of strsr" in line
 
 
-def test_pictures_do_not_pile_up_before_slow_writers(
-    make: Callable[..., Made], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_do_not_pile_up_before_slow_writers(make: Callable[..., Made], folder: Path) -> None:
     """Each is in memory, and claimed, and finished after ^C."""
     for number in range(20):
         Image.new("RGB", (8, 8)).save(folder / f"small{number}.png")
-    begin, write, waiting, most = Stages.begin, encode.write_png, [0], [0]
+    claimed: list[Job] = []
+    most = 0
 
-    def counted(self: Stages, *what: object) -> object:
-        waiting[0] += 1
-        most[0] = max(most[0], waiting[0])
-        return begin(self, *what)
+    class Slow(BatchState):
+        def take(self, job: Job) -> bool:
+            nonlocal most
+            claimed.append(job)
+            most = max(most, len(claimed))
+            return super().take(job)
 
-    def slow(*what: object) -> None:
-        time.sleep(0.01)
-        write(*what)
-        waiting[0] -= 1
+        def recorder(self, job: Job) -> Callable[[Path], None] | None:
+            time.sleep(0.01)
+            return super().recorder(job)
 
-    monkeypatch.setattr(Stages, "begin", counted)
-    monkeypatch.setattr(encode, "write_png", slow)
-    assert len(make()) == 26
-    assert most[0] < 10
+        def release(self, job: Job) -> None:
+            claimed.remove(job)
+            super().release(job)
+
+    assert len(make(Slow())) == 26
+    assert 2 < most < 10
 
 
 def test_pictures_read_ahead_are_given_back_at_the_end(
-    folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """While the last picture is finished, which may take long, other processes can make the rest."""
     out = tmp_path / "out"
-    state = BatchState(out)
-    write = encode.write_png
-
-    def stopped(*what: object) -> None:
-        state.stop.requested = True
-        deadline = time.monotonic() + 2
-        while len(left := list((out / FOLDER).iterdir())) > 1 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        claims.append(len(left))
-        write(*what)
-
     claims: list[int] = []
-    monkeypatch.setattr(encode, "write_png", stopped)
+
+    class Stopping(BatchState):
+        def recorder(self, job: Job) -> Callable[[Path], None] | None:
+            self.stop.requested = True
+            deadline = time.monotonic() + 2
+            while len(left := list((out / FOLDER).iterdir())) > 1 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            claims.append(len(left))
+            return super().recorder(job)
+
+    state = Stopping(out)
     reporter = Reporter(quiet=True)
     options = UpscaleOptions(3, "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
     upscale_batch(make_plan(str(folder), str(out), "keep").jobs, options, reporter, state)

@@ -71,5 +71,5 @@ def test_a_cache_that_may_only_be_read_serves(tmp_path: Path, monkeypatch: pytes
     def refuse(_path: Path) -> None:
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr("os.utime", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
     assert TokenCache(tmp_path).get("key") is not None

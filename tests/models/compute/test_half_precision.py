@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from strsr_models import WeightsError, load_pipeline
-from strsr_models.compute import devices, half_precision
 from strsr_models.compute.devices import parameter_dtype
 from strsr_models.compute.half_precision import companion_dtype, make_float16_safe, rescaled
 from strsr_models.pipelines.options import PretrainedOptions
@@ -244,8 +244,8 @@ def test_precisions_depend_on_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     half, brain, single = torch.float16, torch.bfloat16, torch.float32
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for has_bf16, auto, beside in ((True, brain, brain), (False, half, single)):
-        for module in (devices, half_precision):
-            monkeypatch.setattr(module, "multiplies_bf16", lambda device, has=has_bf16: has)
+        monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bf16, **_options: has)
         assert parameter_dtype("auto", gpu) == auto
         assert parameter_dtype("fp16", gpu) == half
         assert parameter_dtype("auto", cpu) == single

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -174,7 +175,7 @@ def test_missing_weights_are_told_with_where_to_get_them(
         raise AssertionError("it tried the network")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(WeightsError) as caught:
         ConvNextTrunk()
     assert "https://huggingface.co/laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup" in str(
@@ -199,7 +200,7 @@ def test_weights_in_the_hubs_cache_are_found(
         asked.append((repository, file))
         return str(path) if file == path.name else None
 
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cache)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cache)
     monkeypatch.setattr(convnext, "_repository", lambda _name, _tag: "somebody/tiny")
     trunk = ConvNextTrunk(name=TINY)
     assert torch.equal(trunk.visual.head.proj.weight, clip_tensors["visual.head.proj.weight"])

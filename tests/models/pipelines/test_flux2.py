@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strsr_models import WeightsError, load_pipeline
@@ -90,11 +90,11 @@ def test_latents_are_packed_with_their_positions(models: Path, monkeypatch: pyte
     assert isinstance(pipeline, Flux2Pipeline)
     seen: dict[str, Any] = {}
 
-    def answer(**inputs: Any) -> tuple[Tensor]:
+    def answer(_dit: nn.Module, _args: tuple[()], inputs: dict[str, Any], _output: object) -> tuple[Tensor]:
         seen.update(inputs)
         return (torch.zeros_like(inputs["hidden_states"]),)
 
-    monkeypatch.setattr(pipeline.dit, "forward", answer)
+    pipeline.dit.register_forward_hook(answer, with_kwargs=True)
     monkeypatch.setattr(pipeline, "encode_posterior", lambda x: torch.arange(32.0).view(1, 4, 2, 4))
     latents = pipeline.encode_latents(torch.zeros(1, 3, 16, 32))
     mean, std = pipeline.vae.bn.running_mean, torch.sqrt(pipeline.vae.bn.running_var + 1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +336,7 @@ def test_impossible_options_are_refused(models: Path) -> None:
 def test_the_models_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STRSR_MODELS_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     assert default_models_dir() == tmp_path / "strsr" / "models"
     monkeypatch.setenv("STRSR_MODELS_DIR", str(tmp_path / "mine"))
     assert default_models_dir() == tmp_path / "mine"
