@@ -32,8 +32,10 @@ STALE = 600.0  # s without one
 class OutputLocks:
     """The claims of this process in one output folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, heartbeat: float = HEARTBEAT) -> None:
+        """Claim nothing yet. heartbeat: seconds between two signs of life in all claims that are held."""
         self.folder = root / FOLDER
+        self.heartbeat = heartbeat
         self._held: set[Path] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -159,7 +161,7 @@ class OutputLocks:
             _drop(probe)
 
     def _beat(self) -> None:
-        while not self._closed.wait(HEARTBEAT):
+        while not self._closed.wait(self.heartbeat):
             with self._lock:
                 held = list(self._held)
             for path in held:

@@ -83,9 +83,8 @@ def test_a_damaged_lock_stands_until_it_is_old(tmp_path: Path) -> None:
     assert OutputLocks(tmp_path).take("a.png")
 
 
-def test_a_lock_is_renewed_by_its_heartbeat(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(module, "HEARTBEAT", 0.01)
-    locks = OutputLocks(tmp_path)
+def test_a_lock_is_renewed_by_its_heartbeat(tmp_path: Path) -> None:
+    locks = OutputLocks(tmp_path, heartbeat=0.01)
     locks.take("a.png")
     (path,) = (tmp_path / FOLDER).iterdir()
     os.utime(path, (0, 0))

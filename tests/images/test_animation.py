@@ -342,11 +342,17 @@ def test_a_frame_is_estimated_by_its_share_of_the_file(tmp_path: Path) -> None:
     assert output_bytes(page, 16_000, 1_000) == 16_000 * 15 + 1024
 
 
-def test_frames_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames_module, "MAX_FRAMES", 4)
-    for kind in ("gif", "png"):
-        with pytest.raises(ImageError, match="more than 4 frames"):
-            frames_of(saved(tmp_path / f"a.{kind}", five_frames(kind)))
+def test_frames_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    first, second = (gif(6, 4, PALETTE, count * [Part(full(0))]) for count in (1, 2))
+    frame = second[len(first) - 1 : -1]
+    assert second == first[:-1] + frame + b";"
+    many = {"gif": first[:-1] + 10_000 * frame + b";"}
+    # An APNG says how many it has; it must be large enough for them.
+    five = five_frames("png")
+    many["png"] = five.replace(struct.pack(">I", 5), struct.pack(">I", 10_001), 1) + bytes(10_001 * 50)
+    for kind, data in many.items():
+        with pytest.raises(ImageError, match="more than 10,000 frames"):
+            frames_of(saved(tmp_path / f"a.{kind}", data))
 
 
 def test_frames_of_any_size_are_bounded(tmp_path: Path) -> None:

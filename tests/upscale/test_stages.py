@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import Result
 
+import strsr_cli
+import strsr_models
 from strsr_cli.batch.job import Job
 from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.plan import make_plan
@@ -24,6 +29,7 @@ from strsr_cli.upscale.workers import prefetch, set_thread_count, thread_pool, t
 from strsr_models import WeightsError
 from strsr_models.encoders.lite import SemanticEncoder
 from strsr_models.networks.autoencoder import StructuralEncoder
+from strsr_models.networks.dit import Attention
 from strsr_models.pipelines.lite import LitePipeline
 
 from ..helpers.hooks import before_forward
@@ -248,3 +254,38 @@ def test_threads_keep_the_number_of_threads_they_were_given() -> None:
         other.set()
         thread.join()
     assert found == [2]
+
+
+def own_calls(frame: FrameType | None) -> list[tuple[str, str]]:
+    """The file and function of each call of ours that led to a frame, outermost first; torch's are left out.
+
+    Comprehensions, which have frames of their own before Python 3.12, are no calls.
+    """
+    calls = []
+    while frame is not None:
+        path, function = Path(frame.f_code.co_filename), frame.f_code.co_name
+        for package in (Path(strsr_cli.__file__).parent, Path(strsr_models.__file__).parent):
+            if path.is_relative_to(package) and not function.startswith("<"):
+                calls.append((path.relative_to(package.parent).as_posix(), function))
+        frame = frame.f_back
+    return calls[::-1]
+
+
+def test_three_hops_from_restore_to_the_transformer(
+    folder: Path, tiny_weights: Path, tmp_path: Path, strsr: Callable[..., Result]
+) -> None:
+    """The way that the architecture page shows: command, stages, pipeline, network; nothing lies between."""
+    main, ways = threading.get_ident(), []
+
+    def look_around(_tokens: torch.Tensor) -> None:
+        ways.append((own_calls(sys._getframe()), own_calls(sys._current_frames()[main])))
+
+    with before_forward(Attention, look_around):
+        result = strsr("upscale", folder / "1.png", tmp_path / "out.png", "--weights", tiny_weights)
+    assert result.exit_code == 0, result.output
+    computing, waiting = ways[0]
+    way = computing[computing.index(("strsr_cli/upscale/stages.py", "restore")) :]
+    way = way[: way.index(("strsr_models/networks/dit.py", "forward")) + 1]
+    assert len(way) <= 8, way
+    assert len({file for file, _ in way}) <= 5, way
+    assert "strsr_cli/commands/upscale.py" in {file for file, _ in waiting}
