@@ -154,7 +154,7 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
     try:
         fresh.mkdir()
         write(fresh)
-        _sync_all(fresh)
+        sync_folder(fresh)
         if target.exists():
             target.rename(old)
         try:
@@ -163,7 +163,7 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
             if old.exists():
                 old.rename(target)
             raise
-        _sync(target.parent)
+        sync(target.parent)
     except Exception as error:
         # Any error counts: torch and safetensors have errors of their own for a full disk.
         raise cannot_write(target, error, advice) from error
@@ -181,12 +181,14 @@ def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
     return StrsrError(message.rstrip(" ;"))
 
 
-def _sync_all(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring a folder and all below it to the disk. Raises OSError."""
     for path in (folder, *folder.rglob("*")):
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the list of names in a folder, to the disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -101,7 +101,7 @@ def build(config: TrainConfig, device: torch.device) -> tuple[LitePipeline, nn.M
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
     check_crop_size(config, pipeline)
     distance = make_distance(config, device)
-    return pipeline, STAGES[config.stage](pipeline, config, distance), distance
+    return pipeline, STAGE_LOSSES[config.stage](pipeline, config, distance), distance
 
 
 def build_pipeline(config: TrainConfig) -> LitePipeline:
@@ -183,7 +183,7 @@ class FlowStage(nn.Module):
         return {"flow_loss": F.mse_loss(pred.float(), velocity.float())}, restored
 
 
-STAGES: dict[str, type[PixelStage | AutoencoderStage | FlowStage]] = {
+STAGE_LOSSES: dict[str, type[PixelStage | AutoencoderStage | FlowStage]] = {
     "autoencoder": AutoencoderStage,
     "flow": FlowStage,
     "pixel": PixelStage,

@@ -62,6 +62,8 @@ class Conditioner(nn.Module):
         image = image.to(execution_device(self.encoder))
         return self.until_finite(lambda: self.encoder(image))
 
+    look = condition  # its name in version 0.1
+
     def read(self, prompt: str) -> Tensor:
         """Return the condition (1, m, d) of a prompt, in text conditioning: float32, on the CPU."""
         encoder = self.encoder

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from strsr_models.spectrum.blocks import BT601
+
 from .jpeg import jpeg
 from .kernels import blur, draw_kernel, draw_side, narrowed, sinc_kernel
 from .seeds import happens, uniform
@@ -30,7 +32,6 @@ MODES = ("area", "bilinear", "bicubic")
 PUBLISHED_SCALE = 4.0  # the reduction that widths of blur are drawn for
 GAUSSIAN_PROB = 0.5  # of noise; the rest is photon noise
 GRAY_PROB = 0.4  # of noise: the same in the three channels
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ def photon_noise(images: Tensor, unit: Tensor, gray: Tensor) -> Tensor:
     the same on every device. gray (b, 1, 1, 1): where the mean is the luma's, so that equal `unit`
     make equal noise in the three channels.
     """
-    weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
+    weights = torch.tensor(BT601, device=images.device).view(1, 3, 1, 1)
     light = torch.where(gray, (images * weights).sum(1, keepdim=True), images)
     mean = (light.clamp(0, 1) * 255).round()
     bent = mean.sqrt() * unit + (unit * unit - 1) / 6

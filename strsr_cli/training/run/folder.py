@@ -23,7 +23,7 @@ from typing import Any
 
 from strsr_models.errors import StrsrError, UsageError
 
-from ...system.atomic import _sync, _sync_all, cannot_write, whole_file, whole_folder, writing
+from ...system.atomic import cannot_write, sync, sync_folder, whole_file, whole_folder, writing
 from ..settings import to_toml
 
 try:
@@ -173,9 +173,9 @@ class Run:
             shutil.rmtree(folder)
             return
         try:
-            _sync_all(folder)
+            sync_folder(folder)
             folder.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise cannot_write(target, error, self.advice) from error
