@@ -42,7 +42,7 @@ types: $(VENV)/.installed-dev ## static types
 
 # Two processes with one thread each: half the time of one with two.
 test: $(VENV)/.installed-dev ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(VENV)/.installed-dev ## the slow tests too
 	$(BIN)/python -m pytest -m 'not gpu and not network'

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import Result
 
+from strsr_models.pipelines.lite import LitePipeline
+
+from ..conftest import TINY
 from .batch import CONTROL, Batch, all_cases, judged, make_folder, run_batch
 from .cases import Case, PassedOver
 
@@ -34,14 +38,23 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """The batch, with a home, a cache and a folder for temporary files of its own."""
+    """The batch, with a home, a cache and a folder for temporary files of its own.
+
+    Files are what is tried here: the network is tiny, and its decoder adds no detail, so that the outputs are the
+    bicubic enlargements.
+    """
     root = tmp_path_factory.mktemp("hostile")
-    for name in ("home", "cache", "tmp"):
+    for name in ("home", "cache", "tmp", "weights"):
         (root / name).mkdir()
+    pipeline = LitePipeline(TINY)
+    for parameter in pipeline.decoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    pipeline.save(root / "weights", {})
     cases = make_folder(all_cases(), root / "in")
     before = tree(root)
     own = {"HOME": root / "home", "XDG_CACHE_HOME": root / "cache", "TMPDIR": root / "tmp"}
-    return Ran(cases, root, run_batch(root / "in", root / "out", **own), before)
+    weights = ("--weights", root / "weights")
+    return Ran(cases, root, run_batch(root / "in", root / "out", *weights, **own), before)
 
 
 def test_files_have_the_outcome_that_they_must_have(ran: Ran) -> None:

@@ -27,17 +27,17 @@ from ..helpers.training import BASE, metrics, newest, run, same
 def test_a_killed_run_resumed_equals_a_straight_one(
     settings: list[str], photos: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
-    run(photos, tmp_path / "straight", tiny_config, "steps=10", *settings)
+    run(photos, tmp_path / "straight", tiny_config, "steps=6", *settings)
 
-    def die_at_seven(line: str) -> None:
-        if line.startswith("step 7/"):
+    def die_at_five(line: str) -> None:
+        if line.startswith("step 5/"):
             raise SystemExit  # two steps behind the checkpoint
 
     out = tmp_path / "killed"
-    settings = [*settings, "steps=10", "save_every=5"]
+    settings = [*settings, "steps=6", "save_every=3"]
     with pytest.raises(SystemExit):
-        train([photos], out, tiny_config, [*BASE, *settings], die_at_seven)
-    assert Run(out).saved_steps() == [5]
+        train([photos], out, tiny_config, [*BASE, *settings], die_at_five)
+    assert Run(out).saved_steps() == [3]
     run(photos, out, tiny_config, *settings)
     assert same(newest(tmp_path / "straight"), newest(out))
     kept = ("step", "l1_loss", "learning_rate")

@@ -69,12 +69,12 @@ def test_training_lowers_the_loss_and_its_weights_upscale(
 def test_stages_may_follow_each_other_and_end_in_several_steps(
     photos: Path, tiny_config: Path, tmp_path: Path, strsr: Callable[..., Result]
 ) -> None:
-    first = run(photos, tmp_path / "ae", tiny_config, "steps=40", "stage=autoencoder", "learning_rate=0.003")
+    first = run(photos, tmp_path / "ae", tiny_config, "steps=20", "stage=autoencoder", "learning_rate=0.003")
     second = run(
         photos,
         tmp_path / "flow",
         tiny_config,
-        "steps=80",
+        "steps=40",
         "stage=flow",
         "learning_rate=0.01",
         f"init={first}",
