@@ -74,7 +74,7 @@ def test_stages_may_follow_each_other_and_end_in_several_steps(
         photos,
         tmp_path / "flow",
         tiny_config,
-        "steps=40",
+        "steps=60",
         "stage=flow",
         "learning_rate=0.01",
         f"init={first}",
