@@ -87,7 +87,7 @@ class Commands(TyperGroup):
             raise typer.Exit(EXIT_PIPE) from error
         # The user may not touch some file or folder.
         except PermissionError as error:
-            tell(f"{error.filename}: {error.strerror}")
+            tell(described(error))
             raise typer.Exit(EXIT_NOT_AVAILABLE) from error
         # A signal has ended a run of training, whose checkpoint is written: what follows with && must not start.
         except Stopped as stopped:
@@ -109,10 +109,15 @@ def tell_of_system(error: Exception) -> int:
         leave_at_once(EXIT_NOT_AVAILABLE)
         return EXIT_NOT_AVAILABLE
     if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        tell(f"{where}{error.strerror or error}")
+        tell(described(error))
         return EXIT_SOME_FAILED
     raise error
+
+
+def described(error: OSError) -> str:
+    """Return an error of the system with the file that it is about, where there is one."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def code_of_streams(streams: tuple[MessageStream, MessageStream], code: int) -> int:

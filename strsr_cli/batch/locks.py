@@ -42,6 +42,8 @@ class OutputLocks:
         self.folder = root / FOLDER
         self.heartbeat = heartbeat
         self._held: set[Path] = set()
+        # The folders that `enter` has made, the innermost first.
+        self._made: list[Path] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._heart: threading.Thread | None = None
@@ -54,6 +56,7 @@ class OutputLocks:
         """
         path = self.folder / f"{RUN}{secrets.token_hex(8)}"
         try:
+            self._made = _missing(self.folder.parent)
             self.folder.mkdir(parents=True, exist_ok=True)
             with exclusive(self.folder / TAKEOVER):
                 self._make(path, {"settings": settings})
@@ -123,7 +126,7 @@ class OutputLocks:
             _drop(path)
 
     def close(self) -> None:
-        """Give everything back; the folder goes with the last process."""
+        """Give everything back; the folder goes with the last process, and an OUTPUT into which nothing came."""
         self._closed.set()
         with self._lock:
             held, self._held = self._held, set()
@@ -139,6 +142,8 @@ class OutputLocks:
             if {path.name for path in self.folder.iterdir()} <= {TAKEOVER}:
                 _drop(self.folder / TAKEOVER)
                 self.folder.rmdir()
+                for folder in self._made:
+                    folder.rmdir()
 
     def _path(self, name: str) -> Path:
         """Return the file of a claim, whose name has one length for all outputs and needs no folders."""
@@ -218,6 +223,15 @@ class OutputLocks:
             for path in held:
                 with contextlib.suppress(OSError):
                     _touch(path)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return the folder and those above it that are not there, the innermost first. Raises OSError."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    return missing
 
 
 def _touch(path: Path) -> None:

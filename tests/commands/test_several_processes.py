@@ -38,6 +38,15 @@ def test_processes_on_one_folder_share_it(start: Callable[..., subprocess.Popen]
     assert left_over(tmp_path / "out") == [JOURNAL]
 
 
+def test_a_run_that_makes_nothing_leaves_no_folder(
+    strsr: Callable[..., Result], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "broken.png").unlink()
+    result = strsr("upscale", folder, tmp_path / "new" / "out", "--weights", tmp_path / "nothing")
+    assert result.exit_code == 3, result.output
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_of_other_settings_waits_its_turn(
     start: Callable[..., subprocess.Popen],
     strsr: Callable[..., Result],

@@ -13,6 +13,7 @@ larger than the windows: cut to less context they restore worse.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ from strsr_models.config import as_tuple
 from strsr_models.errors import StrsrError, UsageError
 
 from ...system.atomic import free_space, whole_file, writing
-from ...system.refusals import bring_to_disk, exclusive
+from ...system.refusals import UNKNOWN, bring_to_disk, exclusive
 from .crops import PICTURE_SIZE, Batch, Crops, batches
 from .degrade import KINDS
 from .photos import Photos, data_hash
@@ -362,7 +363,13 @@ def _cut(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _read(path: Path, count: int) -> Tensor:
     """Map an array of `count` rows: it is copied into memory page by page as it is read, and never written."""
     try:
-        array = np.load(path, mmap_mode="c")
+        try:
+            array = np.load(path, mmap_mode="c")
+        except OSError as error:
+            if error.errno not in UNKNOWN | {errno.ENODEV}:
+                raise
+            # The disk knows no maps: the array is read whole.
+            array = np.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"pairs {path}: cannot be read ({error}); make them again") from error
     if len(array) != count or array.dtype != np.uint8:
