@@ -32,6 +32,7 @@ RUN = "run-"  # how the names of runs' files begin in it
 TAKEOVER = "takeover"  # in it: locked by the process that looks whether another one is dead
 HEARTBEAT = 60.0  # s between two
 STALE = 600.0  # s without one
+LONGEST_LOOK = 10.0  # s that a run waits for another one to look whether it may begin
 
 
 class OutputLocks:
@@ -58,7 +59,7 @@ class OutputLocks:
         try:
             self._made = _missing(self.folder.parent)
             self.folder.mkdir(parents=True, exist_ok=True)
-            with exclusive(self.folder / TAKEOVER):
+            with exclusive(self.folder / TAKEOVER, timeout=LONGEST_LOOK):
                 self._make(path, {"settings": settings})
                 self._hold(path)
                 others = self._other_runs(path, settings)

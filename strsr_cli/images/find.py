@@ -111,13 +111,15 @@ def identity(path: Path) -> Identity | None:
     """
     try:
         state = path.stat()
-        real = Path(os.path.realpath(path))
-        folder = real.parent.stat()
     except OSError:
         return None
-    if state.st_ino and (state.st_dev, state.st_ino) != (folder.st_dev, folder.st_ino):
-        return state.st_dev, state.st_ino
-    return os.path.normcase(real)
+    inode, real = (state.st_dev, state.st_ino), Path(os.path.realpath(path))
+    try:
+        folder = real.parent.stat()
+    except OSError:
+        return inode
+    is_own = state.st_ino and inode != (folder.st_dev, folder.st_ino)
+    return inode if is_own else os.path.normcase(real)
 
 
 def _walk(top: Path, without: Identity | None, files: FileList) -> Iterator[Path]:

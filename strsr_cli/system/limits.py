@@ -21,6 +21,7 @@ FEW_THREADS = 10_000  # a limit from which on nobody's threads are counted
 CGROUP_LIMITS = ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max")
 NO_THREAD = "can't start new thread"
 THREAD_ADVICE = "allow more (ulimit -u, a container's pids limit), or use fewer: --jobs 1, OMP_NUM_THREADS=1"
+DEVICE_ADVICE = "end what else uses it, or try --device cpu"
 MEMORY_ADVICE = "allow more (ulimit -v, a container's memory limit)"
 
 # What loaders and libraries call memory that they do not get.
@@ -95,6 +96,9 @@ def scarcity(error: BaseException) -> str | None:
         return f"no more threads can be started; {THREAD_ADVICE}"
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return f"out of memory; {MEMORY_ADVICE}"
+    # PyTorch is not loaded for its error's sake.
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({text.partition('. ')[0][:200]}); {DEVICE_ADVICE}"
     lines = [line.strip() for line in text.splitlines() if any(words in line for words in _NO_MEMORY)]
     if isinstance(error, ImportError | RuntimeError | OSError) and lines:
         return f"out of memory ({lines[0][:200]}); {MEMORY_ADVICE}"

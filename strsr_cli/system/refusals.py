@@ -160,7 +160,7 @@ def _copy(temporary: Path, path: Path, refusal: OSError) -> None:
             bring_to_disk(file.fileno(), path.parent)
         with done_without("modes and times of files", path.parent):
             shutil.copystat(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import Result
 
@@ -92,6 +93,10 @@ def test_a_batch_without_threads_is_one_line(
     [
         (ImportError("x.so: failed to map segment from shared object"), "out of memory (x.so: failed to map"),
         (ImportError("long\n\nOriginal error was: y.so: cannot allocate memory in static TLS block"), "y.so"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            "(CUDA out of memory); end what",
+        ),
         (MemoryError(), "out of memory; allow more"),
         (OSError(12, "Cannot allocate memory"), "out of memory; allow more"),
         (

@@ -122,7 +122,7 @@ def test_a_disk_that_refuses_hidden_names_gets_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def hidden(path: object, *more: object, **named: object) -> bool:
-        return isinstance(path, str | os.PathLike) and os.path.basename(path).startswith(".strsr-part-")
+        return isinstance(path, str | os.PathLike) and Path(path).name.startswith(".strsr-part-")
 
     refuse(monkeypatch, "open", number, hidden)
     refuse(monkeypatch, "mkdir", number, hidden)
