@@ -13,7 +13,11 @@ def avif_with(data: bytes, kind: bytes, body: bytes) -> bytes:
     known = _count(data[ipco + 4 : ipco - 4 + _size(data, ipco)])
     # After version, flags, the number of items and the item's own number: how many properties it has.
     count = ipma + 4 + 4 + 4 + 2
-    entry = bytes([data[count] + 1]) + data[count + 1 : count + 1 + data[count]] + bytes([(known + 1) | essential])
+    entry = (
+        bytes([data[count] + 1])
+        + data[count + 1 : count + 1 + data[count]]
+        + bytes([(known + 1) | essential])
+    )
     end = count + 1 + data[count]
     longer = bytearray(data[:ipma] + data[ipma:count] + entry + data[end:])
     _grow(longer, ipma, 1)
