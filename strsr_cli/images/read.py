@@ -7,6 +7,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -21,12 +22,15 @@ from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page
 from .codecs import png as png_files
 from .codecs import tiff as tiff_files
 from .codecs.jpeg import check_scans
+from .codecs.jpeg_segments import read_segments
 from .codecs.jxl import jxl_size
-from .codecs.pillow_reader import QuietPillow, load_pixels, pixels_of
+from .codecs.pillow_reader import QuietPillow, blocks_of, load_pixels, pixels_of
 from .codecs.pillow_reader import log as pillow_log
 from .formats import HEAD, MAX_PIXELS, READABLE, check_pixels, load_reader, sniff
-from .metadata import DAMAGE, LIMIT, Metadata, collect, dpi_of, orientation_of, parse_exif, within_limit
-from .metadata import log as metadata_log
+from .metadata.blocks import LIMIT, collect, within_limit
+from .metadata.blocks import log as metadata_log
+from .metadata.carried import Metadata
+from .metadata.exif import ICC_TAG, ORIENTATION
 from .picture import Picture, apply_orientation, split_alpha
 
 log = logging.getLogger(__name__)
@@ -93,13 +97,13 @@ def _facts_of(animation: Animation, name: str) -> tuple[int, object, Metadata]:
     """Return the orientation, profile and metadata of an animation as a whole."""
     if animation.kind == "PNG":
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
-        exif = _exif(png.exif)
-        return orientation_of(exif, png.xmp), png.icc, collect(exif, png.xmp, png.dpi, name)
+        blocks = png_files.png_blocks(png)
+        return blocks.orientation, png.icc, collect(blocks, name)
     if animation.lacks_end_mark:
         log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
-        metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
-        return _orientation(image, animation.kind), image.info.get("icc_profile"), metadata
+        blocks = blocks_of(image)
+        return blocks.orientation, image.info.get("icc_profile"), collect(blocks, name)
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
@@ -147,17 +151,18 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
             _check_length(path, max_pixels)
             with _decoding(name):
                 if kind == "PNG":
-                    width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
-                    orientation = orientation_of(_exif(raw), xmp)
+                    png = png_files.read_png_size(file, LIMIT)
+                    width, height = png.width, png.height
+                    orientation = png_files.png_blocks(png).orientation
                 elif kind == "TIFF":
                     directory = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
                     height, width = directory.size
-                    orientation = directory.number(274, 1)
+                    orientation = directory.blocks.orientation
                 else:
                     _check_jxl(file, kind, max_pixels, name)
                     with Image.open(file, formats=(kind,)) as image:
                         width, height = image.size
-                        orientation = _orientation(image, kind)
+                        orientation = blocks_of(image).orientation
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     check_pixels(height, width, max_pixels, name)
@@ -232,16 +237,13 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         pixels = png_files.read_deep_png(png)
     else:
         pixels, _ = load_pixels(BytesIO(png.still), "PNG")
-    exif = _exif(png.exif)
-    if exif is None and png.exif:
-        log.warning("%s: its EXIF is damaged and was dropped", name)
-    metadata = collect(exif, png.xmp, png.dpi, name)
+    blocks = png_files.png_blocks(png)
     return _picture(
         pixels,
-        orientation=orientation_of(exif, png.xmp),
+        orientation=blocks.orientation,
         icc=png.icc,
         kind="PNG",
-        metadata=metadata,
+        metadata=collect(blocks, name),
         name=name,
     )
 
@@ -252,7 +254,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     check_pixels(*page.size, max_pixels, name)
     if not alone and (pages := len(tiff_files.page_offsets(file, MAX_FRAMES))) > 1:
         _warn_of_frames(name, pages)
-    icc = page.tags.get(tiff_files.ICC_TAG)
+    icc = page.tags.get(ICC_TAG)
     file.seek(0)
     if page.deep:
         data = tiff_files.extract_page(page, file) if alone else file.read()
@@ -260,22 +262,23 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     else:
         pixels, mode = load_pixels(file, "TIFF")
         icc = None if mode == "CMYK" else icc
-    metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
-    # Both readers of TIFF have turned the pixels upright.
+    # Both readers of TIFF have turned the pixels by the tag, and know nothing of XMP.
+    turned = page.number(ORIENTATION, 0) in range(1, 9)
     return _picture(
         pixels,
-        orientation=1,
+        orientation=1 if turned else page.blocks.orientation,
         icc=icc,
         kind="TIFF",
-        metadata=metadata,
+        metadata=collect(page.blocks, name),
         name=name,
     )
 
 
 def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
     """Decode a file of any format that Pillow alone reads."""
-    if kind == "JPEG":
-        check_scans(file.read())
+    data = file.read() if kind == "JPEG" else b""
+    if data:
+        check_scans(data)
         file.seek(0)
     _check_jxl(file, kind, max_pixels, name)
     with Image.open(file, formats=(kind,)) as image:
@@ -285,21 +288,19 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         if frames > 1 and image.format != "MPO":
             _warn_of_frames(name, frames)
         image.load()
-        exif = _exif_of(image)
-        orientation = _orientation(image, kind)
-        if exif is None:
-            log.warning("%s: its EXIF is damaged and was dropped", name)
-        metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
+        blocks = blocks_of(image)
+        if data:
+            blocks.comment, blocks.iptc, blocks.behind = read_segments(data)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
         pixels = pixels_of(image)
     # Pillow's copy of the pixels goes before they are turned, which takes another.
     del image
     return _picture(
         pixels,
-        orientation=orientation,
+        orientation=blocks.orientation,
         icc=icc,
         kind=kind,
-        metadata=metadata,
+        metadata=collect(blocks, name),
         name=name,
     )
 
@@ -326,36 +327,8 @@ def _picture(
         alpha,
         icc=within_limit(icc, "ICC profile", name),
         format=kind,
-        metadata=metadata,
+        metadata=replace(metadata, size=color.shape[:2]),
     )
-
-
-def _exif(data: bytes | None) -> Image.Exif | None:
-    """Parse the EXIF of a PNG; None where it is missing or damaged beyond its first directory."""
-    try:
-        return None if data is None else parse_exif(data)
-    except DAMAGE:
-        return None
-
-
-def _exif_of(image: Image.Image) -> Image.Exif | None:
-    """Return the EXIF of an image that Pillow has opened; None where it is damaged."""
-    try:
-        exif = image.getexif()
-        if not exif and (data := image.info.get("exif")):
-            # Pillow may have met the damage before, and it raises only the first time.
-            parse_exif(data)
-        return exif
-    except DAMAGE:
-        return None
-
-
-def _orientation(image: Image.Image, kind: str) -> int:
-    """Return the orientation that is left to apply: readers of HEIC and JPEG XL turn images themselves."""
-    if kind == "HEIF" or (kind == "JXL" and not getattr(image, "jpeg", False)):
-        return 1
-    # Pillow looks into XMP itself.
-    return orientation_of(_exif_of(image), None)
 
 
 def is_whole_image(path: Path) -> bool:

@@ -19,7 +19,8 @@ from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import IFDRational
 from typer.testing import Result
 
-from strsr_cli.images.metadata import LIMIT, Metadata
+from strsr_cli.images.metadata.blocks import LIMIT
+from strsr_cli.images.metadata.carried import Metadata
 from strsr_cli.images.picture import Picture
 from strsr_cli.images.read import decode_image, read_image, read_size, without_remarks
 from strsr_cli.images.write import EncodeSettings, encode_image

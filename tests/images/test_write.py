@@ -22,7 +22,7 @@ from PIL import Image
 from strsr_cli.images import write as encode
 from strsr_cli.images.codecs import jpeg, pillow_writer
 from strsr_cli.images.formats import OUTPUT_FORMATS
-from strsr_cli.images.metadata import Metadata
+from strsr_cli.images.metadata.carried import Metadata
 from strsr_cli.images.read import decode_image
 from strsr_cli.images.write import EncodeSettings, RowLayout, write_image
 from strsr_models import ImageError

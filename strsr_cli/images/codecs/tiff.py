@@ -13,14 +13,16 @@ from itertools import accumulate
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from ..metadata.blocks import LIMIT, Blocks
+from ..metadata.directories import read_directories
+from ..metadata.exif import IPTC_TAG, LAYOUT, ORIENTATION, PHOTOSHOP_TAG, XMP_TAG
+from ..metadata.texts import iptc_of
 from ..picture import apply_orientation, swap_red_blue
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of tag 262
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
-ICC_TAG, XMP_TAG = 34675, 700
 LARGEST = 1e30  # of floats: sums of a few must be finite too
 
 # Tags by which pixels are decoded: size, bits, compression, colours, turn, channels, strips, planes,
@@ -32,10 +34,10 @@ PIXEL_PLACES = (273, 279), (324, 325)
 
 @dataclass(frozen=True)
 class TiffPage:
-    """The first page, as its tags describe it. exif: all of its tags, or None in a BigTIFF."""
+    """The first page, as its tags describe it. blocks: what is beside the pixels."""
 
     tags: ImageFileDirectory_v2
-    exif: Image.Exif | None
+    blocks: Blocks
 
     def number(self, tag: int, default: int) -> int:
         """Return a tag's first value."""
@@ -61,13 +63,23 @@ def read_tiff_page(file: BinaryIO) -> TiffPage:
     tags = ImageFileDirectory_v2(head if big else head[:8])
     file.seek(tags.next)
     tags.load(file)
-    page = TiffPage(tags, None if big else Image.Exif())
+    page = TiffPage(tags, Blocks(tiff=True))
     if page.number(254, 0) & 1 or head[8:10] == b"CR":
         raise ValueError("a camera's raw file; develop it first")
-    if page.exif is not None:
-        file.seek(0)
-        page.exif.load_from_fp(file)
+    page.blocks.exif = read_directories(file, LIMIT, passed_over=LAYOUT - {ORIENTATION})
+    page.blocks.take_xmp(_bytes_of(tags.get(XMP_TAG)))
+    page.blocks.iptc = _bytes_of(tags.get(IPTC_TAG))
+    if page.blocks.iptc is None and (photoshop := _bytes_of(tags.get(PHOTOSHOP_TAG))):
+        page.blocks.iptc = iptc_of(photoshop)
     return page
+
+
+def _bytes_of(value: Any) -> bytes | None:
+    """Return a tag's value where it is of bytes; None otherwise."""
+    try:
+        return bytes(value) if isinstance(value, bytes | tuple | list) and value else None
+    except (ValueError, TypeError):
+        return None
 
 
 def read_deep_tiff(page: TiffPage, data: bytes) -> np.ndarray:
