@@ -236,46 +236,52 @@ def pack_exif(exif: Exif) -> bytes:
     return mark + struct.pack(exif.order + "I", 8) + pack_directory(exif.first, 8, exif.order)
 
 
-def pack_directory(
-    directory: Directory,
-    at: int,
-    order: str,
-    big: bool = False,
-    others: Mapping[int, bytes] | None = None,
-) -> bytes:
-    """Pack a directory that will lie at that place, with its values and all below behind it.
+def pack_directory(directory: Directory, at: int, order: str, big: bool = False) -> bytes:
+    """Pack a directory that will lie at that place, with its values and all below behind it."""
+    length = _table_length(len(directory.tags) + len(directory.below), big)
+    table, beyond = _pack_parts(directory, at + length, order, big, {})
+    return table + beyond
 
-    others: whole entries by their tags, whose values lie elsewhere in the file; they win.
+
+def _table_length(count: int, big: bool) -> int:
+    """Return how many bytes a directory of so many tags takes, without the values that lie elsewhere."""
+    return 8 + 20 * count + 8 if big else 2 + 12 * count + 4
+
+
+def _pack_parts(
+    directory: Directory, at: int, order: str, big: bool, others: Mapping[int, bytes]
+) -> tuple[bytes, bytes]:
+    """Pack a directory's table, and the values and directories that will lie at that place.
+
+    others: whole entries of more tags, whose values lie elsewhere in the file.
     """
-    others = others or {}
     tags = sorted({*directory.tags, *directory.below, *others})
     count, entry, offset, room = ("Q", "HHQ", "Q", 8) if big else ("H", "HHI", "I", 4)
-    start = struct.calcsize("=" + count) + len(tags) * (struct.calcsize("=" + entry) + room) + room
     table = struct.pack(order + count, len(tags))
     beyond = bytearray()
     for tag in tags:
-        place = at + start + len(beyond)
         if tag in others:
             table += others[tag]
             continue
+        place = at + len(beyond)
         if tag in directory.below:
-            kind, value = (IFD8 if big else LONG), struct.pack(order + offset, place)
             beyond += pack_directory(directory.below[tag], place, order, big)
+            kind, number, value = (IFD8 if big else LONG), 1, struct.pack(order + offset, place)
         else:
             kind, value = directory.tags[tag].kind, directory.tags[tag].value
+            number = directory.tags[tag].count
             if len(value) > room:
                 beyond += value + b"\0" * (len(value) % 2)
-                value, whole = struct.pack(order + offset, place), value
-                table += struct.pack(order + entry, tag, kind, len(whole) // SIZES[kind]) + value
-                continue
-        table += struct.pack(order + entry, tag, kind, len(value) // SIZES[kind]) + value.ljust(room, b"\0")
-    return table + b"\0" * room + bytes(beyond)
+                value = struct.pack(order + offset, place)
+        table += struct.pack(order + entry, tag, kind, number) + value.ljust(room, b"\0")
+    return table + b"\0" * room, bytes(beyond)
 
 
 def extend_file(file: BinaryIO, directory: Directory) -> None:
     """Add a directory to the first one of a TIFF file, behind its end; its tags win over those there.
 
-    Values must be in the file's byte order.
+    The first directory then ends the file, so that one that is cut is seen to be. Values must be in the file's
+    byte order.
     """
     file.seek(0)
     order, big, at = _read_header(file.read(16))
@@ -287,9 +293,10 @@ def extend_file(file: BinaryIO, directory: Directory) -> None:
     others = {tag: entry for tag, entry in others.items() if tag not in directory.tags}
     end = file.seek(0, 2)
     end += file.write(b"\0" * (end % 2))
-    file.write(pack_directory(directory, end, order, big, others))
+    table, beyond = _pack_parts(directory, end, order, big, others)
+    file.write(beyond + table)
     file.seek(8 if big else 4)
-    file.write(struct.pack(order + ("Q" if big else "I"), end))
+    file.write(struct.pack(order + ("Q" if big else "I"), end + len(beyond)))
 
 
 def ascii_tag(text: bytes) -> Tag:
