@@ -22,7 +22,6 @@ from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page
 from .codecs import png as png_files
 from .codecs import tiff as tiff_files
 from .codecs.jpeg import check_scans
-from .codecs.jpeg_segments import read_segments
 from .codecs.jxl import jxl_size
 from .codecs.pillow_reader import QuietPillow, blocks_of, load_pixels, pixels_of
 from .codecs.pillow_reader import log as pillow_log
@@ -31,6 +30,7 @@ from .metadata.blocks import LIMIT, collect, within_limit
 from .metadata.blocks import log as metadata_log
 from .metadata.carried import Metadata
 from .metadata.exif import ICC_TAG, ORIENTATION
+from .metadata.segments import read_segments
 from .picture import Picture, apply_orientation, split_alpha
 
 log = logging.getLogger(__name__)

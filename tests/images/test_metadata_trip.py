@@ -16,8 +16,8 @@ from strsr_cli.images.picture import Picture
 from strsr_cli.images.read import decode_image
 from strsr_cli.images.write import EncodeSettings, encode_image
 
-from ..helpers.exif_files import generated_exif, jpeg_with, png_with, tiff_of, tiff_with, xmp_packet
 from ..helpers.image_files import ADOBE_RGB, matrix_profile
+from ..helpers.metadata_files import generated_exif, jpeg_with, png_with, tiff_of, tiff_with, xmp_packet
 
 PIXELS = (np.mgrid[:20, :24].sum(0)[..., None] * np.array([3, 2, 4])).astype(np.uint8)
 DEEP = PIXELS.astype(np.uint16) * 257

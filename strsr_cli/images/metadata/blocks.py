@@ -27,6 +27,8 @@ from .xmp import clean_xmp
 log = logging.getLogger(__package__)
 
 LIMIT = 4 * 2**20  # bytes of a profile, of EXIF, of XMP; more than that is damage or malice rather than use
+# Tags of XMP, of which it takes seconds to read so many; brushes and masks of photo editors have thousands.
+MOST_MARKS = 200_000
 
 
 @dataclass
@@ -73,8 +75,13 @@ class Blocks:
         """Take XMP as Pillow or a codec gives it, of any type."""
         if isinstance(packet, str):
             packet = packet.encode("utf-8", "replace")
-        if isinstance(packet, bytes | tuple) and packet:
-            self.xmp = bytes(packet)
+        if not isinstance(packet, bytes | tuple) or not packet:
+            return
+        packet = bytes(packet)
+        if packet.count(b"<") > MOST_MARKS:
+            self.damaged.append("XMP")
+        else:
+            self.xmp = packet
 
     def take_texts(self, texts: Iterable[Text]) -> None:
         """Take texts, and unpack those that are profiles; blocks of their own win over them."""

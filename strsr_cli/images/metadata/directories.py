@@ -266,7 +266,9 @@ def _pack_parts(
         place = at + len(beyond)
         if tag in directory.below:
             beyond += pack_directory(directory.below[tag], place, order, big)
-            kind, number, value = (IFD8 if big else LONG), 1, struct.pack(order + offset, place)
+            # Only EXIF's own pointers are known for such whatever their type.
+            kind = IFD8 if big else LONG if tag in POINTERS else IFD
+            number, value = 1, struct.pack(order + offset, place)
         else:
             kind, value = directory.tags[tag].kind, directory.tags[tag].value
             number = directory.tags[tag].count

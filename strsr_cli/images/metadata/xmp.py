@@ -76,9 +76,10 @@ Edit = tuple[Span, str]
 
 def xmp_orientation(packet: bytes | None) -> int | None:
     """Return the orientation, 1 to 8, that a packet states; None where it states none."""
-    if packet is None:
+    text = "" if packet is None else decode_packet(packet)
+    if "Orientation" not in text:
         return None
-    for element in parse_elements(decode_packet(packet)):
+    for element in parse_elements(text):
         value = element.values.get("tiff:Orientation")
         if value is not None and value.text.strip() in "12345678" and len(value.text.strip()) == 1:
             return int(value.text)

@@ -6,8 +6,8 @@ import re
 import struct
 from collections.abc import Iterator
 
-from ..metadata.texts import PHOTOSHOP, iptc_of
-from ..metadata.xmp import EXTENSION, GAIN_MAP, VIDEO
+from .texts import PHOTOSHOP, iptc_of
+from .xmp import EXTENSION, GAIN_MAP, VIDEO
 
 COMMENT, START_OF_SCAN = 0xFE, 0xDA
 EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"

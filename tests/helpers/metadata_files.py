@@ -1,4 +1,4 @@
-"""EXIF and the files that hold it, made byte by byte: nothing of what is tested takes part, and nothing is guessed."""
+"""Files with metadata, made byte by byte: nothing of what is tested takes part, and nothing is guessed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
+
+from strsr_cli.images.picture import Picture
+from strsr_cli.images.read import decode_image
+from strsr_cli.images.write import EncodeSettings, encode_image
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I"}
 POINTERS = {"photo": 34665, "gps": 34853, "interop": 40965}
+HEIGHT, WIDTH = 20, 24
+PIXELS = (np.mgrid[:HEIGHT, :WIDTH].sum(0)[..., None] * np.array([3, 2, 4])).astype(np.uint8)
+DEEP = PIXELS.astype(np.uint16) * 257
+FLOATS = (PIXELS / 255).astype(np.float32)
+TIFF_SPACE = "http://ns.adobe.com/tiff/1.0/"
+XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 Entry = tuple[int, int, Any]  # tag, type, bytes or numbers or fractions
 
 
@@ -176,3 +187,38 @@ def xmp_packet(attributes: str, inner: str = "", **spaces: str) -> bytes:
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         f'<rdf:Description rdf:about="" {names} {attributes}>{inner}</rdf:Description></rdf:RDF></x:xmpmeta>'
     ).encode()
+
+
+def enlarged(data: bytes, kind: str) -> bytes:
+    picture = decode_image(data, "x")
+    color = picture.color.repeat(2, 0).repeat(2, 1)
+    large = Picture(color, None, picture.icc, picture.format, picture.metadata)
+    return encode_image(large, kind, EncodeSettings())
+
+
+def with_xmp(packet: bytes, kind: str) -> bytes:
+    buffer = BytesIO()
+    if kind.endswith("png"):
+        pixels = DEEP if kind == "deep.png" else PIXELS
+        return png_with(pixels, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet))
+    if kind.endswith("tif"):
+        pixels = {"deep.tif": DEEP, "float.tif": FLOATS}.get(kind, PIXELS)
+        ways: dict = {"planes.deep.tif": {"planarconfig": "separate"}, "big.tif": {"bigtiff": True}}.get(
+            kind, {}
+        )
+        if kind == "planes.deep.tif":
+            pixels = DEEP.transpose(2, 0, 1)
+        tags = [(700, 1, 0, packet, True)]
+        tifffile.imwrite(buffer, pixels, photometric="rgb", metadata=None, extratags=tags, **ways)
+    elif kind == "jpg":
+        return jpeg_with(PIXELS, (0xE1, XMP_SEGMENT + packet))
+    else:
+        Image.fromarray(PIXELS).save(buffer, kind.upper(), xmp=packet, quality=95)
+    return buffer.getvalue()
+
+
+def xmp_of(data: bytes) -> str:
+    """The packet in a JPEG file, by its segment."""
+    at = data.index(XMP_SEGMENT)
+    (length,) = struct.unpack_from(">H", data, at - 2)
+    return data[at + len(XMP_SEGMENT) : at - 2 + length].decode()
