@@ -126,6 +126,19 @@ def test_iptc_goes_where_it_has_a_place(source: str, target: str) -> None:
         assert IPTC in out
 
 
+@pytest.mark.parametrize("kind", [1, 4, 7], ids=["bytes", "numbers", "undefined"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_iptc_of_tiff_is_bytes_whatever_its_type(kind: int, order: str) -> None:
+    padded = IPTC + b"\0" * (-len(IPTC) % 4)
+    for tag, value in (
+        (33723, padded),
+        (33723, PHOTOSHOP + b"\0" * (-len(PHOTOSHOP) % 4)),
+        (34377, PHOTOSHOP[14:]),
+    ):
+        if tag == 33723 or kind != 4:
+            assert IPTC in enlarged(tiff_with(PIXELS, order, [(tag, kind, value)]), "jpg")
+
+
 def test_iptc_without_a_place_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert IPTC not in enlarged(jpeg_with(PIXELS, (0xED, PHOTOSHOP)), "webp")
     assert caplog.messages == ["x: WEBP has no place for: IPTC"]

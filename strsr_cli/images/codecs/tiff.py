@@ -66,11 +66,13 @@ def read_tiff_page(file: BinaryIO) -> TiffPage:
     page = TiffPage(tags, Blocks(tiff=True))
     if page.number(254, 0) & 1 or head[8:10] == b"CR":
         raise ValueError("a camera's raw file; develop it first")
-    page.blocks.exif = read_directories(file, LIMIT, passed_over=LAYOUT - {ORIENTATION})
+    exif = read_directories(file, LIMIT, passed_over=LAYOUT - {ORIENTATION, IPTC_TAG})
+    page.blocks.exif = exif
     page.blocks.take_xmp(_bytes_of(tags.get(XMP_TAG)))
-    page.blocks.iptc = _bytes_of(tags.get(IPTC_TAG))
-    if page.blocks.iptc is None and (photoshop := _bytes_of(tags.get(PHOTOSHOP_TAG))):
-        page.blocks.iptc = iptc_of(photoshop)
+    # IPTC has many types, but is bytes; some programs put Photoshop's blocks there.
+    iptc = exif.first.tags.get(IPTC_TAG)
+    for held in (None if iptc is None else iptc.value, _bytes_of(tags.get(PHOTOSHOP_TAG))):
+        page.blocks.iptc = page.blocks.iptc or iptc_of(held or b"")
     return page
 
 
