@@ -25,6 +25,7 @@ from ..helpers.metadata_files import (
     jpeg_with,
     png_with,
     tiff_of,
+    tiff_with,
 )
 
 # --- PNG's texts -------------------------------------------------------------------------------------

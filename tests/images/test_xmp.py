@@ -69,6 +69,12 @@ def test_orientation_of_xmp_alone_turns_all_and_the_plan(kind: str, form: str, t
     assert b"Orientation=" not in picture.metadata.xmp
 
 
+@pytest.mark.parametrize("kind", [1, 2, 7], ids=["bytes", "text", "undefined"])
+def test_xmp_of_tiff_is_bytes_whatever_its_type(kind: int) -> None:
+    data = tiff_with(PIXELS, ">", [(700, kind, FORMS["attribute"])])
+    assert decode_image(data, "x").color.shape[:2] == (WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize("kind", ["tif", "deep.tif", "jpg", "png"])
 def test_orientation_of_the_tag_wins_over_xmp(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x"

@@ -66,22 +66,20 @@ def read_tiff_page(file: BinaryIO) -> TiffPage:
     page = TiffPage(tags, Blocks(tiff=True))
     if page.number(254, 0) & 1 or head[8:10] == b"CR":
         raise ValueError("a camera's raw file; develop it first")
-    exif = read_directories(file, LIMIT, passed_over=LAYOUT - {ORIENTATION, IPTC_TAG})
-    page.blocks.exif = exif
-    page.blocks.take_xmp(_bytes_of(tags.get(XMP_TAG)))
-    # IPTC has many types, but is bytes; some programs put Photoshop's blocks there.
-    iptc = exif.first.tags.get(IPTC_TAG)
-    for held in (None if iptc is None else iptc.value, _bytes_of(tags.get(PHOTOSHOP_TAG))):
-        page.blocks.iptc = page.blocks.iptc or iptc_of(held or b"")
+    _take_blocks(page.blocks, file)
     return page
 
 
-def _bytes_of(value: Any) -> bytes | None:
-    """Return a tag's value where it is of bytes; None otherwise."""
-    try:
-        return bytes(value) if isinstance(value, bytes | tuple | list) and value else None
-    except (ValueError, TypeError):
-        return None
+def _take_blocks(blocks: Blocks, file: BinaryIO) -> None:
+    """Take EXIF, XMP and IPTC of the first page, whose types differ among programs, though they are bytes."""
+    asked = {ORIENTATION, XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG}
+    blocks.exif = read_directories(file, 4 * LIMIT, passed_over=LAYOUT - asked)
+    held = {tag: blocks.exif.first.tags.get(tag) for tag in asked}
+    if (packet := held[XMP_TAG]) is not None:
+        blocks.take_xmp(packet.value)
+    # Some programs put Photoshop's blocks into IPTC's place.
+    for tag in (held[IPTC_TAG], held[PHOTOSHOP_TAG]):
+        blocks.iptc = blocks.iptc or iptc_of(b"" if tag is None else tag.value)
 
 
 def read_deep_tiff(page: TiffPage, data: bytes) -> np.ndarray:
