@@ -19,11 +19,12 @@ from strsr_models.errors import ImageError, first_line
 
 from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page_file
 from .codecs import png as png_files
-from .codecs import tiff as tiff_files
 from .codecs.jpeg import check_scans
 from .codecs.jxl import jxl_size
 from .codecs.pillow_reader import QuietPillow, load_pixels, pixels_of
 from .codecs.pillow_reader import log as pillow_log
+from .codecs.tiff import kinds, pages
+from .codecs.tiff import pixels as tiff_pixels
 from .formats import HEAD, MAX_PIXELS, READABLE, check_pixels, load_reader, sniff
 from .metadata import DAMAGE, LIMIT, Metadata, collect, dpi_of, orientation_of, parse_exif, within_limit
 from .metadata import log as metadata_log
@@ -150,7 +151,8 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
                     width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
                     orientation = orientation_of(_exif(raw), xmp)
                 elif kind == "TIFF":
-                    directory = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
+                    shown = page_file(file, path, page) if page else pages.first_page_file(file)
+                    directory = pages.read_tiff_page(shown)
                     height, width = directory.size
                     orientation = directory.number(274, 1)
                 else:
@@ -248,19 +250,23 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
 
 def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False) -> Picture:
     """Decode the first page of a TIFF. alone: whether other pages of the file are no matter."""
-    page = tiff_files.read_tiff_page(file)
+    file = file if alone else pages.first_page_file(file)
+    page = pages.read_tiff_page(file)
     check_pixels(*page.size, max_pixels, name)
-    if not alone and (pages := len(tiff_files.page_offsets(file, MAX_FRAMES))) > 1:
-        _warn_of_frames(name, pages)
-    icc = page.tags.get(tiff_files.ICC_TAG)
-    file.seek(0)
+    kinds.check_kind(page)
+    if not alone and (count := len(pages.page_offsets(file, MAX_FRAMES))) > 1:
+        _warn_of_frames(name, count)
+    icc = page.tags.get(pages.ICC_TAG)
+    white = (1.0, 1.0)
     if page.deep:
-        data = tiff_files.extract_page(page, file) if alone else file.read()
-        pixels = tiff_files.read_deep_tiff(page, data)
+        deep = tiff_pixels.read_deep_tiff(page, file)
+        pixels, white = deep.pixels, deep.white
+        if white[0] != 1:
+            log.warning("%s: its floats go far beyond 1: %g is taken as white", name, white[0])
     else:
-        pixels, mode = load_pixels(file, "TIFF")
+        pixels, mode = tiff_pixels.read_shallow_tiff(page, file)
         icc = None if mode == "CMYK" else icc
-    metadata = collect(page.exif, page.tags.get(tiff_files.XMP_TAG), dpi_of(page.tags), name)
+    metadata = collect(page.exif, page.tags.get(pages.XMP_TAG), dpi_of(page.tags), name)
     # Both readers of TIFF have turned the pixels upright.
     return _picture(
         pixels,
@@ -269,6 +275,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
         kind="TIFF",
         metadata=metadata,
         name=name,
+        white=white,
     )
 
 
@@ -317,7 +324,13 @@ def _warn_of_frames(name: str, count: int | str) -> None:
 
 
 def _picture(
-    pixels: np.ndarray, orientation: int, icc: object, kind: str, metadata: Metadata, name: str
+    pixels: np.ndarray,
+    orientation: int,
+    icc: object,
+    kind: str,
+    metadata: Metadata,
+    name: str,
+    white: tuple[float, float] = (1.0, 1.0),
 ) -> Picture:
     """Make a Picture of stored pixels (h, w[, c]), turned upright; too large a profile is dropped."""
     color, alpha = split_alpha(apply_orientation(pixels, orientation))
@@ -327,6 +340,7 @@ def _picture(
         icc=within_limit(icc, "ICC profile", name),
         format=kind,
         metadata=metadata,
+        white=white,
     )
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.ExifTags import IFD
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from ..metadata import KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
-from ..rows import RowLayout, restrip
-from .tiff import XMP_TAG, load_tifffile
+from ...metadata import KEPT_TAGS, ORIENTATION, Metadata, correct_types, parse_exif
+from ...rows import RowLayout, restrip
+from .pages import XMP_TAG, load_tifffile
 
 log = logging.getLogger(__name__)
 
