@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from strsr_models.tiling.enlargement import Enlargement
 
-from .floats import compress, expand, has_highlights
+from .floats import has_highlights
 from .picture import Picture
 
 STEP = 5  # of 255 between the nodes of a table
@@ -143,6 +143,23 @@ def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
         return values
     top = np.iinfo(dtype).max
     return np.asarray(np.rint((values.astype(np.float64) * top).clip(0, top)), dtype)
+
+
+# --- highlights ------------------------------------------------------------------------------------
+
+
+def compress(values: Tensor) -> Tensor:
+    """Bring values below 0 and above 1 near by a logarithm; those of [0, 1] stay, and so does the slope there."""
+    high = 1 + torch.log(values.clamp(min=1))
+    low = -torch.log1p(-values.clamp(max=0))
+    return torch.where(values > 1, high, torch.where(values < 0, low, values))
+
+
+def expand(values: Tensor) -> Tensor:
+    """Undo `compress`."""
+    high = torch.exp(values.clamp(min=1) - 1)
+    low = -torch.expm1(-values.clamp(max=0))
+    return torch.where(values > 1, high, torch.where(values < 0, low, values))
 
 
 # --- transparency ----------------------------------------------------------------------------------

@@ -1,10 +1,8 @@
-"""Floats beyond [0, 1]: which number of a file is white, and a curve under which highlights are enlarged."""
+"""Floats beyond [0, 1]: which number of a file is white, and whether there are highlights."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 # The largest numbers of 8, 10, 12, 14 and 16 bits, which programs leave in floats.
 WHITES = (255, 1_023, 4_095, 16_383, 65_535)
@@ -38,17 +36,3 @@ def white_of(pixels: np.ndarray) -> float:
 def has_highlights(pixels: np.ndarray) -> bool:
     """Whether pixels are floats, and some of them lie outside of [0, 1]."""
     return pixels.dtype == np.float32 and bool(pixels.size) and not 0 <= pixels.min() <= pixels.max() <= 1
-
-
-def compress(values: Tensor) -> Tensor:
-    """Bring values below 0 and above 1 near by a logarithm; those of [0, 1] stay, and so does the slope there."""
-    high = 1 + torch.log(values.clamp(min=1))
-    low = -torch.log1p(-values.clamp(max=0))
-    return torch.where(values > 1, high, torch.where(values < 0, low, values))
-
-
-def expand(values: Tensor) -> Tensor:
-    """Undo `compress`."""
-    high = torch.exp(values.clamp(min=1) - 1)
-    low = -torch.expm1(-values.clamp(max=0))
-    return torch.where(values > 1, high, torch.where(values < 0, low, values))

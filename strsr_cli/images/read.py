@@ -19,9 +19,11 @@ from strsr_models.errors import ImageError, first_line
 
 from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page_file
 from .codecs import png as png_files
+from .codecs.avif import Aperture
 from .codecs.jpeg import check_scans
+from .codecs.jpeg_damage import is_damaged
 from .codecs.jxl import jxl_size
-from .codecs.pillow_reader import QuietPillow, load_pixels, pixels_of
+from .codecs.pillow_reader import QuietPillow, load_pixels, pixels_of, view_of, warn_of_view
 from .codecs.pillow_reader import log as pillow_log
 from .codecs.tiff import kinds, pages
 from .codecs.tiff import pixels as tiff_pixels
@@ -158,7 +160,7 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
                 else:
                     _check_jxl(file, kind, max_pixels, name)
                     with Image.open(file, formats=(kind,)) as image:
-                        width, height = image.size
+                        width, height = (view_of(image, file).crop or (0, 0, *image.size))[2:]
                         orientation = _orientation(image, kind)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -234,6 +236,7 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         pixels = png_files.read_deep_png(png)
     else:
         pixels, _ = load_pixels(BytesIO(png.still), "PNG")
+    warn_of_view(name, Aperture(shape=png.shape))
     exif = _exif(png.exif)
     if exif is None and png.exif:
         log.warning("%s: its EXIF is damaged and was dropped", name)
@@ -256,6 +259,8 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     kinds.check_kind(page)
     if not alone and (count := len(pages.page_offsets(file, MAX_FRAMES))) > 1:
         _warn_of_frames(name, count)
+    if unused := kinds.unused_samples(page):
+        log.warning("%s: %d samples of each pixel are neither colour nor alpha: dropped", name, unused)
     icc = page.tags.get(pages.ICC_TAG)
     white = (1.0, 1.0)
     if page.deep:
@@ -266,6 +271,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     else:
         pixels, mode = tiff_pixels.read_shallow_tiff(page, file)
         icc = None if mode == "CMYK" else icc
+    warn_of_view(name, Aperture(shape=pages.shape_of(page)))
     metadata = collect(page.exif, page.tags.get(pages.XMP_TAG), dpi_of(page.tags), name)
     # Both readers of TIFF have turned the pixels upright.
     return _picture(
@@ -281,8 +287,10 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
 
 def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
     """Decode a file of any format that Pillow alone reads."""
+    data = b""
     if kind == "JPEG":
-        check_scans(file.read())
+        data = file.read()
+        check_scans(data)
         file.seek(0)
     _check_jxl(file, kind, max_pixels, name)
     with Image.open(file, formats=(kind,)) as image:
@@ -298,9 +306,13 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
             log.warning("%s: its EXIF is damaged and was dropped", name)
         metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-        pixels = pixels_of(image)
+        view = view_of(image, file)
+        warn_of_view(name, view)
+        pixels = view.cut(pixels_of(image))
     # Pillow's copy of the pixels goes before they are turned, which takes another.
     del image
+    if kind == "JPEG" and is_damaged(data):
+        log.warning("%s: its pixels are damaged: from some place on they may be wrong", name)
     return _picture(
         pixels,
         orientation=orientation,

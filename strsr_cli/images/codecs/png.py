@@ -16,6 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6  # colour types
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 METRE = 0.0254  # metres in an inch
+UNDO = "undo it on a Mac: xcrun pngcrush -revert-iphone-optimizations IN OUT"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
@@ -37,6 +38,7 @@ class PngFile:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    shape: tuple[int, int] = (1, 1)  # of a pixel, width to height
     dropped: list[str] = field(default_factory=list)
 
 
@@ -60,6 +62,8 @@ def parse_png(data: bytes, limit: int, whole: bool = True) -> PngFile:
 def _take_chunks(data: bytes, limit: int, png: PngFile, parts: list[memoryview]) -> None:
     """Set what the chunks of a file say in `png`, and gather those that its pixels need in `parts`."""
     for number, (kind, body, whole) in enumerate(_chunks(data)):
+        if kind == b"CgBI":
+            raise ValueError("made by Xcode for iPhones alone (CgBI), not a PNG that others read; " + UNDO)
         # With two headers, the one that is checked need not be the one that is decoded.
         if (kind == b"IHDR") != (number == 0):
             raise ValueError("damaged: its header is missing or there twice")
@@ -102,9 +106,12 @@ def _take_metadata(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
             png.dropped.append("ICC profile")
     elif kind == b"eXIf":
         png.exif = body
-    elif kind == b"pHYs" and len(body) == 9 and body[8] == 1:
+    elif kind == b"pHYs" and len(body) == 9:
         x, y = struct.unpack(">II", body[:8])
-        png.dpi = (x * METRE, y * METRE)
+        if body[8] == 1:
+            png.dpi = (x * METRE, y * METRE)
+        elif x and y:
+            png.shape = (y, x)
     elif kind == b"iTXt" and body.startswith(XMP_KEYWORD + b"\0"):
         # The body: keyword, 0, compressed or not, method, language, 0, translated keyword, 0, text.
         compressed = body[len(XMP_KEYWORD) + 1 :][:1] == b"\1"

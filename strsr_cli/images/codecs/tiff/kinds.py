@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .pages import BLACK_IS_ZERO, COMPLEX, FLOAT, PALETTE, RGB, SIGNED, WHITE_IS_ZERO, TiffPage
+from .pages import BLACK_IS_ZERO, COMPLEX, FLOAT, INKS, PALETTE, RGB, SIGNED, WHITE_IS_ZERO, YCBCR, TiffPage
 
 # Compressions that work on bytes, whatever these mean: LZW, deflate (twice), PackBits, LZMA, Zstandard.
 OF_BYTES = (5, 8, 32946, 32773, 34925, 50000)
@@ -32,8 +32,8 @@ SPACES = {
     RGB: "RGB",
     PALETTE: "a palette",
     4: "a mask",
-    5: "inks (CMYK)",
-    6: "YCbCr",
+    INKS: "inks (CMYK)",
+    YCBCR: "YCbCr",
     8: "CIELab",
     9: "ICCLab",
     10: "ITULab",
@@ -42,6 +42,9 @@ SPACES = {
     32845: "LogLuv",
     34892: "a camera's sensor",
 }
+READ = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR)
+FAX = (2, 3, 4)  # of tag 259
+MOST_SAMPLES = 16
 ADVICE = "save it as gray or RGB of 8 or 16 bits, or of 32-bit floats"
 
 
@@ -52,9 +55,8 @@ def describe(page: TiffPage) -> str:
     number = kind.get(page.number(339, 1), "integers")
     depth = f"{bits[0]}-bit" if len(set(bits)) == 1 else "/".join(map(str, bits)) + "-bit"
     space = SPACES.get(page.number(262, BLACK_IS_ZERO), f"an unknown kind ({page.number(262, -1)})")
-    usual = {"gray": 1, "a palette": 1, "a mask": 1, "inks (CMYK)": 4}.get(space, 3)
-    more = samples - usual
-    extra = "" if more == 0 else f" and {more} more" if more > 0 else f", {samples} samples"
+    more = samples - page.base
+    extra = f" and {more} more" if more > 0 else f" of {samples} samples" if more < 0 else ""
     return f"{space}{extra} in {depth} {number}"
 
 
@@ -67,25 +69,38 @@ def refusal(page: TiffPage) -> ValueError:
 
 def check_kind(page: TiffPage) -> None:
     """Raise ValueError, which says what they are, for pixels that would be read as others, or not at all."""
-    numbers, bits, kind = page.number(339, 1), page.bits, page.number(262, BLACK_IS_ZERO)
-    inks = kind == 5 and (page.number(332, 1) != 1 or page.number(277, 1) != 4)
-    if len(set(bits)) > 1 or numbers in (SIGNED, 5, COMPLEX) or inks:
+    numbers, bits, kind, samples = (
+        page.number(339, 1),
+        page.bits,
+        page.number(262, BLACK_IS_ZERO),
+        page.number(277, 1),
+    )
+    packed = page.number(259, 1)
+    unread = len(set(bits)) > 1 or numbers in (SIGNED, 5, COMPLEX) or kind not in READ
+    unread = unread or samples < page.base or samples > MOST_SAMPLES
+    # Inks of other names, further inks, alpha beside them.
+    unread = unread or (kind == INKS and (page.number(332, 1) != 1 or samples != 4))
+    unread = unread or (packed in FAX and bits[0] != 1)
+    if unread or (_deep_unread(page) if page.deep else numbers == FLOAT) or _halved(page):
         raise refusal(page)
-    if kind not in SPACES or kind in (8, 9, 10, 32803, 32844, 32845, 34892):
-        raise refusal(page)
-    if page.deep:
-        _check_deep(page)
 
 
-def _check_deep(page: TiffPage) -> None:
-    """Raise ValueError for pixels that `read_deep_tiff` does not read."""
-    kind, bits, samples = page.number(262, BLACK_IS_ZERO), page.bits[0], page.number(277, 1)
-    if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE):
-        raise ValueError(f"{refusal(page)} (neither gray nor RGB)")
-    if samples > (4 if kind == RGB else 2) or samples < (3 if kind == RGB else 1):
-        raise ValueError(f"{refusal(page)} (neither gray nor RGB with one alpha)")
-    floats = page.number(339, 1) == FLOAT
-    if bits not in (16, 32, 64) if floats else bits > 16:
-        raise refusal(page)
-    if floats and kind == PALETTE:
-        raise refusal(page)
+def _deep_unread(page: TiffPage) -> bool:
+    """Whether `read_deep_tiff` does not read pixels of that kind."""
+    kind, bits, floats = page.number(262, BLACK_IS_ZERO), page.bits[0], page.number(339, 1) == FLOAT
+    if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE) or page.number(259, 1) in FAX:
+        return True
+    return (bits not in (16, 32, 64) or kind == PALETTE) if floats else bits > 16
+
+
+def _halved(page: TiffPage) -> bool:
+    """Whether uncompressed YCbCr has fewer colours than pixels, which Pillow takes for another order."""
+    if page.number(262, BLACK_IS_ZERO) != YCBCR or page.number(259, 1) != 1:
+        return False
+    lengths = page.tags.get(279, ())
+    return sum(lengths) < 3 * page.size[0] * page.size[1] if isinstance(lengths, tuple) else False
+
+
+def unused_samples(page: TiffPage) -> int:
+    """Count the samples beside colours and alpha, which are dropped; one alone, as in RGBX, is none of them."""
+    return max(0, page.number(277, 1) - page.base - 1)

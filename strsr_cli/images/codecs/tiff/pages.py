@@ -7,13 +7,15 @@ import logging
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, BinaryIO, cast
 
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6  # of tag 262
-SIGNED, FLOAT, COMPLEX = 2, 3, 6  # of tag 339
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR = 0, 1, 2, 3, 5, 6  # of tag 262
+SIGNED, FLOAT, VOID, COMPLEX = 2, 3, 4, 6  # of tag 339
+JPEGS = (6, 7)  # of tag 259
 REDUCED = 1  # of tag 254: a thumbnail
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
 ICC_TAG, XMP_TAG = 34675, 700
@@ -42,13 +44,25 @@ class TiffPage:
     @property
     def bits(self) -> tuple[int, ...]:
         """The bits of each of a pixel's samples; of all of them where the page has only one number."""
-        return _numbers(self.tags.get(258, 1))
+        return numbers_of(self.tags.get(258, 1))
+
+    @property
+    def base(self) -> int:
+        """The number of samples that make a colour; what follows them is alpha, or of no matter."""
+        return {RGB: 3, YCBCR: 3, INKS: 4, 8: 3, 9: 3, 10: 3, 32845: 3}.get(
+            self.number(262, BLACK_IS_ZERO), 1
+        )
 
     @property
     def deep(self) -> bool:
-        """Whether Pillow would cut the page's pixels to 8 bits, or not read them."""
-        bits = self.bits[0]
-        return bits > 8 or (bits < 8 and self.number(262, BLACK_IS_ZERO) == RGB)
+        """Whether Pillow would cut the page's pixels to 8 bits, read them wrong, or not at all."""
+        bits, kind, samples = self.bits[0], self.number(262, BLACK_IS_ZERO), self.number(277, 1)
+        if bits not in (1, 2, 4, 8) or (bits < 8 and kind == RGB):
+            return True
+        if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or bits < 8 or self.number(259, 1) in JPEGS:
+            return False
+        planes_of_gray = self.number(284, 1) == 2 and samples == 2
+        return samples > self.base + 1 or planes_of_gray or self.number(339, 1) == VOID
 
     def places(self, count: int, size: int) -> list[tuple[int, int]]:
         """Return offsets and lengths of the first `count` strips or tiles in a file of `size` bytes.
@@ -56,8 +70,8 @@ class TiffPage:
         A length that is missing goes up to the next strip. Raises ValueError where strips are missing.
         """
         offsets, lengths = PIXEL_PLACES[1] if 324 in self.tags else PIXEL_PLACES[0]
-        starts = [int(at) for at in _numbers(self.tags.get(offsets, ()))]
-        counts = [int(length) for length in _numbers(self.tags.get(lengths, ()))]
+        starts = [int(at) for at in numbers_of(self.tags.get(offsets, ()))]
+        counts = [int(length) for length in numbers_of(self.tags.get(lengths, ()))]
         if len(starts) < count or count < 1:
             raise ValueError(f"damaged or truncated: it has {len(starts)} of {count} strips or tiles")
         if len(counts) < count:
@@ -94,6 +108,18 @@ def load_tifffile() -> Any:
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     return tifffile
+
+
+def shape_of(page: TiffPage) -> tuple[int, int]:
+    """Return width to height of a pixel, where a page's resolution has no unit; with one, it is carried along."""
+    if page.number(296, 2) != 1:
+        return 1, 1
+    try:
+        ratio = Fraction(page.tags[283]) / Fraction(page.tags[282])
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return 1, 1
+    ratio = ratio.limit_denominator(10_000)
+    return (ratio.numerator, ratio.denominator) if ratio > 0 else (1, 1)
 
 
 def page_offsets(file: BinaryIO, most: int) -> list[int]:
@@ -211,6 +237,6 @@ class PageFile(io.RawIOBase):
         return self._file.fileno()
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
+def numbers_of(value: Any) -> tuple[int, ...]:
     """Return the values of a tag, however many it has."""
     return tuple(value) if isinstance(value, tuple | list) else (value,)

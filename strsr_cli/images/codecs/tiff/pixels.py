@@ -31,6 +31,7 @@ from .pages import (
     WHITE_IS_ZERO,
     TiffPage,
     load_tifffile,
+    numbers_of,
 )
 
 LARGEST = 1e30  # of floats: sums of a few must be finite too
@@ -61,7 +62,9 @@ def read_shallow_tiff(page: TiffPage, file: BinaryIO) -> tuple[np.ndarray, str]:
         if not first_line(error).startswith("decoder error"):
             raise
         packed = page.number(259, 1)
-        raise ValueError(f"damaged or truncated (compressed as {NAMES.get(packed, packed)})") from error
+        raise ValueError(
+            f"damaged or truncated, or a kind of {NAMES.get(packed, f'compression {packed}')} that is not read"
+        ) from error
 
 
 def read_deep_tiff(page: TiffPage, file: BinaryIO) -> DeepPixels:
@@ -69,19 +72,30 @@ def read_deep_tiff(page: TiffPage, file: BinaryIO) -> DeepPixels:
     check_kind(page)
     decode = _decode if page.number(259, 1) in (1, *OF_BYTES) else _decode_by_tifffile
     pixels = decode(page, file)
-    kind, extra = page.number(262, BLACK_IS_ZERO), page.number(338, 0)
+    kind, alpha = page.number(262, BLACK_IS_ZERO), _alpha(page)
     if kind == PALETTE:
         pixels = _colors(page, pixels)
-    has_alpha = pixels.shape[2] in (2, 4)
-    if has_alpha and extra not in (ASSOCIATED, UNASSOCIATED):
-        pixels, has_alpha = pixels[..., :-1], False
+    has_alpha = alpha is not None
     white = _scale(pixels, has_alpha) if pixels.dtype == np.float32 else (1.0, 1.0)
     top = 1 if pixels.dtype == np.float32 else np.iinfo(pixels.dtype).max
     if kind == WHITE_IS_ZERO:
         pixels[..., :1] = top - pixels[..., :1]
-    if has_alpha and extra == ASSOCIATED:
+    if alpha == ASSOCIATED:
         _divide(pixels, top)
     return DeepPixels(apply_orientation(pixels, page.number(274, 1)), white)
+
+
+def _alpha(page: TiffPage) -> int | None:
+    """Return what a page's alpha is, ASSOCIATED or UNASSOCIATED; None where it has none."""
+    known = [extra for extra in numbers_of(page.tags.get(338, ())) if extra in (ASSOCIATED, UNASSOCIATED)]
+    return known[0] if known and page.number(277, 1) > page.base else None
+
+
+def _channels(page: TiffPage) -> list[int]:
+    """Return the samples of a page that are read: its colours, and the first that is alpha."""
+    extras = numbers_of(page.tags.get(338, ()))
+    alpha = _alpha(page)
+    return [*range(page.base), *([] if alpha is None else [page.base + extras.index(alpha)])]
 
 
 def _scale(pixels: np.ndarray, has_alpha: bool) -> tuple[float, float]:
@@ -174,10 +188,11 @@ def _cut(page: TiffPage, chunks: _Chunks) -> _Chunks:
 def _decode(page: TiffPage, file: BinaryIO) -> np.ndarray:
     """Undo the compression of a page, and read what is left as numbers: (h, w, samples)."""
     chunks, (height, width) = _chunks(page, file.seek(0, 2)), page.size
-    pixels = np.empty((height, width, page.number(277, 1)), _dtype(page))
+    channels = _channels(page)
+    pixels = np.empty((height, width, len(channels)), _dtype(page))
     together = max(1, GROUP // (_row_bytes(page, chunks) * chunks.across * chunks.height))
-    for plane in range(chunks.planes):
-        channels = slice(plane, plane + 1) if chunks.planes > 1 else slice(None)
+    for place, plane in enumerate(channels if chunks.planes > 1 else [0]):
+        into, taken = (slice(place, place + 1), [0]) if chunks.planes > 1 else (slice(None), channels)
         for first in range(0, chunks.down, together):
             last = min(first + together, chunks.down)
             start, end = (plane * chunks.down + row for row in (first, last))
@@ -189,7 +204,7 @@ def _decode(page: TiffPage, file: BinaryIO) -> np.ndarray:
             if 324 not in page.tags:
                 rows = min(rows, height - top)
             numbers = _numbers(page, _flat(page, chunks, parts, rows), chunks)
-            pixels[top : top + rows, :, channels] = numbers[: height - top, :width]
+            pixels[top : top + rows, :, into] = numbers[: height - top, :width, taken]
     return pixels
 
 
@@ -307,4 +322,4 @@ def _decode_by_tifffile(page: TiffPage, file: BinaryIO) -> np.ndarray:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.shape != (*page.size, page.number(277, 1)):
         raise ValueError("damaged: its pixels are fewer than its tags say")
-    return np.ascontiguousarray(pixels, _dtype(page))
+    return np.ascontiguousarray(pixels[..., _channels(page)], _dtype(page))
