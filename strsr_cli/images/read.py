@@ -96,11 +96,13 @@ def _facts_of(animation: Animation, name: str) -> tuple[int, object, Metadata]:
     """Return the orientation, profile and metadata of an animation as a whole."""
     if animation.kind == "PNG":
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
+        warn_of_view(name, Aperture(shape=png.shape))
         exif = _exif(png.exif)
         return orientation_of(exif, png.xmp), png.icc, collect(exif, png.xmp, png.dpi, name)
     if animation.lacks_end_mark:
         log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
+        warn_of_view(name, view_of(image, BytesIO(animation.data)))
         metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
         return _orientation(image, animation.kind), image.info.get("icc_profile"), metadata
 
