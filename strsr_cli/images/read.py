@@ -262,7 +262,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     if not alone and (count := len(pages.page_offsets(file, MAX_FRAMES))) > 1:
         _warn_of_frames(name, count)
     if unused := kinds.unused_samples(page):
-        log.warning("%s: %d samples of each pixel are neither colour nor alpha: dropped", name, unused)
+        log.warning("%s: has samples beside colours and alpha (%d): dropped", name, unused)
     icc = page.tags.get(pages.ICC_TAG)
     white = (1.0, 1.0)
     if page.deep:

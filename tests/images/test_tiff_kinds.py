@@ -109,7 +109,7 @@ def test_alpha_is_found_among_further_samples(top: int, caplog: pytest.LogCaptur
     bits = 16 if top == 65_535 else 8
     data = tiff_by_hand([five.tobytes()], SIZE, bits, 5, 2, 1, (338, 3, [0, 2]))
     np.testing.assert_array_equal(pixels_of(data), five[..., [0, 1, 2, 4]])
-    assert caplog.messages == ["x: 1 samples of each pixel are neither colour nor alpha: dropped"]
+    assert caplog.messages == ["x: has samples beside colours and alpha (1): dropped"]
 
 
 def test_gray_and_alpha_in_planes_are_no_others_pixels() -> None:
@@ -136,6 +136,7 @@ def test_missing_and_further_lengths_are_made_good() -> None:
         (64, 1, 1, [(339, 3, [6])], "gray in 64-bit complex floats"),
         (32, 1, 1, [(339, 3, [5])], "gray in 32-bit complex integers"),
         (24, 3, 2, [(339, 3, [3] * 3)], "RGB in 24-bit floats"),
+        (7, 1, 1, [], "gray in 7-bit integers"),
         ((5, 6, 5), 3, 2, [], "RGB in 5/6/5-bit integers"),
         (8, 5, 5, [(338, 3, [2])], r"inks \(CMYK\) and 1 more in 8-bit integers"),
         (16, 4, 5, [], r"inks \(CMYK\) in 16-bit integers"),

@@ -90,7 +90,9 @@ def _deep_unread(page: TiffPage) -> bool:
     kind, bits, floats = page.number(262, BLACK_IS_ZERO), page.bits[0], page.number(339, 1) == FLOAT
     if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE) or page.number(259, 1) in FAX:
         return True
-    return (bits not in (16, 32, 64) or kind == PALETTE) if floats else bits > 16
+    if floats:
+        return bits not in (16, 32, 64) or kind == PALETTE
+    return bits > 16 or (bits % 2 != 0 and bits != 1)
 
 
 def _halved(page: TiffPage) -> bool:
