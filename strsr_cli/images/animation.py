@@ -21,7 +21,7 @@ from strsr_models.errors import ImageError
 
 from .codecs.gif import CLEAR, PREVIOUS, Gif, read_gif
 from .codecs.png import Apng, parse_png, read_apng, read_deep_png
-from .codecs.tiff import PageFile, page_offsets
+from .codecs.tiff.pages import PageFile, page_offsets
 from .formats import check_pixels
 from .picture import split_alpha
 

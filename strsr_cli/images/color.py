@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from strsr_models.tiling.enlargement import Enlargement
 
+from .floats import has_highlights
 from .picture import Picture
 
 STEP = 5  # of 255 between the nodes of a table
@@ -64,6 +65,11 @@ class ColorRestorer:
         """Whether the network's answer is the output, rounded: it saw the picture's own numbers."""
         return self.picture.color.dtype == np.uint8 and space_of(self.picture) is None
 
+    @functools.cached_property
+    def highlights(self) -> bool:
+        """Whether the picture has colours outside of [0, 1], which a plain enlargement would ring around."""
+        return has_highlights(self.picture.color)
+
     def keep_needed(self, hq: Tensor) -> Tensor:
         """Reduce the network's rows (1, 3, n, W) in [0, 1] to what has to be kept for `output_rows`."""
         if self.picture.color.shape[2] == 1:
@@ -89,7 +95,7 @@ class ColorRestorer:
         floats = self.picture.color.dtype == np.float32
         if space is None and not floats:
             return hq
-        own = self._enlarge(top, hq, lambda place: to_tensor(self.picture.color[place]))
+        own = self._enlarge(top, hq, self._own_colors)
         shown = self._enlarge(top, hq, lambda place: network_input(self.picture, *place)[:, :channels])
         shown = shown.clamp(0, 1)
         if not floats:
@@ -97,7 +103,25 @@ class ColorRestorer:
         if space is not None:
             hq = space.from_srgb(hq)
             shown = space.from_srgb(shown)
-        return own + (hq - shown)
+        restored = own + (hq - shown)
+        if self.highlights:
+            return self._within_neighbours(top, restored)
+        # Numbers of another range were counts, which have a least and a largest.
+        return restored if self.picture.white[0] == 1 else restored.clamp(0, 1)
+
+    def _own_colors(self, place: tuple[slice, slice]) -> Tensor:
+        """Return the picture's own colours (1, c, h, w) of a place, on the curve where it has highlights."""
+        color = to_tensor(self.picture.color[place])
+        return compress(color) if self.highlights else color
+
+    def _within_neighbours(self, top: int, restored: Tensor) -> Tensor:
+        """Take rows off the curve, and into the range of the input's pixels around each of theirs."""
+        low, high = self.enlargement.extremes(
+            lambda *place: to_tensor(self.picture.color[place]),
+            slice(top, top + restored.shape[-2]),
+            slice(0, self.target[1]),
+        )
+        return torch.minimum(torch.maximum(expand(restored), low), high)
 
     def _enlarge(self, top: int, like: Tensor, part: Callable[[tuple[slice, slice]], Tensor]) -> Tensor:
         """Enlarge rows from `top` on, as many as `like` has. part: gives (1, c, h, w) of a place."""
@@ -119,6 +143,23 @@ def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
         return values
     top = np.iinfo(dtype).max
     return np.asarray(np.rint((values.astype(np.float64) * top).clip(0, top)), dtype)
+
+
+# --- highlights ------------------------------------------------------------------------------------
+
+
+def compress(values: Tensor) -> Tensor:
+    """Bring values below 0 and above 1 near by a logarithm; those of [0, 1] stay, and so does the slope there."""
+    high = 1 + torch.log(values.clamp(min=1))
+    low = -torch.log1p(-values.clamp(max=0))
+    return torch.where(values > 1, high, torch.where(values < 0, low, values))
+
+
+def expand(values: Tensor) -> Tensor:
+    """Undo `compress`."""
+    high = torch.exp(values.clamp(min=1) - 1)
+    low = -torch.expm1(-values.clamp(max=0))
+    return torch.where(values > 1, high, torch.where(values < 0, low, values))
 
 
 # --- transparency ----------------------------------------------------------------------------------

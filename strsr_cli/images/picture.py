@@ -15,7 +15,8 @@ class Picture:
 
     color: (h, w, 3), or (h, w, 1) for gray pictures; uint8, uint16, or float32 near [0, 1]. alpha:
     (h, w, 1) of the same type, or None. icc: the colour profile's bytes, or None. format: Pillow's
-    name, such as "PNG".
+    name, such as "PNG". white: the numbers that were 1 in the file, of colours and of alpha; files of floats
+    get them back.
     """
 
     color: np.ndarray
@@ -23,6 +24,7 @@ class Picture:
     icc: bytes | None
     format: str
     metadata: Metadata = field(default_factory=Metadata)
+    white: tuple[float, float] = (1.0, 1.0)
 
     def rgb8(self) -> np.ndarray:
         """Return the colours as (h, w, 3) uint8, without alpha."""

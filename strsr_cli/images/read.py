@@ -20,11 +20,14 @@ from strsr_models.errors import ImageError, first_line
 
 from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page_file
 from .codecs import png as png_files
-from .codecs import tiff as tiff_files
+from .codecs.avif import Aperture
 from .codecs.jpeg import check_scans
+from .codecs.jpeg_damage import is_damaged
 from .codecs.jxl import jxl_size
-from .codecs.pillow_reader import QuietPillow, blocks_of, load_pixels, pixels_of
+from .codecs.pillow_reader import QuietPillow, blocks_of, load_pixels, pixels_of, view_of, warn_of_view
 from .codecs.pillow_reader import log as pillow_log
+from .codecs.tiff import kinds, pages
+from .codecs.tiff import pixels as tiff_pixels
 from .formats import HEAD, MAX_PIXELS, READABLE, check_pixels, load_reader, sniff
 from .metadata.blocks import LIMIT, collect, within_limit
 from .metadata.blocks import log as metadata_log
@@ -97,11 +100,13 @@ def _facts_of(animation: Animation, name: str) -> tuple[int, object, Metadata]:
     """Return the orientation, profile and metadata of an animation as a whole."""
     if animation.kind == "PNG":
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
+        warn_of_view(name, Aperture(shape=png.shape))
         blocks = png_files.png_blocks(png)
         return blocks.orientation, png.icc, collect(blocks, name)
     if animation.lacks_end_mark:
         log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
+        warn_of_view(name, view_of(image, BytesIO(animation.data)))
         blocks = blocks_of(image)
         return blocks.orientation, image.info.get("icc_profile"), collect(blocks, name)
 
@@ -155,13 +160,14 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
                     width, height = png.width, png.height
                     orientation = png_files.png_blocks(png).orientation
                 elif kind == "TIFF":
-                    directory = tiff_files.read_tiff_page(page_file(file, path, page) if page else file)
+                    shown = page_file(file, path, page) if page else pages.first_page_file(file)
+                    directory = pages.read_tiff_page(shown)
                     height, width = directory.size
                     orientation = directory.blocks.orientation
                 else:
                     _check_jxl(file, kind, max_pixels, name)
                     with Image.open(file, formats=(kind,)) as image:
-                        width, height = image.size
+                        width, height = (view_of(image, file).crop or (0, 0, *image.size))[2:]
                         orientation = blocks_of(image).orientation
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -237,6 +243,7 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         pixels = png_files.read_deep_png(png)
     else:
         pixels, _ = load_pixels(BytesIO(png.still), "PNG")
+    warn_of_view(name, Aperture(shape=png.shape))
     blocks = png_files.png_blocks(png)
     return _picture(
         pixels,
@@ -250,18 +257,25 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
 
 def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False) -> Picture:
     """Decode the first page of a TIFF. alone: whether other pages of the file are no matter."""
-    page = tiff_files.read_tiff_page(file)
+    file = file if alone else pages.first_page_file(file)
+    page = pages.read_tiff_page(file)
     check_pixels(*page.size, max_pixels, name)
-    if not alone and (pages := len(tiff_files.page_offsets(file, MAX_FRAMES))) > 1:
-        _warn_of_frames(name, pages)
+    kinds.check_kind(page)
+    if not alone and (count := len(pages.page_offsets(file, MAX_FRAMES))) > 1:
+        _warn_of_frames(name, count)
+    if unused := kinds.unused_samples(page):
+        log.warning("%s: has samples beside colours and alpha (%d): dropped", name, unused)
     icc = page.tags.get(ICC_TAG)
-    file.seek(0)
+    white = (1.0, 1.0)
     if page.deep:
-        data = tiff_files.extract_page(page, file) if alone else file.read()
-        pixels = tiff_files.read_deep_tiff(page, data)
+        deep = tiff_pixels.read_deep_tiff(page, file)
+        pixels, white = deep.pixels, deep.white
+        if white[0] != 1:
+            log.warning("%s: its floats go far beyond 1: %g is taken as white", name, white[0])
     else:
-        pixels, mode = load_pixels(file, "TIFF")
+        pixels, mode = tiff_pixels.read_shallow_tiff(page, file)
         icc = None if mode == "CMYK" else icc
+    warn_of_view(name, Aperture(shape=pages.shape_of(page)))
     # Both readers of TIFF have turned the pixels by the tag, and know nothing of XMP.
     turned = page.number(ORIENTATION, 0) in range(1, 9)
     return _picture(
@@ -271,6 +285,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
         kind="TIFF",
         metadata=collect(page.blocks, name),
         name=name,
+        white=white,
     )
 
 
@@ -292,9 +307,13 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         if data:
             blocks.comment, blocks.iptc, blocks.behind = read_segments(data)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-        pixels = pixels_of(image)
+        view = view_of(image, file)
+        warn_of_view(name, view)
+        pixels = view.cut(pixels_of(image))
     # Pillow's copy of the pixels goes before they are turned, which takes another.
     del image
+    if kind == "JPEG" and is_damaged(data):
+        log.warning("%s: its pixels are damaged: from some place on they may be wrong", name)
     return _picture(
         pixels,
         orientation=blocks.orientation,
@@ -318,7 +337,13 @@ def _warn_of_frames(name: str, count: int | str) -> None:
 
 
 def _picture(
-    pixels: np.ndarray, orientation: int, icc: object, kind: str, metadata: Metadata, name: str
+    pixels: np.ndarray,
+    orientation: int,
+    icc: object,
+    kind: str,
+    metadata: Metadata,
+    name: str,
+    white: tuple[float, float] = (1.0, 1.0),
 ) -> Picture:
     """Make a Picture of stored pixels (h, w[, c]), turned upright; too large a profile is dropped."""
     color, alpha = split_alpha(apply_orientation(pixels, orientation))
@@ -328,6 +353,7 @@ def _picture(
         icc=within_limit(icc, "ICC profile", name),
         format=kind,
         metadata=replace(metadata, size=color.shape[:2]),
+        white=white,
     )
 
 

@@ -16,7 +16,7 @@ from strsr_models.errors import ImageError
 from .codecs.jpeg import write_jpeg
 from .codecs.pillow_writer import write_bmp, write_whole
 from .codecs.png_writer import write_png
-from .codecs.tiff_writer import write_tiff
+from .codecs.tiff.writer import write_tiff
 from .formats import OUTPUT_FORMATS, PNG_COMPRESSION, QUALITY, OutputFormat, check_fits
 from .picture import Picture, to_8bit, to_16bit
 from .rows import RowLayout
@@ -89,6 +89,7 @@ def encode_image(picture: Picture, kind: str, settings: EncodeSettings) -> bytes
         dtype=picture.color.dtype,
         icc=picture.icc,
         metadata=picture.metadata,
+        white=picture.white,
     )
     buffer = BytesIO()
     write_image(buffer, kind, layout, _bands(picture, layout.strip_rows), settings)
@@ -145,9 +146,10 @@ def _layout_held(form: OutputFormat, layout: RowLayout) -> RowLayout:
 
 def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
     """Bring bands to the layout's channels and type, a few rows at a time where they have to be changed."""
+    white = _whites(layout)
     for band in bands:
         if band.shape[2:] == (layout.channels,) and band.dtype == layout.dtype:
-            yield band
+            yield band if white is None else band * white
             continue
         for top in range(0, len(band), layout.strip_rows):
             pixels = band[top : top + layout.strip_rows]
@@ -156,6 +158,17 @@ def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndar
             if pixels.dtype != layout.dtype:
                 pixels = to_8bit(pixels) if layout.dtype == np.uint8 else to_16bit(pixels)
             yield pixels
+
+
+def _whites(layout: RowLayout) -> np.ndarray | None:
+    """Return the number that 1 becomes in each channel of a file of floats; None where it stays 1."""
+    if layout.dtype != np.float32 or layout.white == (1.0, 1.0):
+        return None
+    colors, alpha = layout.white
+    white = np.full(layout.channels, colors, np.float32)
+    if layout.channels in (2, 4):
+        white[-1] = alpha
+    return white
 
 
 def _put_on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:

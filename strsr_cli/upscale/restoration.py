@@ -62,6 +62,7 @@ class Restoration:
             dtype=self.picture.color.dtype,
             icc=self.picture.icc,
             metadata=metadata,
+            white=self.picture.white,
         )
 
 

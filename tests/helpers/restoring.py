@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -22,4 +24,4 @@ def restored(pipeline: OneStepPipeline, picture: Picture, scale: float, precisio
         ((tile, _),) = pipeline.restore_tiles([view], [one.cond], precision, 1, budget)
         bands += [one.output_rows(top, rows) for top, rows in one.add(number, tile)]
     color, alpha = split_alpha(np.concatenate(bands))
-    return Picture(color, alpha, picture.icc, picture.format, picture.metadata)
+    return replace(picture, color=color, alpha=alpha)

@@ -197,7 +197,7 @@ def compared(pixels: np.ndarray, expected: Made) -> str:
         return f"{pixels.dtype} in place of {truth.dtype}"
     if pixels.shape[2] != truth.shape[2]:
         return f"{pixels.shape[2]} channels in place of {truth.shape[2]}"
-    top = 1 if truth.dtype == np.float32 else np.iinfo(truth.dtype).max
+    top = max(1, float(truth.max())) if truth.dtype == np.float32 else np.iinfo(truth.dtype).max
     parts = pixels.reshape(truth.shape[0], SCALE, truth.shape[1], SCALE, -1) / top
     small, right = parts.mean(axis=(1, 3)), truth / top
     if truth.shape[2] in (2, 4):  # what is not seen does not count

@@ -241,6 +241,9 @@ def jpeg_files() -> Iterator[Case]:
         yield case(f"jpeg-lies/{name}.jpg", data, UNREADABLE)
     steps = pillow(color(), "JPEG", progressive=True)
     scan = steps[steps.rindex(b"\xff\xda") : -2]
+    middle = (whole.index(b"\xff\xda") + len(whole)) // 2
+    lost = whole[:middle] + whole[middle + 150 :]
+    yield case("jpeg-lies/scan-lacks-150-bytes.jpg", lost, Either((HEIGHT, WIDTH)))
     yield case("jpeg-lies/9-scans-more.jpg", steps[:-2] + scan * 9 + b"\xff\xd9", EITHER)
     yield case("jpeg-lies/9000-scans.jpg", steps[:-2] + scan * 9000 + b"\xff\xd9", Refused("scans"))
     yield case("jpeg-lies/65500x65500.jpg", sized(65_500, 65_500), Refused("--max-pixels"))

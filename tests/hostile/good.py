@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import struct
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image
 
+from ..helpers.tiff_files import float_differences, lzw, packed, tiff_by_hand
 from .cases import (
     HEIGHT,
     WIDTH,
@@ -37,7 +39,16 @@ LOSSY = 24  # dB: of palettes, subsampled colours, two levels
 
 
 def good_files() -> list[Case]:
-    makers = (png_files, jpeg_files, webp_files, tiff_files, deep_tiff_files, bmp_files, other_files)
+    makers = (
+        png_files,
+        jpeg_files,
+        webp_files,
+        tiff_files,
+        deep_tiff_files,
+        odd_tiff_files,
+        bmp_files,
+        other_files,
+    )
     return [made for maker in makers for made in maker()]
 
 
@@ -232,16 +243,50 @@ def deep_tiff_files() -> Iterator[Case]:
     large[3, 4] = 1e300
     yield case("tiff/float-64-bit-1e300.tif", tiff(large), Refused("not finite"))
     signed = tiff(color().astype(np.int16))
-    yield case("tiff/signed-integers.tif", signed, Refused("int16"))
+    yield case("tiff/signed-integers.tif", signed, Refused("16-bit signed integers"))
     five = tiff(np.concatenate([own, own[..., 3:]], axis=2), extrasamples=["unspecified"] * 2)
-    yield case("tiff/five-samples-16-bit.tif", five, Refused("neither gray nor RGB"))
+    yield case("tiff/five-samples-16-bit.tif", five, Made(many, says="beside colours and alpha"))
     extra = tiff(own, extrasamples=["unspecified"])
     yield case("tiff/fourth-sample-of-no-meaning.tif", extra, Made(many))
     yield case("tiff/32-bit-integers.tif", tiff(many.astype(np.uint32) * 65_537), Refused("32-bit"))
     inks = np.zeros((HEIGHT, WIDTH, 4), np.uint16)
-    yield case("tiff/cmyk-16-bit.tif", tiff(inks, "separated"), Refused("neither gray nor RGB"))
+    yield case("tiff/cmyk-16-bit.tif", tiff(inks, "separated"), Refused("inks (CMYK)"))
     thumbnail = tiff(gray(5, 6), "minisblack", subfiletype=tifffile.FILETYPE.REDUCEDIMAGE)
     yield case("tiff/camera-raw.tif", thumbnail, Refused("raw"))
+
+
+def odd_tiff_files() -> Iterator[Case]:
+    """Of kinds that few programs write."""
+    many, mono = deep(color()), deep(with_alpha(gray()))
+    size = (HEIGHT, WIDTH)
+    before = BytesIO()
+    with tifffile.TiffWriter(before) as writer:
+        writer.write(color(5, 6), photometric="rgb", subfiletype=1, metadata=None)
+        writer.write(color(), photometric="rgb", metadata=None)
+    yield case("tiff/thumbnail-before-the-picture.tif", before.getvalue(), Made(color()))
+    lzw_gray = tiff_by_hand([lzw(mono.tobytes())], size, 16, 2, 1, 5, (338, 3, [2]))
+    yield case("tiff/gray-alpha-16-bit-lzw.tif", lzw_gray, Made(mono))
+    strips = [lzw(np.ascontiguousarray(many[..., n]).tobytes()) for n in range(3)]
+    planes = tiff_by_hand(strips, size, 16, 3, 2, 5, (278, 3, [HEIGHT]), (284, 3, [2]))
+    yield case("tiff/rgb-16-bit-planes-lzw.tif", planes, Made(many))
+    half = (color() / 255).astype("<f2")
+    body = [lzw(float_differences(half))]
+    halves = tiff_by_hand(body, size, 16, 3, 2, 5, (317, 3, [3]), (339, 3, [3, 3, 3]))
+    yield case("tiff/float-16-bit-lzw-predictor.tif", halves, Made(half.astype(np.float32)))
+    sixteenths = color() >> 4
+    four = tiff_by_hand([packed(sixteenths, 4)], size, 4, 3, 2)
+    yield case("tiff/rgb-4-bit.tif", four, Made(sixteenths * 17, 20))
+    twelve = tiff_by_hand([packed(many >> 4, 12)], size, 12, 3, 2)
+    yield case("tiff/rgb-12-bit.tif", twelve, Made(many))
+    for top in (255, 65_535):
+        counts = (color() / 255 * top).astype(np.float32)
+        yield case(f"tiff/float-to-{top}.tif", tiff(counts), Made(counts, says="is taken as white"))
+    signed = tiff((color().astype(int) - 128).astype(np.int8))
+    yield case("tiff/signed-8-bit.tif", signed, Refused("8-bit signed integers are not read"))
+    ink = np.concatenate([255 - color(), with_alpha(gray())], axis=2)
+    inks = tiff(ink, "separated", extrasamples=["unassalpha"])
+    yield case("tiff/cmyk-alpha.tif", inks, Refused("inks (CMYK) and 1 more"))
+    yield case("tiff/complex.tif", tiff(half.astype(np.complex64)), Refused("complex floats are not read"))
 
 
 def bmp_files() -> Iterator[Case]:

@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
+from ..helpers.avif_files import avif_with
 from ..helpers.image_files import ADOBE_RGB, DISPLAY_P3, XMP, gray_profile, ink_profile, matrix_profile
 from .cases import (
     HEIGHT,
+    SIGNATURE,
     WIDTH,
     Case,
     Made,
@@ -48,7 +50,7 @@ DAMAGED_EXIF = {
 
 
 def labelled_files() -> list[Case]:
-    makers = (oriented_files, profile_files, exif_files, xmp_files, sized_files, suffix_files)
+    makers = (oriented_files, profile_files, exif_files, xmp_files, sized_files, view_files, suffix_files)
     return [made for maker in makers for made in maker()]
 
 
@@ -190,6 +192,25 @@ def sized_files() -> Iterator[Case]:
     yield case("size/20000x1.avif", opencv(long[:, :20_000], ".avif"), Refused("more than AVIF can hold"))
     one = black_and_white()[:1, :1] // 255
     yield case("size/1x1-one-bit.png", png(one, 1, 0), Made(one * 255))
+
+
+def view_files() -> Iterator[Case]:
+    """Pixels that are not square, and crops."""
+    not_square = "its pixels are not square (1 wide to 2 high)"
+    stretched = png(color(), 8, 2, chunk(b"pHYs", struct.pack(">IIB", 2, 1, 0)))
+    yield case("view/2-to-1.png", stretched, Made(color(), says=not_square))
+    jfif = pillow(color(), "JPEG", quality=97, subsampling=0)
+    at = jfif.index(b"JFIF\0") + 7
+    jfif = jfif[:at] + struct.pack(">BHH", 0, 2, 1) + jfif[at + 5 :]
+    yield case("view/2-to-1.jpg", jfif, Made(color(), says=not_square))
+    avif = pillow(color(), "AVIF", quality=97)
+    crop = struct.pack(">8i", 16, 1, 10, 1, -3, 1, 2, 1)
+    cropped = avif_with(avif, b"clap", crop)
+    yield case("view/cropped.avif", cropped, Made(color()[7:17, 1:17], LOSSY))
+    shaped = avif_with(avif, b"pasp", struct.pack(">II", 1, 2))
+    yield case("view/2-to-1.avif", shaped, Made(color(), LOSSY, not_square))
+    phone = SIGNATURE + chunk(b"CgBI", b"\x50\0\x20\2") + png(color(), 8, 2)[len(SIGNATURE) :]
+    yield case("view/for-iphones.png", phone, Refused("CgBI"))
 
 
 def suffix_files() -> Iterator[Case]:

@@ -179,7 +179,7 @@ def test_floats_of_every_size_are_read(dtype: type, channels: int) -> None:
     [
         (np.zeros((8, 8), np.int32), {}, "8 or 16 bits"),
         (np.full((8, 8), np.nan, np.float32), {}, "not finite"),
-        (np.zeros((8, 8, 4), np.uint16), {"photometric": "separated"}, "neither gray nor RGB"),
+        (np.zeros((8, 8, 4), np.uint16), {"photometric": "separated"}, "save it as gray or RGB"),
         (np.zeros((8, 8, 3), np.uint8), {"photometric": "rgb", "subfiletype": 1}, "develop it first"),
     ],
 )

@@ -48,6 +48,17 @@ class Enlargement:
         tall = _gather(wide.movedim(-2, 0).contiguous(), at_rows, row_weights)  # (H, b, c, W)
         return tall.movedim(0, -2).contiguous()  # (b, c, H, W)
 
+    def extremes(self, read: ReadRectangle, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """The least and the largest of the 4x4 px that each pixel of `crop` is made of, of its shape each."""
+        top, bottom, at_rows, _ = _cut(self._rows, rows)
+        left, right, at_columns, _ = _cut(self._columns, columns)
+        region = read(slice(top, bottom), slice(left, right))  # (b, c, h, w)
+        low, high = (
+            _extreme(_extreme(region, at_rows, -2, pick), at_columns, -1, pick)
+            for pick in (torch.minimum, torch.maximum)
+        )
+        return low, high
+
 
 def enlarge(image: Tensor, height: int, width: int) -> Tensor:
     """Enlarge (b, c, h, w) to (b, c, height, width), clamped to [0, 1]: the step that does the scaling."""
@@ -107,3 +118,12 @@ def _gather(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     for tap in range(1, 4):
         total += lines.index_select(0, index[:, tap]).mul_(weights[:, tap].view(shape))
     return total
+
+
+def _extreme(image: Tensor, index: Tensor, axis: int, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return what `pick` leaves of the four lines of an axis, for each of (length, 4) indices."""
+    index = index.to(image.device)
+    best = image.index_select(axis, index[:, 0])
+    for tap in range(1, 4):
+        best = pick(best, image.index_select(axis, index[:, tap]))
+    return best

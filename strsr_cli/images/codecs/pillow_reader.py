@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import logging
 import threading
 import warnings
@@ -14,6 +17,7 @@ from PIL import Image
 from ..metadata.blocks import Blocks
 from ..metadata.directories import short_tag
 from ..metadata.exif import ORIENTATION
+from .avif import Aperture, read_aperture
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ class QuietPillow:
         self._limit = Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
+        _silence_libtiff()
         with self._lock:
             self._inside += 1
             if self._inside == 1:
@@ -44,6 +49,15 @@ class QuietPillow:
             if self._inside == 0:
                 Image.MAX_IMAGE_PIXELS = self._limit
                 self._warnings.__exit__(None, None, None)
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep the libtiff inside of Pillow from writing to standard error, where it is a library of its own."""
+    with contextlib.suppress(OSError, AttributeError, ImportError, TypeError):
+        from PIL import _imaging
+
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def load_pixels(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
@@ -141,3 +155,31 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             log.debug("profile of inks not used: %s", error)
     return image.convert("RGB")
+
+
+def view_of(image: Image.Image, file: BinaryIO) -> Aperture:
+    """Return the part of an image that is to be seen, and the shape of its pixels, by what its open file says."""
+    if image.format == "AVIF" and getattr(image, "n_frames", 1) == 1:
+        return read_aperture(file, *image.size)
+    across, down = 1, 1
+    if image.info.get("jfif_unit") == 0:
+        down, across = image.info.get("jfif_density", (1, 1))
+    elif image.format == "GIF":
+        file.seek(12)
+        # 64 times a pixel's width to its height, less 15; 0 says nothing.
+        across, down = (int.from_bytes(file.read(1), "big") or 49) + 15, 64
+    return Aperture(shape=(across, down)) if across > 0 and down > 0 else Aperture()
+
+
+def warn_of_view(name: str, view: Aperture) -> None:
+    """Warn of what an image says of its view that is not followed."""
+    across, down = view.shape
+    if across != down:
+        log.warning(
+            "%s: its pixels are not square (%d wide to %d high); they are enlarged as they are, so stretch the output",
+            name,
+            across,
+            down,
+        )
+    if view.odd:
+        log.warning("%s: its crop does not lie in the image by whole pixels: the whole image is used", name)

@@ -20,6 +20,7 @@ XMP_KEYWORD = b"XML:com.adobe.xmp"
 METRE = 0.0254  # metres in an inch
 MOST_DROPPED = 20  # pieces that are named
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+UNDO = "undo it on a Mac: xcrun pngcrush -revert-iphone-optimizations IN OUT"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
@@ -43,6 +44,7 @@ class PngFile:
     dpi: tuple[float, float] | None = None
     texts: list[Text] = field(default_factory=list)
     text_bytes: int = 0
+    shape: tuple[int, int] = (1, 1)  # of a pixel, width to height
     dropped: list[str] = field(default_factory=list)
 
 
@@ -66,6 +68,8 @@ def parse_png(data: bytes, limit: int, whole: bool = True) -> PngFile:
 def _take_chunks(data: bytes, limit: int, png: PngFile, parts: list[memoryview]) -> None:
     """Set what the chunks of a file say in `png`, and gather those that its pixels need in `parts`."""
     for number, (kind, body, whole) in enumerate(_chunks(data)):
+        if kind == b"CgBI":
+            raise ValueError("made by Xcode for iPhones alone (CgBI), not a PNG that others read; " + UNDO)
         # With two headers, the one that is checked need not be the one that is decoded.
         if (kind == b"IHDR") != (number == 0):
             raise ValueError("damaged: its header is missing or there twice")
@@ -108,9 +112,12 @@ def _take_metadata(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
             png.dropped.append("ICC profile")
     elif kind == b"eXIf":
         png.exif = body
-    elif kind == b"pHYs" and len(body) == 9 and body[8] == 1:
+    elif kind == b"pHYs" and len(body) == 9:
         x, y = struct.unpack(">II", body[:8])
-        png.dpi = (x * METRE, y * METRE)
+        if body[8] == 1:
+            png.dpi = (x * METRE, y * METRE)
+        elif x and y:
+            png.shape = (y, x)
     elif kind in TEXTS:
         _take_text(png, kind, body, limit)
 

@@ -135,3 +135,15 @@ def test_a_smooth_blob_stays_what_it_is(width: float) -> None:
     lq = (0.1 + torch.tensor([0.8, 0.6, 0.3]).view(1, 3, 1, 1) * blob).mul(255).round() / 255
     hq = load_pipeline("lite").upscale(lq, 4)
     assert float((hq - enlarge(lq, *hq.shape[-2:])).abs().max()) < 6 / 255
+
+
+@pytest.mark.xfail(strict=True, reason="until weights trained with the narrowed blur are shipped")
+@pytest.mark.parametrize("scale", [1, 1.5, 2])
+def test_smooth_blobs_stay_at_small_scales(scale: float) -> None:
+    """Round Gaussians from level 40 to 220: whatever the width, at most 4 of 255 off bicubic."""
+    line = torch.linspace(-1, 1, 128)
+    for width in (0.2, 0.3, 0.4, 0.6):
+        blob = torch.exp(-(line[:, None] ** 2 + line**2) / 2 / width**2)
+        lq = ((40 + 180 * blob).round() / 255).expand(1, 3, -1, -1).contiguous()
+        hq = load_pipeline("lite").upscale(lq, scale)
+        assert float((hq - enlarge(lq, *hq.shape[-2:])).abs().max()) <= 4 / 255

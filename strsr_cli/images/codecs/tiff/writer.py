@@ -8,11 +8,11 @@ from typing import BinaryIO
 import numpy as np
 from isal import isal_zlib
 
-from ..metadata.carried import NO_LIMIT
-from ..metadata.directories import BYTE, UNDEFINED, Exif, Tag, extend_file, read_exif
-from ..metadata.exif import CENTIMETRE, INCH, IPTC_TAG, XMP_TAG
-from ..rows import RowLayout, restrip
-from .tiff import load_tifffile
+from ...metadata.carried import NO_LIMIT
+from ...metadata.directories import BYTE, UNDEFINED, Exif, Tag, extend_file, read_exif
+from ...metadata.exif import CENTIMETRE, INCH, IPTC_TAG, XMP_TAG
+from ...rows import RowLayout, restrip
+from .pages import load_tifffile
 
 
 def write_tiff(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) -> None:

@@ -1,0 +1,1 @@
+"""TIFF, which holds more kinds of pixels than any other format."""
