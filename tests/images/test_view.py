@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -135,4 +136,14 @@ def test_damaged_jpeg_scans_are_told(options: dict, caplog: pytest.LogCaptureFix
     ):
         caplog.clear()
         assert decode_image(data, "a.jpg").color.shape == PHOTO.shape
+        assert caplog.messages == ["a.jpg: its pixels are damaged: from some place on they may be wrong"]
+
+
+def test_progressive_jpegs_without_their_last_scans_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    whole = saved(PHOTO, "JPEG", quality=90, progressive=True)
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", whole)]
+    assert len(scans) > 5
+    for at in scans[2:]:
+        caplog.clear()
+        decode_image(whole[:at] + b"\xff\xd9", "a.jpg")
         assert caplog.messages == ["a.jpg: its pixels are damaged: from some place on they may be wrong"]

@@ -2,7 +2,8 @@
 
 A damaged scan has too few or too many bytes for its blocks. So it is decoded twice more, at an eighth of the
 size and without an end mark: once with a few bytes more, which must be enough, and once with a few bytes
-less, which must not. Between restart markers each piece is looked at by itself.
+less, which must not. Between restart markers each piece is looked at by itself. Progressive files have
+many scans, of which the last may be missing; what is in them is not looked at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .jpeg import MARKER
 
 RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 BASELINE = (0xC0, 0xC1)  # frames in one scan, with Huffman's codes
+PROGRESSIVE = 0xC2
 TABLES = (0xC4, 0xDB)  # of Huffman's codes, of quantisation
 SCAN, RESTART_INTERVAL, END = 0xDA, 0xDD, 0xD9
 SLACK = 8  # bytes that libjpeg reads ahead
@@ -65,10 +67,9 @@ class _Scan:
 
 
 def is_damaged(data: bytes) -> bool:
-    """Whether the scan of a JPEG file, which Pillow decodes, is damaged.
-
-    Of files with several scans, such as progressive ones, nothing is known: False.
-    """
+    """Whether the scan of a JPEG file, which Pillow decodes, is damaged, or the last of its scans are missing."""
+    if _lacks_scans(data):
+        return True
     scan = _scan_of(data)
     if scan is None:
         return False
@@ -118,3 +119,22 @@ def _scan_of(data: bytes) -> _Scan | None:
     if after is None:
         return None
     return _Scan(tables, frame, segment, data[end : after.start()], after[1][0], interval)
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Whether a progressive file ends before all bits of all its coefficients have come."""
+    at, missing = 2, {}
+    while match := MARKER.search(data, at):
+        kind, start = match[1][0], match.end()
+        at = start + int.from_bytes(data[start : start + 2], "big")
+        segment = data[start:at]
+        if kind == PROGRESSIVE:
+            missing = {channel: [1] * 64 for channel in segment[8::3]}
+        elif kind == SCAN and missing and len(segment) >= 6:
+            first, last, bits = segment[-3:]
+            for channel in segment[3:-3:2]:
+                if channel in missing and last < 64:
+                    missing[channel][first : last + 1] = [bits & 15] * (last + 1 - first)
+        elif kind == END:
+            break
+    return any(any(bits) for bits in missing.values())
