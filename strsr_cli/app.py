@@ -5,8 +5,8 @@ This module imports nothing heavy, so that --help and completion answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +23,8 @@ from .commands.fft_inspect import fft_inspect
 from .commands.models import models_app
 from .commands.train import train
 from .commands.upscale import upscale
+from .system.limits import scarcity, spare_threads
+from .system.machine import cores
 from .system.signals import (
     EXIT_INTERRUPTED,
     EXIT_NOT_AVAILABLE,
@@ -32,9 +34,9 @@ from .system.signals import (
     EndedBySignal,
     Stopped,
     leave_at_once,
-    open_closed_streams,
     quiet_pipes,
 )
+from .system.streams import MessageStream, message_streams
 
 
 def exit_code(error: StrsrError) -> int:
@@ -47,15 +49,32 @@ def exit_code(error: StrsrError) -> int:
 class Commands(TyperGroup):
     """The group of all commands, which turns our errors into one line on stderr and an exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; words that cannot be written stop nothing, and end in exit code 1."""
+        with message_streams() as streams:
+            try:
+                result = super().main(*args, **options)
+                code = 0
+            except SystemExit as leaving:
+                result, code = (
+                    None,
+                    leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code)),
+                )
+            code = code_of_streams(streams, code)
+        if code or options.get("standalone_mode", True):
+            sys.exit(code)
+        return result
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Names that standard output cannot write are escaped there, as they are on standard error.
         """
-        open_closed_streams()
-        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-            sys.stdout.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(AttributeError):
+            if sys.stdout.errors == "strict":
+                sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
+            spare_threads(cores())
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -68,7 +87,7 @@ class Commands(TyperGroup):
             raise typer.Exit(EXIT_PIPE) from error
         # The user may not touch some file or folder.
         except PermissionError as error:
-            tell(f"{error.filename}: {error.strerror}")
+            tell(described(error))
             raise typer.Exit(EXIT_NOT_AVAILABLE) from error
         # A signal has ended a run of training, whose checkpoint is written: what follows with && must not start.
         except Stopped as stopped:
@@ -78,6 +97,41 @@ class Commands(TyperGroup):
             code = error.exit_code if isinstance(error, EndedBySignal) else EXIT_INTERRUPTED
             leave_at_once(code)
             raise typer.Exit(code) from error
+        except (ImportError, MemoryError, RuntimeError, OSError) as error:
+            raise typer.Exit(tell_of_system(error)) from error
+
+
+def tell_of_system(error: Exception) -> int:
+    """Say in one line what the system has refused, and return the exit code; other errors are raised again."""
+    reason = scarcity(error)
+    if reason is not None:
+        tell(reason)
+        leave_at_once(EXIT_NOT_AVAILABLE)
+        return EXIT_NOT_AVAILABLE
+    if isinstance(error, OSError) and error.errno is not None:
+        tell(described(error))
+        return EXIT_SOME_FAILED
+    raise error
+
+
+def described(error: OSError) -> str:
+    """Return an error of the system with the file that it is about, where there is one."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def code_of_streams(streams: tuple[MessageStream, MessageStream], code: int) -> int:
+    """Return the exit code of a command whose words may be lost: 1 where it would be 0; say so where that is possible."""
+    out, err = streams
+    with contextlib.suppress(BrokenPipeError):
+        out.flush()
+    if out.failure is not None:
+        tell(f"standard output cannot be written: {out.failure.strerror or out.failure}")
+    with contextlib.suppress(BrokenPipeError):
+        err.flush()
+    if out.failure is None and err.failure is None:
+        return code
+    return code or EXIT_SOME_FAILED
 
 
 def tell(reason: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from strsr_models.errors import UsageError
 
 from ..system.atomic import sha256_of
+from ..system.refusals import UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +135,16 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        handle = _opened_at_once(
-            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        )
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
         try:
+            handle = _opened_at_once(self.path, flags | os.O_APPEND)
+        except OSError as error:
+            if error.errno not in UNKNOWN:
+                raise
+            # The disk knows no appending: two processes might write in one place, which costs a line.
+            handle = _opened_at_once(self.path, flags)
+        try:
+            os.lseek(handle, 0, os.SEEK_END)
             # Written by one call, so that lines of several processes do not mix.
             written = os.write(handle, data)
         finally:
@@ -147,9 +154,16 @@ class Journal:
             raise OSError("the disk is full")
 
 
-def _opened_at_once(path: str | Path, flags: int) -> int:
-    """Return a file's handle without waiting for what is no file, such as a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+def _opened_at_once(name: str | Path, flags: int) -> int:
+    """Return a file's handle without waiting for what is no file, such as a pipe. Raises OSError."""
+    path = Path(name)
+    try:
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        # Some disks refuse the flag; what is a file, or not there yet, needs none.
+        if error.errno not in UNKNOWN or (os.path.lexists(path) and not path.is_file()):
+            raise
+        return os.open(path, flags, 0o666)
 
 
 def _version(entry: dict[str, Any]) -> Version:
@@ -158,11 +172,18 @@ def _version(entry: dict[str, Any]) -> Version:
 
 
 def version_of(path: Path, known: Iterable[Version] = ()) -> Version:
-    """Return the state of a file, which is read only where no known one has its size and time. Raises OSError."""
+    """Return the state of a file, which is read only where no known one has its size and time. Raises OSError.
+
+    It is read, too, where several contents are known with them: files with the times of others may be alike.
+    """
     before = path.stat()
-    for version in known:
-        if (version.size, version.mtime_ns) == (before.st_size, before.st_mtime_ns):
-            return version
+    alike = [
+        version
+        for version in known
+        if (version.size, version.mtime_ns) == (before.st_size, before.st_mtime_ns)
+    ]
+    if alike and len({version.sha256 for version in alike}) == 1:
+        return alike[0]
     return Version(before.st_size, before.st_mtime_ns, sha256_of(path))
 
 

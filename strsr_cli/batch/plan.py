@@ -272,7 +272,7 @@ def kept_kind(path: Path) -> str:
 def _check_target(job: Job) -> Job:
     """Return the job. Raises UsageError where its output would take the place of its input."""
     if job.source is not None and job.target is not None and job.target.exists():
-        if job.target.samefile(job.source):
+        if identity(job.target) == identity(job.source):
             raise UsageError(f"{job.target}: the output would replace its own input; choose another OUTPUT")
     return job
 

@@ -61,6 +61,11 @@ class BatchState:
         # The states of files of several frames, which are hashed once.
         self._hashed: dict[Path, Version] = {}
 
+    def enter(self, settings: str) -> None:
+        """Begin a run with the settings of that hash. Raises UsageError where another one, with others, is under way."""
+        if self._locks is not None:
+            self._locks.enter(settings)
+
     # --- while planning ---
 
     def settled(self, job: Job) -> str | None:

@@ -85,6 +85,10 @@ Provenance = Annotated[
         panel=OUTPUT,
     ),
 ]
+KeepTimes = Annotated[
+    bool,
+    option("--keep-times", help="Give outputs the times of their inputs' files.", panel=OUTPUT),
+]
 InPlaceSuffix = Annotated[
     str | None,
     option(

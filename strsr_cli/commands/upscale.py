@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -26,6 +27,7 @@ from .options import (
     InPlaceSuffix,
     Jobs,
     JsonEvents,
+    KeepTimes,
     LoraScale,
     Model,
     NoJournal,
@@ -69,6 +71,7 @@ def upscale(
     png_compression: PngCompression = PNG_COMPRESSION,
     strip: Strip = False,
     provenance: Provenance = False,
+    keep_times: KeepTimes = False,
     in_place_suffix: InPlaceSuffix = None,
     overwrite: Overwrite = False,
     dry_run: UpscaleDryRun = False,
@@ -120,7 +123,7 @@ def upscale(
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
     from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
-    from ..upscale.options import UpscaleOptions, resolve_options, settings_hash
+    from ..upscale.options import UpscaleOptions, resolve_options, run_hash, settings_hash
     from ..upscale.preflight import check_space, preflight, tell_forecast, weights_hash
 
     check_scale(scale)
@@ -150,6 +153,7 @@ def upscale(
         max_pixels=max_pixels,
         strip=strip,
         provenance=provenance,
+        keep_times=keep_times,
         jobs=jobs,
         batch=batch_size,
         compile=compile,
@@ -170,10 +174,11 @@ def upscale(
     )
     reporter = make_reporter(json, quiet, verbose)
     stop = Stop(quiet)
+    hashed_weights = weights_hash(options) if plan.root else ""
     state = BatchState(
         plan.root,
         settings=lambda job: settings_hash(options, job),
-        weights=weights_hash(options) if plan.root else "",
+        weights=hashed_weights,
         overwrite=overwrite,
         retry_failed=retry_failed,
         remember=not no_journal,
@@ -186,6 +191,9 @@ def upscale(
     reporter.passed_over = plan.passed_over
     try:
         with stop.watching():
+            # A single image is an OUTPUT by itself, whatever is made beside it.
+            if Path(source).is_dir() or any(job.frame for job in plan.jobs):
+                state.enter(run_hash(options, format, hashed_weights))
             if part.count > 1:
                 reporter.note(f"part {part.number} of {part.count} (by {part.source})")
                 reporter.elsewhere(whole_plan.count - plan.count)

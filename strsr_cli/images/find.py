@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..system.atomic import is_unfinished
 from .formats import FORMAT_BY_SUFFIX, HEAD, READ_ONLY_SUFFIXES, sniff
 
 IMAGE_SUFFIXES = {*FORMAT_BY_SUFFIX, *READ_ONLY_SUFFIXES}
@@ -99,23 +100,36 @@ def find_files(folder: Path, without: Path | None = None) -> FileList:
     return files
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode, the same for all names of a file or folder; None where there is none."""
+# Device and inode of a file or folder; where a disk has no true inodes, its one path without links.
+Identity = tuple[int, int] | str
+
+
+def identity(path: Path) -> Identity | None:
+    """Return what is the same for all names of a file or folder, and for it alone; None where there is none.
+
+    Some disks give all their files one inode, or 0: those of a file and of its own folder are compared to know it.
+    """
     try:
         state = path.stat()
     except OSError:
         return None
-    return state.st_dev, state.st_ino
+    inode, real = (state.st_dev, state.st_ino), Path(os.path.realpath(path))
+    try:
+        folder = real.parent.stat()
+    except OSError:
+        return inode
+    is_own = state.st_ino and inode != (folder.st_dev, folder.st_ino)
+    return inode if is_own else os.path.normcase(real)
 
 
-def _walk(top: Path, without: tuple[int, int] | None, files: FileList) -> Iterator[Path]:
+def _walk(top: Path, without: Identity | None, files: FileList) -> Iterator[Path]:
     """Walk through all files that are not hidden, and count the others in `files`.
 
     Links to folders wait until all that is not linked has been read.
     """
     if without == identity(top):
         without = None
-    visited: set[tuple[int, int] | None] = {identity(top)}
+    visited: set[Identity | None] = {identity(top)}
     folders = [top]
     links: list[Path] = []
     while folders or links:
@@ -136,7 +150,7 @@ def _walk(top: Path, without: tuple[int, int] | None, files: FileList) -> Iterat
             continue
         for entry in entries:
             path = Path(folder, entry.name)
-            if entry.name.startswith(OWN):
+            if entry.name.startswith(OWN) or is_unfinished(entry.name):
                 continue
             if is_hidden(entry.name):
                 files.passed_over["hidden"] += 1
@@ -149,9 +163,16 @@ def _walk(top: Path, without: tuple[int, int] | None, files: FileList) -> Iterat
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one."""
+    """Whether an entry is a folder, or a link to one.
+
+    Some disks list their folders as files: what has no suffix that we know is asked for itself.
+    """
     try:
-        return entry.is_dir()
+        if entry.is_dir():
+            return True
+        if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | OTHER_SUFFIXES:
+            return False
+        return stat.S_ISDIR(Path(entry.path).stat().st_mode)
     except OSError:
         # A link that leads to itself is neither.
         return False

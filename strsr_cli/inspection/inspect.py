@@ -19,7 +19,7 @@ from torch import Tensor
 from strsr_models.errors import ImageError, UsageError
 
 from ..images.color import to_tensor
-from ..images.find import find_images
+from ..images.find import find_images, identity
 from ..images.formats import MAX_PIXELS
 from ..images.read import read_image
 from ..system.atomic import whole_file
@@ -91,7 +91,7 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
     sources: dict[Path, Source] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            if out is not None and out.is_dir() and out.samefile(path):
+            if out is not None and out.is_dir() and identity(out) == identity(path):
                 raise UsageError(f"--out {out}: sheets would lie among the images; choose another folder")
             images = find_images(path, without=out)
             if not images:

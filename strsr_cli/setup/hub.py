@@ -19,6 +19,7 @@ from strsr_models.checkpoints.published import Published
 from strsr_models.errors import StrsrError, WeightsError
 
 from ..system.console import first_line
+from ..system.refusals import exclusive, put_in_place
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 SECONDS = 20.0  # to wait for an answer
@@ -147,7 +148,7 @@ def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
     huggingface_hub's own downloads begin a file anew in each process; files here have 10 GB. Its
     transfer is used, and the part that is there stays in a file beside `target`.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers, disable_progress_bars
@@ -159,13 +160,13 @@ def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(file, target)
     try:
-        with FileLock(f"{part}.lock", timeout=0), one_line_errors(repository):
+        with exclusive(Path(f"{part}.lock"), timeout=0), one_line_errors(repository):
             with part.open("ab") as stream:
                 if stream.tell() > file.size:
                     stream.truncate(0)
                 begun = stream.tell()
                 http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=file.size)
-            os.replace(part, target)
+            put_in_place(part, target)
     except Timeout as error:
         raise WeightsError(f"{target}: another pull is fetching it; wait for that one") from error
 

@@ -99,7 +99,7 @@ def check_space(root: Path, listings: list[hub.Listing]) -> None:
             if file.size not in [store.size_of(path) for path in paths]:
                 needed += file.size - (store.size_of(hub.part_of(file, paths[0])) or 0)
     free = free_space(root)
-    if needed and needed + SPARE > free:
+    if free is not None and needed and needed + SPARE > free:
         raise WeightsError(
             f"{root}: {size_text(needed)} to fetch, {size_text(free)} free on its disk; make room, or name "
             f"another folder (--models-dir)"

@@ -19,6 +19,7 @@ from strsr_models.checkpoints.published import Published
 from strsr_models.errors import WeightsError
 
 from ..system.atomic import sha256_of, whole_file
+from ..system.refusals import put_in_place
 
 RECORD = "strsr-pull.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
@@ -151,7 +152,7 @@ def settle(root: Path, published: Published, record: Record) -> None:
         for name in record.files:
             if (source / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source / name, folder / name)
+                put_in_place(source / name, folder / name)
         write_record(folder, record)
         shutil.rmtree(source, ignore_errors=True)
     else:

@@ -17,25 +17,31 @@ from typing import IO, cast
 from strsr_models.errors import StrsrError, first_line
 
 from .processes import machine_id, started
+from .refusals import bring_to_disk, done_without, give_state, put_in_place, regular_state
 
 TEMPORARY_PREFIX = ".strsr-part-"
 DAY = 86_400  # s
-_LEFTOVER = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?P<place>[0-9a-f]{{8}})-(?P<pid>\d+)-\w+(\.\w+)?")
+# Where a disk refuses names with a leading dot, these have none.
+_LEFTOVER = re.compile(
+    rf"\.?{re.escape(TEMPORARY_PREFIX[1:])}(?P<place>[0-9a-f]{{8}})-(?P<pid>\d+)-\w+(\.\w+)?"
+)
 
 # Names of the temporary files that this process is writing.
 _unfinished: set[str] = set()
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iterator[IO[bytes]]:
+def whole_file(
+    path: Path, before: Callable[[Path], None] | None = None, times: tuple[int, int] | None = None
+) -> Iterator[IO[bytes]]:
     """Yield a binary file to write and read, which takes the place of `path` on success and vanishes otherwise.
 
-    It lies in the same folder, so that the last step is one atomic rename; its data is on the disk
-    before the rename. before: called with the finished temporary file just before that. Raises OSError.
+    It lies in the same folder, so that the last step is one atomic rename; its data is on the disk before the
+    rename. A regular file that it replaces leaves it mode, owner and group; a link is replaced itself, and what
+    it leads to stays as it is. before: called with the finished temporary file just before the rename. times: of its
+    last use and change, in ns; None: now. What the disk does not know of all this is done without. Raises OSError.
     """
-    prefix = f"{TEMPORARY_PREFIX}{machine_id()}-{os.getpid()}-"
-    suffix = path.suffix if re.fullmatch(r"\.\w{1,8}", path.suffix) else ""
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+    handle, name = _temporary_file(path)
     _unfinished.add(name)
     try:
         os.close(handle)
@@ -43,18 +49,38 @@ def whole_file(path: Path, before: Callable[[Path], None] | None = None) -> Iter
         with open(name, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            bring_to_disk(file.fileno(), path.parent)
         # mkstemp makes files that only the owner can read.
-        os.chmod(name, 0o666 & ~_UMASK)
+        give_state(Path(name), 0o666 & ~_UMASK, regular_state(path), times)
         if before is not None:
             before(Path(name))
-        os.replace(name, path)
+        put_in_place(Path(name), path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        # The reason why it is not finished says more than an error here.
+        with contextlib.suppress(OSError):
             os.unlink(name)
         raise
     finally:
         _unfinished.discard(name)
+
+
+def _temporary_file(path: Path) -> tuple[int, str]:
+    """Make an empty file beside `path`; return its handle and its name. Raises OSError."""
+    prefix = f"{TEMPORARY_PREFIX}{machine_id()}-{os.getpid()}-"
+    suffix = path.suffix if re.fullmatch(r"\.\w{1,8}", path.suffix) else ""
+    try:
+        return tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+    except OSError as refusal:
+        # Some servers refuse names with a leading dot.
+        try:
+            return tempfile.mkstemp(prefix=prefix.removeprefix("."), suffix=suffix, dir=path.parent)
+        except OSError:
+            raise refusal from None
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is that of an output that is not finished."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -98,9 +124,10 @@ def sweep(folders: Iterable[Path]) -> int:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 match = _LEFTOVER.fullmatch(entry.name)
-                if match and _is_left(entry, match["place"], int(match["pid"])):
-                    os.unlink(entry)
-                    swept += 1
+                with contextlib.suppress(OSError):
+                    if match and _is_left(entry, match["place"], int(match["pid"])):
+                        os.unlink(entry)
+                        swept += 1
     return swept
 
 
@@ -123,11 +150,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def free_space(path: Path) -> int:
-    """Return the bytes free on the disk that holds `path` or would hold it. Raises OSError."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+def free_space(path: Path) -> int | None:
+    """Return the bytes free on the disk that holds `path` or would hold it; None where the disk does not say."""
+    with done_without("to say how much is free", path):
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        usage = shutil.disk_usage(path)
+        # Drives of other systems may call themselves empty of all, which means that they do not know.
+        if usage.total > 0:
+            return usage.free
+    return None
 
 
 @contextlib.contextmanager
@@ -147,7 +179,7 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
+        private = _temporary_folder(target.parent)
     except OSError as error:
         raise cannot_write(target, error, advice) from error
     fresh, old = private / "new", private / "old"
@@ -171,6 +203,17 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
         shutil.rmtree(private, ignore_errors=True)
 
 
+def _temporary_folder(parent: Path) -> Path:
+    """Make an empty folder of a private name. Raises OSError."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+    except OSError as refusal:
+        try:
+            return Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX.removeprefix("."), dir=parent))
+        except OSError:
+            raise refusal from None
+
+
 def cannot_write(target: Path, error: Exception, advice: str) -> StrsrError:
     """Return the error for a person whose disk did not take something."""
     if isinstance(error, StrsrError):
@@ -188,9 +231,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the list of names in a folder, to the disk. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Bring a file, or the list of names in a folder, to the disk, as far as it knows how. Raises OSError."""
+    with done_without("to open what is to be synced", path.parent, unknown_only=True):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            bring_to_disk(handle, path.parent)
+        finally:
+            os.close(handle)

@@ -62,21 +62,12 @@ class Stop:
             self.requested = True
             # Written by os.write, because a print may be what has been interrupted.
             if not self._quiet:
-                os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
             return
         self.requested = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise EndedBySignal(number)
-
-
-def open_closed_streams() -> None:
-    """Give a process that was started without standard streams (`>&-`) empty ones.
-
-    Otherwise the next file that it opens would become its standard output.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def quiet_pipes() -> None:

@@ -13,6 +13,7 @@ from strsr_models.errors import DeviceError, ImageError, StrsrError
 from ..batch.job import Job
 from ..batch.report import Reporter
 from ..system.console import first_line
+from ..system.limits import NO_THREAD, scarcity
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ def reporting_failures(
     except (torch.OutOfMemoryError, MemoryError):
         reporter.failed(job.name, f"{job.name}: out of memory on {device}; {cure}")
     except RuntimeError as error:
+        if NO_THREAD in str(error):
+            # It is no fault of this image, and no other one would fare better.
+            raise DeviceError(scarcity(error)) from error
         # PyTorch's word for anything from a full CPU to a lost device.
         reporter.failed(job.name, f"{job.name}: {first_line(error)}")
     except (StrsrError, OSError, Abandoned):

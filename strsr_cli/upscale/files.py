@@ -87,8 +87,12 @@ def write_output(
     rows: Iterator[np.ndarray],
     settings: EncodeSettings,
     before: Callable[[Path], None] | None = None,
+    keep_times: bool = False,
 ) -> None:
-    """Write rows into a job's output, whole or not at all; missing folders are made. before: see `whole_file`."""
+    """Write rows into a job's output, whole or not at all; missing folders are made.
+
+    before: see `whole_file`. keep_times: whether the output gets the times of the input's file.
+    """
     try:
         if job.target is None:
             # Standard output gets nothing of an image that fails.
@@ -100,7 +104,8 @@ def write_output(
             sys.stdout.buffer.flush()
             return
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(job.target, before) as output:
+        times = file_times(job) if keep_times else None
+        with whole_file(job.target, before, times) as output:
             write_image(cast(BinaryIO, output), job.kind, layout, rows, settings)
     except StrsrError as error:
         raise ImageError(f"{job.name}: {error}") from error
@@ -109,6 +114,15 @@ def write_output(
         raise
     except OSError as error:
         raise ImageError(f"{job.target_name}: cannot be written: {error.strerror or error}") from error
+
+
+def file_times(job: Job) -> tuple[int, int] | None:
+    """The times, in ns, of the last use and change of a job's input; None for a stream, or a file that is gone."""
+    try:
+        state = None if job.source is None else job.source.stat()
+    except OSError:
+        return None
+    return None if state is None else (state.st_atime_ns, state.st_mtime_ns)
 
 
 def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class UpscaleOptions:
     max_pixels: int = MAX_PIXELS  # of an input
     strip: bool = False  # whether all metadata but the colour profile is dropped
     provenance: bool = False  # whether the output says how it was made
+    keep_times: bool = (
+        False  # whether the output has the times of the input's file; no other content, so no other hash
+    )
     jobs: int | None = None  # pictures decoded, and encoded, at a time; None: by the cores
     batch: int | None = None  # tiles at once; None: what fits the memory
     compile: bool = False  # whether the networks are compiled
@@ -159,3 +162,13 @@ def settings_hash(options: UpscaleOptions, job: Job) -> str:
             with contextlib.suppress(ImageError):
                 settings["prompt"] = big.prompt_of(job)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def run_hash(options: UpscaleOptions, format: str, weights: str) -> str:
+    """The hash of what two runs at once on one OUTPUT must have in common.
+
+    format: "keep" or a key of OUTPUT_FORMATS. weights: the hash of the network's weights.
+    """
+    prompts = str(options.big.prompt_from) if options.big is not None else ""
+    common = settings_hash(options, Job(None, None, format))
+    return hashlib.sha256(f"{common} {weights} {prompts}".encode(errors="surrogateescape")).hexdigest()

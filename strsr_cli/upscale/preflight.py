@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from ..batch.plan import Plan, planned_sizes
 from ..batch.report import Reporter, describe_plan
 from ..batch.state import BatchState
 from ..images.find import describe_passed_over
-from ..system.atomic import sha256_of
+from ..system.atomic import free_space, sha256_of
 from ..system.console import Tell, duration_text, size_text
 from .options import UpscaleOptions
 
@@ -149,22 +148,23 @@ def memory_needed(height: int, width: int) -> int:
     return height * width * 16 + 2**30
 
 
-def memory_there() -> int:
-    """The bytes of main memory of this machine, or of the container that we are in."""
-    total = int(psutil.virtual_memory().total)
+def memory_there() -> int | None:
+    """The bytes of main memory of this machine, or of the container that we are in; None where nothing says so."""
+    amounts = []
+    # Without /proc nothing is known of the machine.
+    with contextlib.suppress(OSError, RuntimeError, psutil.Error):
+        amounts.append(int(psutil.virtual_memory().total))
     for path in CGROUP_LIMITS:
-        try:
-            total = min(total, int(Path(path).read_text()))
-        except (OSError, ValueError):
-            # There is no such container, or its limit is the word "max".
-            continue
-    return total
+        # There is no such container, or its limit is the word "max".
+        with contextlib.suppress(OSError, ValueError):
+            amounts.append(int(Path(path).read_text()))
+    return min(amounts, default=None)
 
 
 def check_memory(job: Job, height: int, width: int) -> None:
     """Raise ImageError for an input that the machine cannot hold."""
     needed, there = memory_needed(height, width), memory_there()
-    if needed > there:
+    if there is not None and needed > there:
         raise ImageError(
             f"{job.name}: {width}x{height} px want about {size_text(needed)} of memory, "
             f"{size_text(there)} are here; cut the image into parts, or use a larger machine"
@@ -179,12 +179,16 @@ def check_space(sizes: dict[Path, int]) -> None:
         if target.parent not in folders:
             folders[target.parent] = _existing(target.parent)
         folder = folders[target.parent]
-        device = folder.stat().st_dev
+        try:
+            device = folder.stat().st_dev
+        except OSError:
+            # What is written there will say why.
+            continue
         disks[device] = folder, disks[device][1] + size
     for folder, size in disks.values():
-        free = shutil.disk_usage(folder).free
+        free = free_space(folder)
         margin = min(LEAST_MARGIN + size // 4, MOST_MARGIN)
-        if size + margin > free:
+        if free is not None and size + margin > free:
             raise StrsrError(
                 f"{folder}: the outputs will take about {size_text(size)}, and {size_text(free)} are free on "
                 f"this disk ({size_text(margin)} are kept free); make room, use --format jpg or a smaller "
@@ -194,8 +198,10 @@ def check_space(sizes: dict[Path, int]) -> None:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
+    # A folder that may not be looked at is told of when something is written there.
+    with contextlib.suppress(OSError):
+        while not folder.is_dir() and folder != folder.parent:
+            folder = folder.parent
     return folder
 
 

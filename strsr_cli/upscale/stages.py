@@ -42,7 +42,6 @@ from ..images.color import network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture, split_alpha
 from ..images.write import EncodeSettings
-from ..system.machine import cores
 from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
@@ -54,6 +53,7 @@ from .workers import (
     TileTask,
     Workers,
     batches,
+    pool_size,
     prefetch,
     thread_pool,
     threads_for_workers,
@@ -70,7 +70,7 @@ def upscale_batch(
     state: knows which pictures are done, which belong to other processes, and whether the batch is to stop; it
     records what becomes of each picture.
     """
-    with threads_for_workers() as threads:
+    with threads_for_workers(2 * min(pool_size(options.jobs), len(jobs)) + 1) as threads:
         loaded = load_stages(jobs, options, reporter, state or BatchState(), threads)
         if loaded is not None:
             stages, jobs = loaded
@@ -153,7 +153,7 @@ class Stages:
         batch = self.options.batch
         self.budgets = [MemoryBudget(batch or pipeline.tiles_at_once) for pipeline in self.pipelines]
         self.batches_fitted = batch is not None or self.device.type != "cuda"
-        self.pool_size = self.options.jobs or max(1, cores() // 2)
+        self.pool_size = pool_size(self.options.jobs)
 
     def run(self, jobs: list[Job]) -> None:
         """Take all pictures through the stages: read ahead, restored tile by tile, written behind."""
@@ -384,13 +384,13 @@ class Stages:
                 yield band
 
         settings = EncodeSettings(options.quality, options.png_compression)
-        write_output(job, restoration.layout(metadata), rows(), settings, self.state.recorder(job))
+        before, keep_times = self.state.recorder(job), options.keep_times
+        write_output(job, restoration.layout(metadata), rows(), settings, before, keep_times=keep_times)
         if open_picture.redone:
             message = "%s: %d of %d tiles were not finite in %s: computed again"
             log.warning(message, job.name, open_picture.redone, restoration.tiles, self.precision)
-        if not options.check_grid:
-            return {}
-        return grid_scores(job, np.concatenate(color_bands), options.grid_limit)
+        scored = options.check_grid
+        return grid_scores(job, np.concatenate(color_bands), options.grid_limit) if scored else {}
 
 
 def fail_all(tasks: list[TileTask], error: BaseException) -> None:

@@ -95,7 +95,8 @@ class TokenCache:
             if total <= largest:
                 break
             if path.name not in kept:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
                 total -= size
 
     def _path(self, key: str) -> Path:

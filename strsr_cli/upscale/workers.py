@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..system.limits import require_threads
+from ..system.machine import cores
 from ..system.signals import OUR_THREADS, EndedBySignal
 from .restoration import Restoration
 
@@ -71,13 +73,16 @@ def prefetch(
 
 
 @contextlib.contextmanager
-def threads_for_workers() -> Iterator[int]:
+def threads_for_workers(beside: int = 0) -> Iterator[int]:
     """Let this thread compute by itself, and yield the number of PyTorch's threads for those that restore.
+
+    beside: the number of other threads that will be wanted. Raises DeviceError where that is too many here.
 
     Each thread that computes with several has a pool of its own, and where pools have more threads than there are
     processors, OpenMP lets them sleep between any two operations: lite's transformer took half as long again.
     """
     threads = torch.get_num_threads()
+    require_threads(threads + beside)
     torch.set_num_threads(1)
     try:
         yield threads
@@ -93,6 +98,11 @@ def set_thread_count(threads: int) -> None:
     """
     torch.get_num_threads()
     torch.set_num_threads(threads)
+
+
+def pool_size(jobs: int | None) -> int:
+    """The number of threads that read, and of those that write; jobs: the number asked for, None: by the cores."""
+    return jobs or max(1, cores() // 2)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from strsr_cli.batch.journal import JOURNAL, Journal, Made, Version, version_of
 from strsr_cli.system.atomic import DAY, TEMPORARY_PREFIX, drop_unfinished, passing_file, sweep, whole_file
 from strsr_cli.system.processes import machine_id
+
+from ..helpers.refusing import refuse
 
 MADE = Made(Version(1, 2, "a"), Version(3, 4, "b"), "settings", "weights")
 
@@ -195,3 +198,36 @@ def test_a_journal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.done(tmp_path / "a.png", tmp_path / "in.png", MADE)
     assert list(journal.made) == ["a.png"]
+
+
+@pytest.mark.parametrize("flag", ["O_APPEND", "O_NONBLOCK"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_a_journal_does_without_flags_that_a_disk_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, number: int
+) -> None:
+    refuse(
+        monkeypatch,
+        "open",
+        number,
+        lambda path, flags=0, *more, **named: str(path).endswith(JOURNAL) and flags & getattr(os, flag),
+    )
+    journal = Journal(tmp_path)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"output")
+        made = Made(version_of(tmp_path / name), version_of(tmp_path / name), "s", "w")
+        journal.done(tmp_path / name, tmp_path / name, made)
+    assert sorted(Journal(tmp_path).made) == ["a.png", "b.png"]
+
+
+def test_files_of_one_time_and_size_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    known = []
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+        known.append(version_of(path))
+    assert version_of(path, known) == version_of(path, reversed(known)) == known[1]
+    # Where all that is known agrees, the file is not read.
+    path.write_bytes(b"xxx")
+    os.utime(path, (1, 1))
+    assert version_of(path, known[1:]) == known[1]

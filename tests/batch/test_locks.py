@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ import pytest
 from strsr_cli.batch import locks as module
 from strsr_cli.batch.locks import FOLDER, OutputLocks
 from strsr_cli.system.processes import machine_id, started
+from strsr_models.errors import UsageError
+
+from ..helpers.refusing import refuse
 
 
 def owned(root: Path, **changes: object) -> Path:
@@ -99,6 +105,93 @@ def test_a_lock_is_renewed_by_its_heartbeat(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_made_is_left_to_the_writer(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file where a folder should be")
     assert OutputLocks(tmp_path).take("a.png")
+
+
+def run_of(root: Path, settings: str, **changes: object) -> Path:
+    """The file of a run that is under way, by this process or, with changes, by another."""
+    OutputLocks(root).enter(settings)
+    path = max((root / FOLDER).glob("run-*"), key=lambda path: path.stat().st_mtime_ns)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+def test_a_run_of_other_settings_does_not_begin(tmp_path: Path) -> None:
+    first, same, other = OutputLocks(tmp_path), OutputLocks(tmp_path), OutputLocks(tmp_path)
+    first.enter("a")
+    same.enter("a")
+    with pytest.raises(UsageError, match=f"process {os.getpid()} makes outputs there with other settings"):
+        other.enter("b")
+    other.close()
+    first.close()
+    # One of the first settings is still at work.
+    with pytest.raises(UsageError, match="other settings"):
+        OutputLocks(tmp_path).enter("b")
+    same.close()
+    for path in (tmp_path / FOLDER).glob("run-*"):
+        path.unlink()
+    last = OutputLocks(tmp_path)
+    last.enter("b")
+    last.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_run_keeps_no_other_settings_out(tmp_path: Path) -> None:
+    run_of(tmp_path, "a", pid=dead_pid())
+    locks = OutputLocks(tmp_path)
+    locks.enter("b")
+    locks.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_machine_ends_with_its_heartbeat(tmp_path: Path) -> None:
+    path = run_of(tmp_path, "a", place="elsewhere")
+    with pytest.raises(UsageError, match="of another machine"):
+        OutputLocks(tmp_path).enter("b")
+    for other in (tmp_path / FOLDER).glob("run-*"):
+        if other != path:
+            other.unlink()
+    os.utime(path, (0, path.stat().st_mtime - module.STALE - 1))
+    OutputLocks(tmp_path).enter("b")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_locks_do_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    refuse(monkeypatch, "flock", number, module=fcntl)
+    owned(tmp_path, pid=dead_pid())
+    locks = OutputLocks(tmp_path)
+    locks.enter("a")
+    assert locks.take("a.png")
+    with pytest.raises(UsageError):
+        OutputLocks(tmp_path).enter("b")
+
+
+def test_a_folder_that_takes_no_locks_has_no_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "open", errno.EPERM, lambda path, *more, **named: FOLDER in str(path))
+    OutputLocks(tmp_path).enter("a")
+    OutputLocks(tmp_path).enter("b")
+    assert OutputLocks(tmp_path).take("a.png")
+
+
+def test_a_lock_is_renewed_where_times_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = owned(tmp_path)
+    os.utime(path, (0, 0))
+    refuse(monkeypatch, "utime", errno.EPERM)
+    before = path.read_bytes()
+    module._touch(path)
+    assert path.stat().st_mtime > 0
+    assert path.read_bytes() == before
+
+
+def test_a_lock_without_a_heart_is_still_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    first = OutputLocks(tmp_path)
+    assert first.take("a.png")
+    assert not OutputLocks(tmp_path).take("a.png")
 
 
 def test_the_machine_id_is_the_same_for_all_its_processes() -> None:

@@ -199,7 +199,7 @@ def test_names_cannot_write_to_the_terminal(
 def test_a_disk_too_small_ends_the_run_before_it_begins(
     strsr: Run, folder: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**24))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=2**30, free=2**24))
     args = ("upscale", folder, tmp_path / "out", "--weights", tiny_weights)
     result = strsr(*args)
     assert result.exit_code == 1

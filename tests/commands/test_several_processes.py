@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 from strsr_cli.batch.journal import JOURNAL
 
@@ -34,3 +36,40 @@ def test_processes_on_one_folder_share_it(start: Callable[..., subprocess.Popen]
     for run in events:
         assert run[-1]["found"] == run[-1]["done"] + run[-1]["skipped"] + run[-1]["left"] == 42
     assert left_over(tmp_path / "out") == [JOURNAL]
+
+
+def test_a_run_that_makes_nothing_leaves_no_folder(
+    strsr: Callable[..., Result], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "broken.png").unlink()
+    result = strsr("upscale", folder, tmp_path / "new" / "out", "--weights", tmp_path / "nothing")
+    assert result.exit_code == 3, result.output
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_of_other_settings_waits_its_turn(
+    start: Callable[..., subprocess.Popen],
+    strsr: Callable[..., Result],
+    folder: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    first = start("--json", wait=True)
+    first.send_signal(signal.SIGSTOP)
+    args = ["upscale", folder, out, "--weights", tiny_weights]
+    for other in (["--scale", 2], ["--format", "jpg"], ["--quality", 50], ["--scale", 2, "--no-journal"]):
+        result = strsr(*args, *other)
+        assert result.exit_code == 2, result.output
+        (line,) = result.stderr.splitlines()
+        assert f"{out}: process {first.pid} makes outputs there with other settings; wait for its end" in line
+    # It is nothing to a dry run, to another OUTPUT, and to a single image beside.
+    assert strsr(*args, "--scale", 2, "--dry-run").exit_code == 0
+    alone = ["upscale", folder / "a.png", out / "alone.png", "--weights", tiny_weights, "--scale", 2]
+    assert strsr(*alone).exit_code == 0
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    # A dead run keeps nobody out, and what a later run skips depends on outputs alone.
+    assert strsr(*args).exit_code == 0
+    assert "0 done, 42 skipped" in strsr(*args).stderr
+    assert left_over(out) == [JOURNAL]

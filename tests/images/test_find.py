@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from strsr_cli.images.find import FileList, find_files, find_images, list_files, read_list
+from strsr_cli.images.find import FileList, find_files, find_images, identity, list_files, read_list
+
+from ..helpers.refusing import same_inodes
 
 
 @pytest.fixture
@@ -126,3 +128,52 @@ def test_lists_end_names_with_lines_or_nul() -> None:
     assert read_list(b"\xef\xbb\xbfa.png\r\nb c.png\n\n#d.png", zero=False) == ["a.png", "b c.png", "#d.png"]
     assert read_list(b"a\nb.png\0\xff.png\0", zero=True) == ["a\nb.png", "\udcff.png"]
     assert read_list(b"", zero=True) == []
+
+
+@pytest.mark.parametrize(("inode", "device"), [(0, None), (0, 0), (7, None), (7, 7)])
+def test_disks_without_inodes_have_all_their_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inode: int, device: int | None
+) -> None:
+    (folder / "below" / "deep").mkdir(parents=True)
+    (folder / "out").mkdir()
+    for name in ("below/1.png", "below/deep/2.png", "out/3.png"):
+        (folder / name).write_bytes(b"")
+    (folder / "below" / "loop").symlink_to(folder)
+    before = names(find_files(folder, folder / "out"), folder)
+    same_inodes(monkeypatch, inode, device)
+    files = find_files(folder, folder / "out")
+    assert names(files, folder) == before
+    assert files.passed_over["output"] == 1
+    assert files.passed_over["again"] == 1
+    # Two names of one file are one, two files are two.
+    (tmp_path / "link.png").symlink_to(folder / "below" / "1.png")
+    assert identity(tmp_path / "link.png") == identity(folder / "below" / ".." / "below" / "1.png")
+    assert identity(folder / "below" / "1.png") != identity(folder / "below" / "deep" / "2.png")
+    assert identity(folder) != identity(folder / "below")
+    assert identity(folder / "nothing") is None
+
+
+class Entry:
+    """An entry of a folder whose disk calls everything a file."""
+
+    def __init__(self, entry: os.DirEntry[str]) -> None:
+        self.name, self.path = entry.name, entry.path
+
+    def is_dir(self) -> bool:
+        return False
+
+    def is_symlink(self) -> bool:
+        return False
+
+
+def test_folders_that_are_listed_as_files_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(find_files(folder), folder)
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: [Entry(entry) for entry in real(path)])
+    assert names(find_files(folder), folder) == before
+
+
+def test_unfinished_outputs_without_a_dot_are_no_inputs(folder: Path) -> None:
+    before = names(find_files(folder), folder)
+    (folder / "strsr-part-00000000-123-abc.png").touch()
+    assert names(find_files(folder), folder) == before

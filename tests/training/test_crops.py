@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from strsr_cli.training.preview import write_preview
 from strsr_models.errors import UsageError
 
 from ..helpers.batches import CPU, FIELDS, assert_same, run
+from ..helpers.refusing import refuse
 
 
 @pytest.fixture
@@ -123,6 +126,18 @@ def test_a_batch_that_cannot_be_divided_is_refused_at_once(photos: Photos) -> No
             workers=0,
             world=3,
         )
+
+
+@pytest.mark.parametrize("lacking", ["Lock", "share_memory_"])
+def test_a_machine_without_semaphores_crops_by_itself(
+    photos: Photos, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacking: str
+) -> None:
+    crops = Crops(photos, 32, 0)
+    expected = run(crops)
+    module = multiprocessing if lacking == "Lock" else torch.Tensor
+    refuse(monkeypatch, lacking, errno.ENOSYS, module=module)
+    assert_same(run(crops, workers=2), expected)
+    assert "workers=2: cannot be started here" in caplog.text
 
 
 def test_sharpening_changes_the_target_and_what_is_made_of_it(photos: Photos) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +24,7 @@ from strsr_cli.training.run.progress import Progress
 from strsr_cli.training.train import train
 from strsr_models import StrsrError, UsageError
 
+from ..helpers.refusing import refuse
 from ..helpers.training import BASE, limit_files, limits_end, metrics, newest, run, same
 
 
@@ -119,6 +122,18 @@ def test_a_run_folder_has_one_run_at_a_time(photos: Path, tiny_config: Path, tmp
         f"strsr: another process is training in {tmp_path / 'run'}; "
     )
     assert Run(tmp_path / "run").latest() is None
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOLCK])
+def test_a_run_on_a_disk_that_knows_little_is_whole(
+    photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    for name in ("chmod", "fsync", "replace"):
+        refuse(monkeypatch, name, number)
+    refuse(monkeypatch, "lockf", number, module=fcntl)
+    run(photos, tmp_path / "run", tiny_config, "steps=2", "save_every=1")
+    assert Run(tmp_path / "run").saved_steps() == [1, 2]
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(photos: Path, tiny_config: Path, tmp_path: Path) -> None:

@@ -176,21 +176,10 @@ def batches(
     batch, in order. Raises UsageError at once when it cannot be divided.
     """
     sampler = FromStep(start, stop, batch_size, rank, world)
-    # Forked workers share the decoded photos, whatever Python's default has become.
-    context = multiprocessing.get_context("fork") if workers and sys.platform == "linux" else None
-    loader = DataLoader(
-        crops,
-        batch_sampler=sampler,
-        collate_fn=join,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_parent,
-        multiprocessing_context=context,
-    )
 
     def prepared() -> Iterator[Batch]:
         logged: set[str] = set()
-        for step, raw in enumerate(loader, start):
+        for step, raw in enumerate(_raw_batches(crops, sampler, workers), start):
             for message in raw.lost:
                 if message not in logged:
                     log.warning("%s; another photo stands in for it", message)
@@ -198,6 +187,33 @@ def batches(
             yield prepare(raw, step, config, crops.seed, device, teachers)
 
     return prepared()
+
+
+def _raw_batches(crops: Crops, sampler: FromStep, workers: int) -> Iterator[RawBatch]:
+    """The batches before degradation, cropped by `workers` processes; by this one where those cannot be had."""
+    # Forked workers share the decoded photos, whatever Python's default has become.
+    context = multiprocessing.get_context("fork") if workers and sys.platform == "linux" else None
+    try:
+        if workers:
+            # Queues are locked by semaphores, and what workers send goes through shared memory (/dev/shm).
+            multiprocessing.Lock()
+            torch.zeros(1).share_memory_()  # type: ignore[no-untyped-call]
+        loader = DataLoader(
+            crops,
+            batch_sampler=sampler,
+            collate_fn=join,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_parent,
+            multiprocessing_context=context,
+        )
+        return iter(loader)
+    except (OSError, ImportError, RuntimeError) as error:
+        if not workers:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        log.warning("workers=%d: cannot be started here (%s); done without", workers, reason)
+        return _raw_batches(crops, sampler, 0)
 
 
 def _leave_signals_to_parent(_worker: int) -> None:

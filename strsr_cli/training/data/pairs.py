@@ -13,6 +13,7 @@ larger than the windows: cut to less context they restore worse.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -23,13 +24,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor
 
 from strsr_models.config import as_tuple
 from strsr_models.errors import StrsrError, UsageError
 
 from ...system.atomic import free_space, whole_file, writing
+from ...system.refusals import UNKNOWN, bring_to_disk, exclusive
 from .crops import PICTURE_SIZE, Batch, Crops, batches
 from .degrade import KINDS
 from .photos import Photos, data_hash
@@ -98,7 +100,7 @@ def make_pairs(
                 if number % note_every == 0 or number == groups:
                     for file in files.values():
                         file.flush()
-                        os.fsync(file.fileno())
+                        bring_to_disk(file.fileno(), folder)
                     _write_state(folder, state)
                     report(f"{number * group} of {groups * group} pairs, {state['dropped']} dropped")
     if state["dropped"] == state["done"]:
@@ -194,15 +196,12 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other commands out of a folder of pairs, which is made where it is missing."""
     with writing(folder, ""):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StrsrError(f"another process makes pairs in {folder}; wait for it") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder / "lock", timeout=0))
+        except Timeout as error:
+            raise StrsrError(f"another process makes pairs in {folder}; wait for it") from error
         yield
-    finally:
-        lock.release()
 
 
 def _shape(name: str, side: int) -> tuple[int, ...]:
@@ -221,7 +220,7 @@ def _bytes(name: str, side: int) -> int:
 def _check_room(folder: Path, size: int) -> None:
     """Raise StrsrError where the disk has less than `size` bytes free."""
     free = free_space(folder)
-    if size > free:
+    if free is not None and size > free:
         raise StrsrError(f"{folder}: needs {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB free")
 
 
@@ -364,7 +363,13 @@ def _cut(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _read(path: Path, count: int) -> Tensor:
     """Map an array of `count` rows: it is copied into memory page by page as it is read, and never written."""
     try:
-        array = np.load(path, mmap_mode="c")
+        try:
+            array = np.load(path, mmap_mode="c")
+        except OSError as error:
+            if error.errno not in UNKNOWN | {errno.ENODEV}:
+                raise
+            # The disk knows no maps: the array is read whole.
+            array = np.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"pairs {path}: cannot be read ({error}); make them again") from error
     if len(array) != count or array.dtype != np.uint8:
