@@ -7,6 +7,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -23,13 +24,16 @@ from .codecs.avif import Aperture
 from .codecs.jpeg import check_scans
 from .codecs.jpeg_damage import is_damaged
 from .codecs.jxl import jxl_size
-from .codecs.pillow_reader import QuietPillow, load_pixels, pixels_of, view_of, warn_of_view
+from .codecs.pillow_reader import QuietPillow, blocks_of, load_pixels, pixels_of, view_of, warn_of_view
 from .codecs.pillow_reader import log as pillow_log
 from .codecs.tiff import kinds, pages
 from .codecs.tiff import pixels as tiff_pixels
 from .formats import HEAD, MAX_PIXELS, READABLE, check_pixels, load_reader, sniff
-from .metadata import DAMAGE, LIMIT, Metadata, collect, dpi_of, orientation_of, parse_exif, within_limit
-from .metadata import log as metadata_log
+from .metadata.blocks import LIMIT, collect, within_limit
+from .metadata.blocks import log as metadata_log
+from .metadata.carried import Metadata
+from .metadata.exif import ICC_TAG, ORIENTATION
+from .metadata.segments import read_segments
 from .picture import Picture, apply_orientation, split_alpha
 
 log = logging.getLogger(__name__)
@@ -97,14 +101,14 @@ def _facts_of(animation: Animation, name: str) -> tuple[int, object, Metadata]:
     if animation.kind == "PNG":
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
         warn_of_view(name, Aperture(shape=png.shape))
-        exif = _exif(png.exif)
-        return orientation_of(exif, png.xmp), png.icc, collect(exif, png.xmp, png.dpi, name)
+        blocks = png_files.png_blocks(png)
+        return blocks.orientation, png.icc, collect(blocks, name)
     if animation.lacks_end_mark:
         log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
         warn_of_view(name, view_of(image, BytesIO(animation.data)))
-        metadata = collect(_exif_of(image), image.info.get("xmp"), image.info.get("dpi"), name)
-        return _orientation(image, animation.kind), image.info.get("icc_profile"), metadata
+        blocks = blocks_of(image)
+        return blocks.orientation, image.info.get("icc_profile"), collect(blocks, name)
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
@@ -152,18 +156,19 @@ def _read_size(path: Path, max_pixels: int, page: int | None) -> tuple[int, int]
             _check_length(path, max_pixels)
             with _decoding(name):
                 if kind == "PNG":
-                    width, height, raw, xmp = png_files.read_png_size(file, LIMIT)
-                    orientation = orientation_of(_exif(raw), xmp)
+                    png = png_files.read_png_size(file, LIMIT)
+                    width, height = png.width, png.height
+                    orientation = png_files.png_blocks(png).orientation
                 elif kind == "TIFF":
                     shown = page_file(file, path, page) if page else pages.first_page_file(file)
                     directory = pages.read_tiff_page(shown)
                     height, width = directory.size
-                    orientation = directory.number(274, 1)
+                    orientation = directory.blocks.orientation
                 else:
                     _check_jxl(file, kind, max_pixels, name)
                     with Image.open(file, formats=(kind,)) as image:
                         width, height = (view_of(image, file).crop or (0, 0, *image.size))[2:]
-                        orientation = _orientation(image, kind)
+                        orientation = blocks_of(image).orientation
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     check_pixels(height, width, max_pixels, name)
@@ -239,16 +244,13 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     else:
         pixels, _ = load_pixels(BytesIO(png.still), "PNG")
     warn_of_view(name, Aperture(shape=png.shape))
-    exif = _exif(png.exif)
-    if exif is None and png.exif:
-        log.warning("%s: its EXIF is damaged and was dropped", name)
-    metadata = collect(exif, png.xmp, png.dpi, name)
+    blocks = png_files.png_blocks(png)
     return _picture(
         pixels,
-        orientation=orientation_of(exif, png.xmp),
+        orientation=blocks.orientation,
         icc=png.icc,
         kind="PNG",
-        metadata=metadata,
+        metadata=collect(blocks, name),
         name=name,
     )
 
@@ -263,7 +265,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
         _warn_of_frames(name, count)
     if unused := kinds.unused_samples(page):
         log.warning("%s: has samples beside colours and alpha (%d): dropped", name, unused)
-    icc = page.tags.get(pages.ICC_TAG)
+    icc = page.tags.get(ICC_TAG)
     white = (1.0, 1.0)
     if page.deep:
         deep = tiff_pixels.read_deep_tiff(page, file)
@@ -274,14 +276,14 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
         pixels, mode = tiff_pixels.read_shallow_tiff(page, file)
         icc = None if mode == "CMYK" else icc
     warn_of_view(name, Aperture(shape=pages.shape_of(page)))
-    metadata = collect(page.exif, page.tags.get(pages.XMP_TAG), dpi_of(page.tags), name)
-    # Both readers of TIFF have turned the pixels upright.
+    # Both readers of TIFF have turned the pixels by the tag, and know nothing of XMP.
+    turned = page.number(ORIENTATION, 0) in range(1, 9)
     return _picture(
         pixels,
-        orientation=1,
+        orientation=1 if turned else page.blocks.orientation,
         icc=icc,
         kind="TIFF",
-        metadata=metadata,
+        metadata=collect(page.blocks, name),
         name=name,
         white=white,
     )
@@ -289,9 +291,8 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
 
 def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
     """Decode a file of any format that Pillow alone reads."""
-    data = b""
-    if kind == "JPEG":
-        data = file.read()
+    data = file.read() if kind == "JPEG" else b""
+    if data:
         check_scans(data)
         file.seek(0)
     _check_jxl(file, kind, max_pixels, name)
@@ -302,11 +303,9 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         if frames > 1 and image.format != "MPO":
             _warn_of_frames(name, frames)
         image.load()
-        exif = _exif_of(image)
-        orientation = _orientation(image, kind)
-        if exif is None:
-            log.warning("%s: its EXIF is damaged and was dropped", name)
-        metadata = collect(exif, image.info.get("xmp"), image.info.get("dpi"), name)
+        blocks = blocks_of(image)
+        if data:
+            blocks.comment, blocks.iptc, blocks.behind = read_segments(data)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
         view = view_of(image, file)
         warn_of_view(name, view)
@@ -317,10 +316,10 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         log.warning("%s: its pixels are damaged: from some place on they may be wrong", name)
     return _picture(
         pixels,
-        orientation=orientation,
+        orientation=blocks.orientation,
         icc=icc,
         kind=kind,
-        metadata=metadata,
+        metadata=collect(blocks, name),
         name=name,
     )
 
@@ -353,37 +352,9 @@ def _picture(
         alpha,
         icc=within_limit(icc, "ICC profile", name),
         format=kind,
-        metadata=metadata,
+        metadata=replace(metadata, size=color.shape[:2]),
         white=white,
     )
-
-
-def _exif(data: bytes | None) -> Image.Exif | None:
-    """Parse the EXIF of a PNG; None where it is missing or damaged beyond its first directory."""
-    try:
-        return None if data is None else parse_exif(data)
-    except DAMAGE:
-        return None
-
-
-def _exif_of(image: Image.Image) -> Image.Exif | None:
-    """Return the EXIF of an image that Pillow has opened; None where it is damaged."""
-    try:
-        exif = image.getexif()
-        if not exif and (data := image.info.get("exif")):
-            # Pillow may have met the damage before, and it raises only the first time.
-            parse_exif(data)
-        return exif
-    except DAMAGE:
-        return None
-
-
-def _orientation(image: Image.Image, kind: str) -> int:
-    """Return the orientation that is left to apply: readers of HEIC and JPEG XL turn images themselves."""
-    if kind == "HEIF" or (kind == "JXL" and not getattr(image, "jpeg", False)):
-        return 1
-    # Pillow looks into XMP itself.
-    return orientation_of(_exif_of(image), None)
 
 
 def is_whole_image(path: Path) -> bool:

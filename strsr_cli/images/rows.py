@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .metadata import Metadata
+from .metadata.carried import Metadata
 
 # Bytes of pixels that PNG and TIFF encode at a time: numpy works on them within the CPU's cache.
 STRIP = 2**18

@@ -53,6 +53,8 @@ def write_image(
     check_fits(kind, layout.height, layout.width)
     if kind == "bmp" and layout.metadata.software is not None:
         _warn_of_bmp()
+    if kind not in ("png", "bmp"):
+        layout.metadata.warn_of_lost(form.pillow, iptc=kind in ("jpg", "tif"), comment=kind == "jpg")
     held = _layout_held(form, layout)
     bands = _convert(_check(_mark_errors(bands), layout), held)
     try:

@@ -14,7 +14,7 @@ from strsr_models.encoders.lite import reduced, reduction
 from strsr_models.tiling.walk import TiledPicture
 
 from ..images.color import ColorRestorer, network_input
-from ..images.metadata import Metadata
+from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.rows import RowLayout
 

@@ -39,7 +39,7 @@ from ..batch.job import Job
 from ..batch.report import Reporter
 from ..batch.state import BatchState
 from ..images.color import network_input
-from ..images.metadata import Metadata
+from ..images.metadata.carried import Metadata
 from ..images.picture import Picture, split_alpha
 from ..images.write import EncodeSettings
 from .conditions import Conditions

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
-from strsr_cli.images.metadata import Metadata
+from strsr_cli.images.metadata.carried import Metadata
 from strsr_cli.images.picture import Picture
 from strsr_cli.images.write import EncodeSettings, encode_image
 

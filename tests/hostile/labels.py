@@ -33,6 +33,20 @@ from .cases import (
 
 NOISE = np.random.default_rng(5).bytes(5 * 2**20)
 LOSSY = 24
+PHONE_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" '
+    b'xmlns:c="http://ns.google.com/photos/1.0/camera/"><a hdrgm:Version="1.0" c:MotionPhoto="1"/></x:xmpmeta>'
+)
+# What is said of EXIF that is damaged as a whole, or in some of its values.
+DAMAGED_EXIF = {
+    "noise": "EXIF is damaged",
+    "cut": "EXIF is damaged",
+    "4-billion-values": "EXIF is damaged",
+    "points-outside": "EXIF is damaged",
+    "65535-entries": "EXIF is damaged",
+    "unknown-types": "EXIF is damaged",
+    "points-to-itself": "EXIF is damaged",
+}
 
 
 def labelled_files() -> list[Case]:
@@ -54,6 +68,11 @@ def oriented_files() -> Iterator[Case]:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
     only_xmp = png(six, 8, 2, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
     yield case("orientation/6-by-xmp-alone.png", only_xmp, Made(color()))
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    for name, pixels in (("8", six), ("16", six.astype(np.uint16) * 257)):
+        data = tiff(pixels, extratags=[(700, 1, len(packet), packet, True)])
+        upright = color() if name == "8" else color().astype(np.uint16) * 257
+        yield case(f"orientation/6-by-xmp-alone-{name}-bit.tif", data, Made(upright))
     for value in (0, 9, 65_535):
         data = pillow(color(), "JPEG", quality=97, subsampling=0, exif=exif(value))
         yield case(f"orientation/{value}-does-not-exist.jpg", data, Made(color()))
@@ -120,7 +139,7 @@ def exif_files() -> Iterator[Case]:
         ("65535-entries", b"II*\0\x08\0\0\0" + b"\xff\xff" + bytes(400)),
         ("unknown-types", _directory((274, 99, 1, 6), (270, 0, 1, 1))),
     ):
-        truth = Made(color(), says="EXIF is damaged" if name == "noise" else "")
+        truth = Made(color(), says=DAMAGED_EXIF.get(name, ""))
         yield case(f"exif/{name}.png", png(color(), 8, 2, chunk(b"eXIf", data)), truth)
         if data:
             as_jpeg = pillow(color(), "JPEG", quality=97, subsampling=0)
@@ -147,12 +166,15 @@ def xmp_files() -> Iterator[Case]:
         ("no-text", b"", ""),
         ("entities", b"\0\0\0\0" + b'<!DOCTYPE a [<!ENTITY b "' + b"b" * 9999 + b'">]><a>&b;&b;</a>', ""),
         ("4-mb-of-elements-without-end", b"\0\0\0\0" + b"<xmp:Thumbnails>" * 250_000, ""),
+        ("pointers-of-phones", b"\0\0\0\0" + PHONE_XMP, "gain map, video"),
         ("4-mb-of-tags-without-end", b"\0\0\0\0" + b"<tiff:Orientation " * 230_000, ""),
     ):
         data = png(color(), 8, 2, chunk(b"iTXt", key + body))
         yield case(f"xmp/{name}.png", data, Made(color(), says=says))
     bomb = png(color(), 8, 2, *[chunk(b"zTXt", b"a\0\0" + zlib_bomb(2**24))] * 4)
-    yield case("xmp/four-text-bombs.png", bomb, Made(color()))
+    yield case("xmp/four-text-bombs.png", bomb, Made(color(), says="text 'a' is damaged or larger"))
+    many = png(color(), 8, 2, *[chunk(b"tEXt", b"t%d\0x" % n) for n in range(3000)])
+    yield case("xmp/3000-texts.png", many, Made(color(), says="texts beyond 1000"))
 
 
 def sized_files() -> Iterator[Case]:

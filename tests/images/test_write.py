@@ -22,7 +22,7 @@ from PIL import Image
 from strsr_cli.images import write as encode
 from strsr_cli.images.codecs import jpeg, pillow_writer
 from strsr_cli.images.formats import OUTPUT_FORMATS
-from strsr_cli.images.metadata import Metadata
+from strsr_cli.images.metadata.carried import Metadata
 from strsr_cli.images.read import decode_image
 from strsr_cli.images.write import EncodeSettings, RowLayout, write_image
 from strsr_models import ImageError
@@ -127,7 +127,8 @@ def test_png_compression_saves_bytes(photo: np.ndarray) -> None:
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 251])
 def test_bitmaps_are_pillows(channels: int, width: int) -> None:
     pixels, buffer = smooth(11, width, channels), BytesIO()
-    Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(buffer, "BMP")
+    # No resolution is 0; Pillow's own 96 dpi would be made up.
+    Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(buffer, "BMP", dpi=(0, 0))
     assert written("bmp", pixels) == buffer.getvalue()
 
 

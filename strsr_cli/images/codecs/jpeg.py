@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 from collections.abc import Iterable
@@ -9,8 +10,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..metadata.texts import PHOTOSHOP, iptc_block
 from ..rows import RowLayout, restrip
 from .pillow_writer import pillow_metadata, save_with_pillow
+
+log = logging.getLogger(__name__)
 
 MOST_SCANS = 100  # progressive files have about ten
 MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])")  # markers but for those that stand within pixels
@@ -19,6 +23,10 @@ RESTART_ROWS = 64  # eight rows of JPEG's blocks, after which its restart marker
 RST7, EOI = b"\xff\xd7", b"\xff\xd9"
 APPLICATION = range(0xE0, 0xF0)  # segments that do not concern the pixels
 START_OF_FRAME, START_OF_SCAN, END_OF_IMAGE = 0xC0, 0xDA, 0xD9
+COMMENT = 0xFE
+LONGEST_SEGMENT = 65_533
+# The place of JFIF's unit in a file that begins with it, and the unit of dots per centimetre.
+JFIF_UNIT, PER_CENTIMETRE = 13, 2
 
 
 def check_scans(data: bytes) -> None:
@@ -74,13 +82,31 @@ def _encode(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
 
 
 def _head(layout: RowLayout) -> bytes:
-    """Return the beginning of a JPEG file, up to its tables: JFIF, EXIF, XMP and profile."""
+    """Return the beginning of a JPEG file, up to its tables: JFIF, EXIF, XMP, profile, IPTC and comment."""
     pixels = np.zeros((8, 8, layout.channels), np.uint8)
     data = save_with_pillow(pixels, "JPEG", **pillow_metadata(layout, "JPEG"))
     at = 2
     while data[at + 1] in APPLICATION:
         at = _next_segment(data, at)
-    return data[:at]
+    meta = layout.metadata
+    head = bytearray(data[:at])
+    if meta.dpi is not None and meta.centimetres:
+        # Pillow says it per inch.
+        x, y = (min(round(value / 2.54), 65_535) for value in meta.dpi)
+        struct.pack_into(">BHH", head, JFIF_UNIT, PER_CENTIMETRE, x, y)
+    if meta.iptc is not None:
+        head += _segment(0xED, PHOTOSHOP + iptc_block(meta.iptc), f"{meta.name}: its IPTC")
+    if meta.comment is not None:
+        head += _segment(COMMENT, meta.comment, f"{meta.name}: its comment")
+    return bytes(head)
+
+
+def _segment(kind: int, body: bytes, what: str) -> bytes:
+    """Build a segment; one that is too long is dropped with a warning that begins with `what`."""
+    if len(body) > LONGEST_SEGMENT:
+        log.warning("%s of %d bytes is more than JPEG can hold: dropped", what, len(body))
+        return b""
+    return struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body
 
 
 def _split(data: bytes, height: int) -> tuple[bytes, memoryview]:

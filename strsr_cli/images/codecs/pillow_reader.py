@@ -14,6 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from ..metadata.blocks import Blocks
+from ..metadata.directories import short_tag
+from ..metadata.exif import ORIENTATION
 from .avif import Aperture, read_aperture
 
 log = logging.getLogger(__name__)
@@ -60,8 +63,47 @@ def _silence_libtiff() -> None:
 def load_pixels(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
     """Decode a file to pixels, and name the mode that they had; Pillow's own copy of them is gone then."""
     with Image.open(file, formats=(kind,)) as image:
+        if kind == "TIFF":
+            # By which Pillow would turn the pixels, where no tag does; that is decided elsewhere.
+            image.info.pop("xmp", None)
         image.load()
         return pixels_of(image), image.mode
+
+
+def blocks_of(image: Image.Image) -> Blocks:
+    """Return what an image that Pillow has opened holds beside its pixels."""
+    info = image.info
+    # Readers of HEIC and JPEG XL turn images themselves, but for JPEGs within JPEG XL.
+    turned = image.format == "HEIF" or (image.format == "JXL" and not getattr(image, "jpeg", False))
+    blocks = Blocks(upright=turned)
+    blocks.take_exif(info.get("exif"))
+    blocks.take_xmp(info.get("xmp"))
+    if image.format in ("JPEG", "MPO"):
+        # Pillow's own "dpi" may be of one side only, or made up.
+        factor = {1: 1.0, 2: 2.54}.get(info.get("jfif_unit", 0))
+        if factor is not None:
+            blocks.dpi = tuple(value * factor for value in info["jfif_density"])
+        blocks.centimetres = info.get("jfif_unit") == 2
+    else:
+        blocks.dpi = info.get("dpi")
+    if image.format == "GIF":
+        blocks.comment = info.get("comment")
+    if image.format == "AVIF":
+        _restore_exif(blocks, image)
+    return blocks
+
+
+def _restore_exif(blocks: Blocks, image: Image.Image) -> None:
+    """Take the file's own EXIF, with the orientation that its boxes state: Pillow writes all of it anew."""
+    decoder = getattr(image, "_decoder", None)
+    if blocks.exif is None or decoder is None:
+        return
+    stated = blocks.exif.number(ORIENTATION)
+    own = decoder.get_info()[4]
+    if own and own != image.info["exif"]:
+        blocks.take_exif(own)
+        if blocks.exif is not None:
+            blocks.exif.first.tags[ORIENTATION] = short_tag(int(stated or 1), blocks.exif.order)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

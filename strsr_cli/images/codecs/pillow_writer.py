@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..metadata import pack_exif, parse_exif
+from ..metadata.directories import Exif, pack_exif
 from ..rows import RowLayout, restrip
 from .png import METRE
 
@@ -44,7 +44,7 @@ def write_bmp(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray]) ->
     size = stride * layout.height
     if start + size >= 2**32:
         raise ValueError("more than 4 GB")
-    x, y = (round(value / METRE) for value in layout.metadata.dpi or (96, 96))
+    x, y = (round(value / METRE) for value in layout.metadata.dpi or (0, 0))
     file.write(struct.pack("<2sIII", b"BM", start + size, 0, start))
     bits = 8 * layout.channels
     file.write(
@@ -65,14 +65,14 @@ def pillow_metadata(layout: RowLayout, form: str) -> dict[str, Any]:
     meta = layout.metadata
     if form in ("WEBP", "AVIF") and meta.dpi is not None:
         # These formats have no other place for a resolution than EXIF.
-        meta = replace(meta, exif=meta.exif or pack_exif(parse_exif(None)))
+        meta = replace(meta, exif=meta.exif or pack_exif(Exif()))
     # AVIF has a box for orientation; Pillow would take the tag out, and write the rest anew, less well.
-    exif = meta.exif_of(layout.height, layout.width, orientation=form != "AVIF")
-    xmp = meta.xmp
+    exif = meta.exif_of(layout.height, layout.width, orientation=form != "AVIF", texts=True)
+    xmp = meta.xmp_of(layout.height, layout.width)
     options: dict[str, Any] = {"icc_profile": layout.icc}
     if form == "JPEG":
-        exif = _fit_segment(exif, "EXIF")
-        xmp = _fit_segment(xmp, "XMP")
+        exif = _fit_segment(exif, "EXIF", meta.name)
+        xmp = _fit_segment(xmp, "XMP", meta.name)
     if exif is not None:
         # JPEG's segment begins with these letters; the other formats hold EXIF without them.
         options["exif"] = b"Exif\0\0" + exif if form == "JPEG" else exif
@@ -83,10 +83,10 @@ def pillow_metadata(layout: RowLayout, form: str) -> dict[str, Any]:
     return options
 
 
-def _fit_segment(data: bytes | None, what: str) -> bytes | None:
+def _fit_segment(data: bytes | None, what: str, name: str) -> bytes | None:
     """Return metadata that one of JPEG's segments can hold; others are dropped with a warning."""
     if data is not None and len(data) > JPEG_SEGMENT[what]:
-        log.warning("%s of %d bytes is more than JPEG can hold: dropped", what, len(data))
+        log.warning("%s: its %s of %d bytes is more than JPEG can hold: dropped", name, what, len(data))
         return None
     return data
 

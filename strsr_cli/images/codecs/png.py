@@ -10,12 +10,16 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..metadata.blocks import Blocks
+from ..metadata.texts import MOST_TEXTS, Text, inflate, read_text
 from ..picture import swap_red_blue
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6  # colour types
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 METRE = 0.0254  # metres in an inch
+MOST_DROPPED = 20  # pieces that are named
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 UNDO = "undo it on a Mac: xcrun pngcrush -revert-iphone-optimizations IN OUT"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -38,6 +42,8 @@ class PngFile:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    texts: list[Text] = field(default_factory=list)
+    text_bytes: int = 0
     shape: tuple[int, int] = (1, 1)  # of a pixel, width to height
     dropped: list[str] = field(default_factory=list)
 
@@ -101,7 +107,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
 def _take_metadata(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
     """Set what a chunk of metadata says in `png`."""
     if kind == b"iCCP":
-        png.icc = _inflate(body.partition(b"\0")[2][1:], limit)
+        png.icc = inflate(body.partition(b"\0")[2][1:], limit)
         if png.icc is None:
             png.dropped.append("ICC profile")
     elif kind == b"eXIf":
@@ -112,22 +118,29 @@ def _take_metadata(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
             png.dpi = (x * METRE, y * METRE)
         elif x and y:
             png.shape = (y, x)
-    elif kind == b"iTXt" and body.startswith(XMP_KEYWORD + b"\0"):
-        # The body: keyword, 0, compressed or not, method, language, 0, translated keyword, 0, text.
-        compressed = body[len(XMP_KEYWORD) + 1 :][:1] == b"\1"
-        text = body[len(XMP_KEYWORD) + 3 :].split(b"\0", 2)[-1]
-        png.xmp = _inflate(text, limit) if compressed else text
-        if png.xmp is None:
-            png.dropped.append("XMP")
+    elif kind in TEXTS:
+        _take_text(png, kind, body, limit)
 
 
-def _inflate(data: bytes, limit: int) -> bytes | None:
-    """Return decompressed bytes, or None when there are more than `limit` or they are damaged."""
-    try:
-        text = zlib.decompressobj().decompress(data, limit + 1)
-    except zlib.error:
-        return None
-    return text if len(text) <= limit else None
+def _take_text(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
+    """Set XMP, or add another text, within bounds of number and size in all."""
+    keyword = body.partition(b"\0")[0]
+    if keyword == XMP_KEYWORD:
+        what, room = "XMP", limit
+    elif len(png.texts) < MOST_TEXTS:
+        what, room = f"text {keyword.decode('latin-1')[:80]!r}", limit - png.text_bytes
+    else:
+        what, room = f"texts beyond {MOST_TEXTS}", -1
+    text = None if room < 0 else read_text(kind, body, room)
+    if text is None:
+        # Each is told, but not thousands.
+        if what not in png.dropped and len(png.dropped) < MOST_DROPPED:
+            png.dropped.append(what)
+    elif what == "XMP":
+        png.xmp = text.content
+    else:
+        png.text_bytes += len(text.content)
+        png.texts.append(text)
 
 
 def read_deep_png(png: PngFile) -> np.ndarray:
@@ -153,8 +166,8 @@ def read_deep_png(png: PngFile) -> np.ndarray:
     return pixels
 
 
-def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, bytes | None]:
-    """Read (width, height, EXIF, XMP) of an open file, whose pixels are passed over."""
+def read_png_size(file: BinaryIO, limit: int) -> PngFile:
+    """Read the size, EXIF and texts of an open file, whose pixels are passed over."""
     png = PngFile()
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8:
@@ -166,14 +179,23 @@ def read_png_size(file: BinaryIO, limit: int) -> tuple[int, int, bytes | None, b
             raise ValueError("damaged: its header is there twice")
         if kind == b"IHDR":
             png.width, png.height = struct.unpack(">II", file.read(length)[:8])
-        elif kind in (b"eXIf", b"iTXt") and length <= limit:
+        elif kind in (b"eXIf", *TEXTS) and length <= limit:
             _take_metadata(png, kind, file.read(length), limit)
         else:
             file.seek(length, 1)
         if kind == b"IEND":
             break
         file.seek(4, 1)
-    return png.width, png.height, png.exif, png.xmp
+    return png
+
+
+def png_blocks(png: PngFile) -> Blocks:
+    """Return what a file holds beside pixels and profile."""
+    blocks = Blocks(dpi=png.dpi)
+    blocks.take_exif(png.exif)
+    blocks.take_xmp(png.xmp)
+    blocks.take_texts(png.texts)
+    return blocks
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

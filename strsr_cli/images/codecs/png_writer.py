@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from isal import isal_zlib
 
+from ..metadata.texts import iptc_block, make_profile
 from ..rows import RowLayout, restrip
 from .png import METRE, SIGNATURE, XMP_KEYWORD, chunk
 
@@ -30,17 +31,21 @@ def write_png(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray], co
 
 
 def _metadata(layout: RowLayout) -> Iterator[bytes]:
-    """Build the chunks of profile, resolution, software, XMP and EXIF."""
+    """Build the chunks of profile, resolution, texts, IPTC, XMP and EXIF."""
     meta = layout.metadata
     if layout.icc is not None:
         yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(layout.icc))
     if meta.dpi is not None:
         x, y = (round(value / METRE) for value in meta.dpi)
         yield chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
-    if meta.software is not None:
-        yield chunk(b"tEXt", b"Software\0" + meta.software.encode("latin-1", "replace"))
-    if meta.xmp is not None:
-        yield chunk(b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + meta.xmp.decode("utf-8", "replace").encode())
+    for text in meta.png_texts():
+        yield chunk(text.kind, text.body)
+    if meta.iptc is not None:
+        profile = make_profile("iptc", iptc_block(meta.iptc))
+        yield chunk(profile.kind, profile.body)
+    xmp = meta.xmp_of(layout.height, layout.width)
+    if xmp is not None:
+        yield chunk(b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + xmp.decode("utf-8", "replace").encode())
     exif = meta.exif_of(layout.height, layout.width)
     if exif is not None:
         yield chunk(b"eXIf", exif)

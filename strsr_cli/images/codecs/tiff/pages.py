@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, cast
 
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from ...metadata.blocks import LIMIT, Blocks
+from ...metadata.directories import read_directories
+from ...metadata.exif import IPTC_TAG, LAYOUT, ORIENTATION, PHOTOSHOP_TAG, XMP_TAG
+from ...metadata.texts import iptc_of
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR = 0, 1, 2, 3, 5, 6  # of tag 262
 SIGNED, FLOAT, VOID, COMPLEX = 2, 3, 4, 6  # of tag 339
 JPEGS = (6, 7)  # of tag 259
 REDUCED = 1  # of tag 254: a thumbnail
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338: colours multiplied by alpha, or not
-ICC_TAG, XMP_TAG = 34675, 700
 
 # Tags that say where pixels are: offsets and lengths of strips, of tiles.
 PIXEL_PLACES = (273, 279), (324, 325)
@@ -26,10 +29,10 @@ PIXEL_PLACES = (273, 279), (324, 325)
 
 @dataclass(frozen=True)
 class TiffPage:
-    """The first page, as its tags describe it. exif: all of its tags, or None in a BigTIFF."""
+    """The first page, as its tags describe it. blocks: what is beside the pixels."""
 
     tags: ImageFileDirectory_v2
-    exif: Image.Exif | None
+    blocks: Blocks
 
     def number(self, tag: int, default: int) -> int:
         """Return a tag's first value."""
@@ -91,15 +94,25 @@ def read_tiff_page(file: BinaryIO) -> TiffPage:
     tags = ImageFileDirectory_v2(head if big else head[:8])
     file.seek(tags.next)
     tags.load(file)
-    page = TiffPage(tags, None if big else Image.Exif())
+    page = TiffPage(tags, Blocks(tiff=True))
     if head[8:10] == b"CR" or (page.number(254, 0) & REDUCED and 330 in tags):
         raise ValueError("a camera's raw file; develop it first")
     if page.number(254, 0) & REDUCED:
         raise ValueError("all it has is a thumbnail, as in a camera's raw file; develop it first")
-    if page.exif is not None:
-        file.seek(0)
-        page.exif.load_from_fp(file)
+    _take_blocks(page.blocks, file)
     return page
+
+
+def _take_blocks(blocks: Blocks, file: BinaryIO) -> None:
+    """Take EXIF, XMP and IPTC of the first page, whose types differ among programs, though they are bytes."""
+    asked = {ORIENTATION, XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG}
+    blocks.exif = read_directories(file, 4 * LIMIT, passed_over=LAYOUT - asked)
+    held = {tag: blocks.exif.first.tags.get(tag) for tag in asked}
+    if (packet := held[XMP_TAG]) is not None:
+        blocks.take_xmp(packet.value)
+    # Some programs put Photoshop's blocks into IPTC's place.
+    for tag in (held[IPTC_TAG], held[PHOTOSHOP_TAG]):
+        blocks.iptc = blocks.iptc or iptc_of(b"" if tag is None else tag.value)
 
 
 def load_tifffile() -> Any:
