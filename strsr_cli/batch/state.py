@@ -34,8 +34,8 @@ NOT_FAILED = "not recorded as failed"
 class BatchState:
     """The state of a batch. Without a root, as for a single image, nothing is claimed, and receipts are all that is kept.
 
-    receipts: where they are kept, or None. settings: gives the hash of a job's settings. weights: the hash of the network's weights. is_whole: whether
-    a file is an image that can be read to its end.
+    receipts: where they are kept, or None. settings: gives the hash of a job's settings. weights: the hash of the
+    network's weights. is_whole: whether a file is an image that can be read to its end.
     """
 
     root: Path | None = None
