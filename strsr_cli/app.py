@@ -25,6 +25,7 @@ from .commands.train import train
 from .commands.upscale import upscale
 from .system.limits import scarcity, spare_threads
 from .system.machine import cores
+from .system.paths import NAME_REFUSED
 from .system.signals import (
     EXIT_INTERRUPTED,
     EXIT_NOT_AVAILABLE,
@@ -37,6 +38,7 @@ from .system.signals import (
     quiet_pipes,
 )
 from .system.streams import MessageStream, message_streams
+from .system.terminal import plain_pages, takes_escapes
 
 
 def exit_code(error: StrsrError) -> int:
@@ -52,6 +54,7 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line; words that cannot be written stop nothing, and end in exit code 1."""
         with message_streams() as streams:
+            plain_pages(list(streams))
             try:
                 result = super().main(*args, **options)
                 code = 0
@@ -85,10 +88,11 @@ class Commands(TyperGroup):
         except BrokenPipeError as error:
             quiet_pipes()
             raise typer.Exit(EXIT_PIPE) from error
-        # The user may not touch some file or folder.
+        # The user may not touch some file or folder; of those that inspect and enlarge, it is an argument.
         except PermissionError as error:
             tell(described(error))
-            raise typer.Exit(EXIT_NOT_AVAILABLE) from error
+            of_arguments = ctx.invoked_subcommand in ("upscale", "fft-inspect")
+            raise typer.Exit(EXIT_USAGE if of_arguments else EXIT_NOT_AVAILABLE) from error
         # A signal has ended a run of training, whose checkpoint is written: what follows with && must not start.
         except Stopped as stopped:
             raise typer.Exit(stopped.exit_code) from stopped
@@ -110,7 +114,8 @@ def tell_of_system(error: Exception) -> int:
         return EXIT_NOT_AVAILABLE
     if isinstance(error, OSError) and error.errno is not None:
         tell(described(error))
-        return EXIT_SOME_FAILED
+        # No file can have the name of an argument.
+        return EXIT_USAGE if error.filename and error.errno in NAME_REFUSED else EXIT_SOME_FAILED
     raise error
 
 
@@ -139,7 +144,8 @@ def tell(reason: str) -> None:
     # Imported here because that module loads rich, which help does without.
     from .system.console import visible
 
-    typer.secho(f"strsr: {visible(reason)}", err=True, fg="red")
+    line = f"strsr: {visible(reason)}"
+    typer.echo(typer.style(line, fg="red") if takes_escapes(sys.stderr) else line, err=True)
 
 
 app = typer.Typer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,14 @@ import torch
 
 from .checkpoints.adapter import SAVED
 from .checkpoints.files import fill_strictly, read_tensors
+from .checkpoints.lite import read_lite_config
 from .checkpoints.locations import CONFIG_NAME, EMBEDDED, WEIGHTS_NAME, default_models_dir
+
+# Importable from here too.
+from .checkpoints.published import check_model as check_model  # noqa: PLC0414
 from .compute.devices import resolve_device
 from .config import from_dict
-from .errors import StrsrError, UsageError, WeightsError, nearest
+from .errors import StrsrError, UsageError, WeightsError
 from .pipelines.base import OneStepPipeline
 from .pipelines.conditioner import Conditioner
 from .pipelines.lite import LiteConfig, LitePipeline
@@ -42,12 +45,6 @@ def load_pipeline(
     target = resolve_device(device)
     pipeline = MODELS[model](Path(weights) if weights else None, target, options)
     return pipeline.eval().requires_grad_(False)
-
-
-def check_model(model: str) -> None:
-    """Raise UsageError unless `model` is one of MODELS."""
-    if model not in MODELS:
-        raise UsageError(f"--model {model}: unknown; {nearest(model, MODELS)}")
 
 
 def load_lite(folder: Path | None, device: torch.device, options: PretrainedOptions | None) -> LitePipeline:
@@ -132,19 +129,7 @@ MODELS: dict[str, Callable[[Path | None, torch.device, PretrainedOptions | None]
 
 def read_config(path: Path) -> LiteConfig:
     """Read the config.json of a lite folder and check every key. Raises WeightsError."""
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: no such weights ({error.strerror}); give a folder with {CONFIG_NAME}"
-        ) from error
-    except ValueError as error:
-        raise WeightsError(f"{path}: not valid JSON ({error})") from error
-    family = data.pop("family", None) if isinstance(data, dict) else None
-    if family != "lite" and family in MODELS:
-        raise WeightsError(f"{path}: of --model {family}, not lite")
-    if family != "lite":
-        raise WeightsError(f"{path}: not the configuration of a lite model")
+    data = read_lite_config(path)
     if isinstance(data.get("dit"), dict):
         # Weights that are older than this choice do not state it.
         data["dit"].setdefault("unpatchify", "patch")

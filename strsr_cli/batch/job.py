@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from strsr_models.errors import ImageError, UsageError
 
+from ..system.paths import exists
+
 STREAM = "-"  # in place of a path: standard input or output
+# Paths of streams that a process has open already.
+DESCRIPTOR = re.compile(
+    r"/dev/(?:fd/(?P<number>\d+)|(?P<name>stdin|stdout|stderr))|/proc/self/fd/(?P<own>\d+)"
+)
+
+
+def descriptor_of(path: Path) -> int | None:
+    """Return the number of the open stream that a path such as /dev/fd/3 means; None for any other path."""
+    match = DESCRIPTOR.fullmatch(path.as_posix())
+    if match is None:
+        return None
+    if match["name"]:
+        return ("stdin", "stdout", "stderr").index(match["name"])
+    return int(match["number"] or match["own"])
 
 
 @dataclass(frozen=True)
@@ -19,7 +37,8 @@ class Job:
     """One image to make; its source or its target is None where that is a stream.
 
     frame: the number, from 1, of a frame or page, where those of a file are made one by one. count: how many
-    of them that file has. pipe: a named pipe that is read in place of standard input.
+    of them that file has. pipe: a named pipe that is read in place of standard input. sink: a pipe or device that is
+    written in place of standard output.
     """
 
     source: Path | None
@@ -28,6 +47,7 @@ class Job:
     frame: int | None = None
     count: int = 1
     pipe: Path | None = None
+    sink: Path | None = None
 
     @property
     def name(self) -> str:
@@ -43,15 +63,28 @@ class Job:
         except OSError as error:
             raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
 
+    def write_stream(self, file: BinaryIO) -> None:
+        """Copy a finished file, from where it stands, to the stream that takes the output. Raises OSError."""
+        if self.sink is None:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
+        number = descriptor_of(self.sink)
+        # To open the path of an open stream would begin its file anew.
+        with open(self.sink if number is None else os.dup(number), "wb") as stream:
+            shutil.copyfileobj(file, stream)
+
     @property
     def target_name(self) -> str:
         """The target as messages call it."""
-        return STREAM if self.target is None else str(self.target)
+        if self.target is not None:
+            return str(self.target)
+        return STREAM if self.sink is None else str(self.sink)
 
     @property
     def finished(self) -> bool:
         """Whether the output is there; outputs appear whole, so a file that exists is done."""
-        return self.target is not None and self.target.exists()
+        return self.target is not None and exists(self.target)
 
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from typing import Any
 from strsr_models.errors import UsageError
 
 from ..system.atomic import sha256_of
+from ..system.paths import is_file
 from ..system.refusals import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def require_journal(root: Path | None, no_journal: bool) -> None:
     """Raise UsageError unless failures of an earlier run are recorded."""
     if no_journal:
         raise UsageError("--retry-failed: goes by the journal; drop --no-journal")
-    if root is None or not (root / JOURNAL).is_file():
+    if root is None or not is_file(root / JOURNAL):
         raise UsageError(
             f"--retry-failed: {root or 'OUTPUT'} has no {JOURNAL} of an earlier run; drop the option"
         )

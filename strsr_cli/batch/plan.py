@@ -18,18 +18,28 @@ from ..images.find import (
     describe_passed_over,
     find_files,
     identity,
-    kind_of,
+    is_utf16,
     list_files,
     read_list,
 )
-from ..images.formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, READ_ONLY_SUFFIXES, check_fits
+from ..images.formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, check_fits
 from ..images.read import frames_of, read_size
+from ..system.paths import exists, is_folder
 from .job import STREAM, Job, Shard
-from .journal import JOURNAL
-from .naming import frame_name, output_name, output_names
-
-# Suffixes of images that are not written, and that nobody would give to a folder.
-FOREIGN_SUFFIXES = {*READ_ONLY_SUFFIXES, ".psd", ".svg", ".jp2", ".ppm", ".exr", ".pdf"}
+from .journal import JOURNAL, Journal
+from .naming import frame_name, output_names
+from .targets import (
+    check_readable,
+    has_file_suffix,
+    is_stdout,
+    is_stream,
+    job_beside,
+    job_of,
+    kept_kind,
+    mode_of,
+    output_stream,
+    refused_name,
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +47,16 @@ class Plan:
     """The images that a command line asks for: those to make, and those that will not be made.
 
     root: the output folder of a tree of images, or None for a single one. refused: path and reason of each
-    image that cannot be done. passed_over: numbers of files that are no inputs, by kind (see FileList).
+    image that cannot be done. passed_over: numbers of files that are no inputs, by kind (see FileList). hints: what
+    a person should know of those. single: the one output whose name OUTPUT gives, or None.
     """
 
     jobs: list[Job]
     root: Path | None = None
     refused: list[tuple[Path, str]] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+    hints: list[str] = field(default_factory=list)
+    single: Path | None = None
 
     @property
     def count(self) -> int:
@@ -76,37 +89,37 @@ def make_plan(
     check_suffix(add)
     if target is None and add is None:
         raise UsageError("OUTPUT is missing: a folder or file for what is made; or use --in-place-suffix _x4")
+    for argument, value in (("INPUT", source), ("OUTPUT", target)):
+        # It would be the folder in which we are.
+        if value == "":
+            raise UsageError(f"{argument} is empty: was a variable not set? For this folder write .")
     if source == STREAM:
         if names is not None or add is not None:
             raise UsageError("INPUT -: standard input has no folder; drop --files-from and --in-place-suffix")
         return _plan_stream(None, str(target), kind, frames)
     path = Path(source)
-    if path.is_dir():
+    mode = mode_of(path)
+    if mode is not None and stat.S_ISDIR(mode):
+        # Of a folder whose images are listed, the names need not be readable.
+        if names is None:
+            check_readable(path, mode)
         return _plan_folder(path, target, kind, names, add, frames)
     if names is not None:
         raise UsageError(f"{source}: no such folder; names in a list are relative to INPUT, such as .")
-    if not path.exists():
+    if mode is None:
         raise UsageError(f"{source}: no such file or folder")
-    if is_stream(path):
+    if is_stream(mode):
         if add is not None:
             raise UsageError(f"{source}: a pipe has no place for outputs beside it; drop --in-place-suffix")
         return _plan_stream(path, str(target), kind, frames)
+    check_readable(path, mode)
     if frames:
         plan = _plan_frames(path, target, kind, add)
         if plan is not None:
             return plan
     if add is not None:
-        return _plan_single(_job_beside(path, target, kind, add))
-    return _plan_single(_job_of(path, str(target), kind))
-
-
-def is_stream(path: Path) -> bool:
-    """Whether a path is that of a pipe or terminal, as <(command) gives; those can be read only once."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+        return _plan_single(job_beside(path, target, kind, add), None)
+    return _plan_single(job_of(path, str(target), kind), target)
 
 
 def _plan_stream(pipe: Path | None, target: str, kind: str, frames: bool) -> Plan:
@@ -114,17 +127,17 @@ def _plan_stream(pipe: Path | None, target: str, kind: str, frames: bool) -> Pla
     if frames:
         name = STREAM if pipe is None else pipe
         raise UsageError(f"INPUT {name}: --frames all needs a file, whose frames can be counted first")
-    return Plan([replace(_job_of(None, target, kind), pipe=pipe)])
+    return _plan_single(replace(job_of(None, target, kind), pipe=pipe), target)
 
 
 def _plan_frames(source: Path, target: str | None, kind: str, add: str | None) -> Plan | None:
     """Return the plan for all frames of a single file, which are a batch with a journal; None for a still."""
-    if target is not None and add is None and not Path(target).is_dir() and not target.endswith("/"):
-        if target == STREAM or Path(target).suffix.lower() in FORMAT_BY_SUFFIX.keys() | FOREIGN_SUFFIXES:
+    if target is not None and add is None and not is_folder(Path(target)) and not target.endswith("/"):
+        if is_stdout(target) or output_stream(target) or has_file_suffix(Path(target)):
             raise UsageError(f"{target}: --frames all may make several files, so OUTPUT must be a folder")
     elif add is not None:
         # The job itself is not needed: making it checks the paths.
-        _job_beside(source, target, kind, add)
+        job_beside(source, target, kind, add)
     folder = source.parent if target is None or add is not None else Path(target)
     # A file whose frames cannot be counted is refused by the plan itself.
     with contextlib.suppress(ImageError):
@@ -133,11 +146,20 @@ def _plan_frames(source: Path, target: str | None, kind: str, add: str | None) -
     return _plan_outputs(FileList([source]), source.parent, folder, kind, add or "", frames=True)
 
 
-def _plan_single(job: Job) -> Plan:
-    """Return the plan for a single image, which has a root only where its folder has a journal already."""
-    if job.target is None or not (job.target.parent / JOURNAL).exists():
+def _plan_single(job: Job, target: str | None) -> Plan:
+    """Return the plan for a single image, which has a root only where its folder has a journal already.
+
+    target: OUTPUT, where the image's name may be what it gives.
+    """
+    if job.target is None:
         return Plan([job])
-    return Plan([job], job.target.parent)
+    # A stream as INPUT has no record in a journal.
+    keeps = job.source is not None and exists(job.target.parent / JOURNAL)
+    root = job.target.parent if keeps else None
+    single = job.target if target is not None and job.target == Path(target) else None
+    if (reason := refused_name(job.target)) is not None:
+        return Plan([], root, [(Path(job.name), reason)])
+    return Plan([job], root, single=single)
 
 
 def check_suffix(add: str | None) -> None:
@@ -146,43 +168,16 @@ def check_suffix(add: str | None) -> None:
         raise UsageError(f"--in-place-suffix {add!r}: use some letters for the end of names, such as _x4")
 
 
-def _job_of(source: Path | None, target: str, kind: str) -> Job:
-    """Return the job for a single image, or for standard input where source is None."""
-    own = "png" if source is None else kept_kind(source)
-    if target == STREAM:
-        return Job(source, None, "png" if kind == "keep" else kind)
-    path = Path(target)
-    suffix = path.suffix.lower()
-    if not path.is_dir() and not target.endswith("/"):
-        if suffix in FORMAT_BY_SUFFIX:
-            named = FORMAT_BY_SUFFIX[suffix]
-            if kind not in ("keep", named):
-                raise UsageError(f"{target}: its suffix says {named}, --format says {kind}; drop one of them")
-            return _check_target(Job(source, path, named))
-        if suffix in FOREIGN_SUFFIXES:
-            known = ", ".join(FORMAT_BY_SUFFIX)
-            raise UsageError(f"{target}: cannot write {suffix} files; use one of {known}")
-    kind = own if kind == "keep" else kind
-    name = output_name(Path("stdin") if source is None else Path(source.name), kind)
-    return _check_target(Job(source, path / name, kind))
-
-
-def _job_beside(source: Path, target: str | None, kind: str, add: str) -> Job:
-    """Return the job for a single image whose output goes into the image's own folder."""
-    if target is not None and identity(Path(target)) != identity(source.parent):
-        raise UsageError(f"{target}: --in-place-suffix writes beside INPUT; drop OUTPUT, or the option")
-    kind = kept_kind(source) if kind == "keep" else kind
-    return _check_target(Job(source, source.parent / output_name(Path(source.name), kind, add), kind))
-
-
 def _plan_folder(
     source: Path, target: str | None, kind: str, names: list[str] | None, add: str | None, frames: bool
 ) -> Plan:
     """Return the plan for a folder of images, or for those of them that a list names."""
-    if target == STREAM:
+    if is_stdout(target):
         raise UsageError(f"{source}: a folder cannot go to standard output; give a folder as OUTPUT")
     root = source if target is None else Path(target)
-    if not root.is_dir() and root.suffix.lower() in FORMAT_BY_SUFFIX.keys() | FOREIGN_SUFFIXES:
+    if target is not None and output_stream(target) is not None:
+        raise UsageError(f"{target}: INPUT is a folder, so OUTPUT must be one, not a stream")
+    if not is_folder(root) and not str(target).endswith("/") and has_file_suffix(root):
         raise UsageError(f"{target}: INPUT is a folder, so OUTPUT must be one, not an image file")
     here = identity(root) is not None and identity(root) == identity(source)
     if here and add is None:
@@ -195,12 +190,13 @@ def _plan_folder(
     files = find_files(source, root) if names is None else list_files(names, source, root)
     if add is not None:
         _pass_over_outputs(files, add)
+    hints = [*files.hints, *pass_over_recorded(files, source)]
     if not files.images and not files.failed:
         known = ", ".join(FORMAT_BY_SUFFIX)
         counts = describe_passed_over(files.passed_over)
         where = "no images in this folder" if names is None else "no images in this list"
-        raise UsageError(f"{source}: {where} ({known}){'; ' + counts if counts else ''}")
-    return _plan_outputs(files, source, root, kind, add or "", frames)
+        raise UsageError("; ".join(filter(None, [f"{source}: {where} ({known})", counts, *hints])))
+    return replace(_plan_outputs(files, source, root, kind, add or "", frames), hints=hints)
 
 
 def _pass_over_outputs(files: FileList, add: str) -> None:
@@ -208,6 +204,51 @@ def _pass_over_outputs(files: FileList, add: str) -> None:
     inputs = [path for path in files.images if not path.stem.casefold().endswith(add.casefold())]
     files.passed_over["output"] += len(files.images) - len(inputs)
     files.images = inputs
+
+
+def pass_over_recorded(files: FileList, top: Path) -> list[str]:
+    """Take away, and count as passed over, the images that the journal of a folder below `top` names as outputs.
+
+    In `top` itself, which a person has named, only those count that lie beside their own inputs. Returns a line for
+    each folder.
+    """
+    journals: dict[Path, dict[str, str]] = {}
+    counts: Counter[Path] = Counter()
+    inputs = []
+    for path in files.images:
+        folder = _recording_folder(path, top, journals)
+        if folder is None:
+            inputs.append(path)
+        else:
+            counts[folder] += 1
+    files.images = inputs
+    if counts:
+        files.passed_over["output"] += counts.total()
+    return [_hint_of(folder, count) for folder, count in sorted(counts.items())]
+
+
+def _recording_folder(path: Path, top: Path, journals: dict[Path, dict[str, str]]) -> Path | None:
+    """Return the folder, `top` or one below it, whose journal names a file as an output; None where there is none."""
+    for number in range(len(path.relative_to(top).parts)):
+        folder = path.parents[number]
+        if folder not in journals:
+            there = exists(folder / JOURNAL)
+            journals[folder] = Journal(folder, silent=True).sources if there else {}
+        outputs = journals[folder]
+        source = outputs.get(path.relative_to(folder).as_posix())
+        if source is None:
+            continue
+        beside = path.with_name(Path(source).name)
+        original = beside.relative_to(folder).as_posix() not in outputs and exists(beside)
+        if folder != top or original:
+            return folder
+    return None
+
+
+def _hint_of(folder: Path, count: int) -> str:
+    """Say which outputs of an earlier run are no inputs."""
+    what = "1 output of strsr is" if count == 1 else f"{count} outputs of strsr are"
+    return f"{folder}: {what} passed over, as its {JOURNAL} names them; to enlarge them again give that folder as INPUT"
 
 
 def _plan_outputs(files: FileList, source: Path, root: Path, kind: str, add: str, frames: bool) -> Plan:
@@ -235,11 +276,13 @@ def _plan_outputs(files: FileList, source: Path, root: Path, kind: str, add: str
             frame=frame,
             count=1 if frame is None else counts[path],
         )
-        if identity(root / name) in inputs:
+        reason = refused_name(root / name)
+        if reason is None and identity(root / name) in inputs:
             reason = f"its output {root / name} would replace an input; choose another OUTPUT"
-            plan.refused.append((Path(job.name), reason))
-        else:
+        if reason is None:
             plan.jobs.append(job)
+        else:
+            plan.refused.append((Path(job.name), reason))
     return plan
 
 
@@ -255,26 +298,6 @@ def _split_frames(paths: list[Path], refused: list[tuple[Path, str]]) -> Iterato
             yield path, None
         else:
             yield from ((path, number) for number in range(1, count + 1))
-
-
-def kept_kind(path: Path) -> str:
-    """Return the format that `--format keep` means for an input: what its suffix says, else what it is, else PNG."""
-    suffix = path.suffix.lower()
-    if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
-        return FORMAT_BY_SUFFIX.get(suffix, "png")
-    kinds = {form.pillow: kind for kind, form in OUTPUT_FORMATS.items()}
-    try:
-        return kinds.get(kind_of(path) or "", "png")
-    except OSError:
-        return "png"
-
-
-def _check_target(job: Job) -> Job:
-    """Return the job. Raises UsageError where its output would take the place of its input."""
-    if job.source is not None and job.target is not None and job.target.exists():
-        if identity(job.target) == identity(job.source):
-            raise UsageError(f"{job.target}: the output would replace its own input; choose another OUTPUT")
-    return job
 
 
 def planned_sizes(
@@ -308,16 +331,23 @@ def fitting_size(job: Job, height: int, width: int, scale: float) -> tuple[int, 
     return to_height, to_width
 
 
-def listed_names(lines: str | None, zeros: str | None) -> list[str] | None:
-    """Return the names in the list of --files-from or --files0-from; None where neither is given. Raises UsageError."""
+def listed_names(lines: str | None, zeros: str | None) -> tuple[list[str] | None, list[str]]:
+    """Return the names in the list of --files-from or --files0-from, and what a person should know of it.
+
+    None where neither is given. Raises UsageError.
+    """
     if lines is not None and zeros is not None:
         raise UsageError("--files-from and --files0-from: one list is enough; drop one of them")
     source = lines if lines is not None else zeros
     if source is None:
-        return None
+        return None, []
     option = "--files-from" if lines is not None else "--files0-from"
     try:
         data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
     except OSError as error:
         raise UsageError(f"{option} {source}: cannot be read: {error.strerror}") from error
-    return read_list(data, zero=zeros is not None)
+    hints = [f"{option} {source}: is UTF-16 text, and was read as such"] if is_utf16(data) else []
+    try:
+        return read_list(data, zero=zeros is not None), hints
+    except UsageError as error:
+        raise UsageError(f"{option} {source}: {error}") from error

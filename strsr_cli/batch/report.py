@@ -6,22 +6,42 @@ All but JSON goes to stderr; stdout belongs to results.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
 import logging
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..images.find import describe_passed_over
-from ..system.console import visible
+from ..system.console import make_console, visible
+from ..system.terminal import takes_escapes
 
 EXISTS = "exists (--overwrite makes it again)"
+# The file that this thread is at; what is logged meanwhile is about that file.
+_SUBJECT = contextvars.ContextVar("subject", default="")
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Work on a file: messages that are logged inside by this thread begin with its name, if they do not have it."""
+    before = _SUBJECT.set(name)
+    try:
+        yield
+    finally:
+        _SUBJECT.reset(before)
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """Return what was logged, with the name of the file that it is about. To be called by the thread that logs."""
+    message, name = record.getMessage(), _SUBJECT.get()
+    return message if name in message else f"{name}: {message}"
 
 
 class Reporter(logging.Handler):
@@ -152,7 +172,7 @@ class Reporter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report a message logged by any module of ours."""
-        self.write_line(f"{record.levelname.lower()}: {record.getMessage()}")
+        self.write_line(f"{record.levelname.lower()}: {message_of(record)}")
 
 
 def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
@@ -202,7 +222,7 @@ class JsonReporter(Reporter):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report a message logged by any module of ours."""
-        self.say("message", level=record.levelname.lower(), text=record.getMessage())
+        self.say("message", level=record.levelname.lower(), text=message_of(record))
 
 
 class RichReporter(Reporter):
@@ -210,7 +230,7 @@ class RichReporter(Reporter):
 
     def __init__(self, verbose: bool = False) -> None:
         super().__init__(verbose=verbose)
-        self.console = Console(stderr=True, highlight=False)
+        self.console = make_console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -266,6 +286,6 @@ def make_reporter(json_events: bool, quiet: bool, verbose: bool) -> Reporter:
     """Return the voice that suits the options and the terminal."""
     if json_events:
         return JsonReporter(quiet, verbose)
-    if sys.stderr.isatty() and not quiet:
+    if takes_escapes(sys.stderr) and not quiet:
         return RichReporter(verbose)
     return Reporter(quiet, verbose)

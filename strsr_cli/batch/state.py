@@ -12,11 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..system.atomic import sweep
+from strsr_models.errors import UsageError
+
+from ..system.atomic import sha256_of, sweep
+from ..system.paths import exists
 from ..system.signals import Stop
 from .job import Job
 from .journal import Journal, Made, Version, version_of
 from .locks import OutputLocks
+from .receipts import Receipts
 from .report import EXISTS, Reporter
 
 FOREIGN = "exists, not made by strsr here (--overwrite replaces it)"
@@ -28,10 +32,10 @@ NOT_FAILED = "not recorded as failed"
 
 @dataclass
 class BatchState:
-    """The state of a batch. Without a root, as for a single image, nothing is remembered or claimed.
+    """The state of a batch. Without a root, as for a single image, nothing is claimed, and receipts are all that is kept.
 
-    settings: gives the hash of a job's settings. weights: the hash of the network's weights. is_whole: whether
-    a file is an image that can be read to its end.
+    receipts: where they are kept, or None. settings: gives the hash of a job's settings. weights: the hash of the
+    network's weights. is_whole: whether a file is an image that can be read to its end.
     """
 
     root: Path | None = None
@@ -40,8 +44,9 @@ class BatchState:
     overwrite: bool = False
     retry_failed: bool = False
     remember: bool = True
+    receipts: Receipts | None = None
     silent: bool = False  # write nothing, as in a dry run
-    is_whole: Callable[[Path], bool] = Path.exists
+    is_whole: Callable[[Path], bool] = exists
     reporter: Reporter | None = None
     stop: Stop = field(default_factory=Stop)
 
@@ -67,6 +72,35 @@ class BatchState:
             self._locks.enter(settings)
 
     # --- while planning ---
+
+    def check_own(self, target: Path) -> None:
+        """Raise UsageError where OUTPUT, named as a file, is somebody's file and not strsr's own.
+
+        Whoever writes `*.jpg` for INPUT may have named two photos. An empty file holds nothing to be lost.
+        """
+        try:
+            if not target.stat().st_size or self._is_own(target):
+                return
+        except OSError:
+            # There is none; or it cannot be read, and so cannot be known.
+            if not exists(target):
+                return
+        raise UsageError(f"{target} exists and was not made by strsr; --replace overwrites it")
+
+    def _is_own(self, target: Path) -> bool:
+        """Whether the journal of a file's folder, or a receipt, says that strsr has made it. Raises OSError."""
+        sha256 = sha256_of(target)
+        if self.receipts is not None and self.receipts.knows(sha256):
+            return True
+        if not self.remember:
+            return False
+        journal = self.journal or Journal(target.parent, silent=True)
+        records = journal.made.get(target.name, [])
+        if any(record.output.sha256 == sha256 for record in records):
+            return True
+        # What is left of an output that was cut off is nobody's work.
+        largest = max((record.output.size for record in records), default=0)
+        return target.stat().st_size <= largest and not self.is_whole(target)
 
     def settled(self, job: Job) -> str | None:
         """Return why a job need not or may not be done, or None when it is to be done."""
@@ -192,7 +226,9 @@ class BatchState:
 
         Thus at every moment a file under that name is either one that is recorded, or none of ours.
         """
-        journal, target, source = self.journal, job.target, job.source
+        journal, target, source, receipts = self.journal, job.target, job.source, self.receipts
+        if journal is None and target is not None and receipts is not None:
+            return lambda temporary: receipts.add(sha256_of(temporary))
         if journal is None or target is None or source is None:
             return None
 

@@ -100,6 +100,14 @@ InPlaceSuffix = Annotated[
 Overwrite = Annotated[
     bool, option("--overwrite", help="Make outputs that exist again, not skip them.", panel=OUTPUT)
 ]
+Replace = Annotated[
+    bool,
+    option(
+        "--replace",
+        help="Where OUTPUT is one image file that exists: overwrite it, even if strsr has not made it.",
+        panel=OUTPUT,
+    ),
+]
 UpscaleDryRun = Annotated[
     bool,
     option("--dry-run", help="Only say what would be made, how large and how long.", panel=OUTPUT),

@@ -44,6 +44,7 @@ from .options import (
     Quality,
     Quantize,
     Quiet,
+    Replace,
     RetryFailed,
     Scale,
     ShardText,
@@ -74,6 +75,7 @@ def upscale(
     keep_times: KeepTimes = False,
     in_place_suffix: InPlaceSuffix = None,
     overwrite: Overwrite = False,
+    replace: Replace = False,
     dry_run: UpscaleDryRun = False,
     no_space_check: NoSpaceCheck = False,
     check_grid: CheckGrid = False,
@@ -117,14 +119,17 @@ def upscale(
     from ..batch.job import resolve_shard
     from ..batch.journal import require_journal
     from ..batch.plan import listed_names, make_plan
+    from ..batch.receipts import Receipts
     from ..batch.report import make_reporter
     from ..batch.state import BatchState
     from ..images.read import is_whole_image
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
+    from ..system.paths import is_folder
     from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
     from ..upscale.options import UpscaleOptions, resolve_options, run_hash, settings_hash
-    from ..upscale.preflight import check_space, preflight, tell_forecast, weights_hash
+    from ..upscale.preflight import check_space, check_writable, preflight, tell_forecast, weights_hash
+    from ..upscale.request import check_replaced, check_request
 
     check_scale(scale)
     check_output(target, json, dry_run)
@@ -133,7 +138,7 @@ def upscale(
     if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)
-    names = listed_names(files_from, files0_from)
+    names, hints = listed_names(files_from, files0_from)
     whole_plan = make_plan(source, target, format, names, in_place_suffix, frames == "all")
     plan = whole_plan.shard(part)
     if retry_failed:
@@ -179,7 +184,8 @@ def upscale(
         plan.root,
         settings=lambda job: settings_hash(options, job),
         weights=hashed_weights,
-        overwrite=overwrite,
+        overwrite=overwrite or replace,
+        receipts=None if no_journal else Receipts(),
         retry_failed=retry_failed,
         remember=not no_journal,
         silent=dry_run,
@@ -191,14 +197,20 @@ def upscale(
     reporter.passed_over = plan.passed_over
     try:
         with stop.watching():
+            check_request(options)
+            check_replaced(plan, state, replace)
             # A single image is an OUTPUT by itself, whatever is made beside it.
-            if Path(source).is_dir() or any(job.frame for job in plan.jobs):
+            if is_folder(Path(source)) or any(job.frame for job in plan.jobs):
                 state.enter(run_hash(options, format, hashed_weights))
+            for hint in hints + plan.hints:
+                reporter.note(hint)
             if part.count > 1:
                 reporter.note(f"part {part.number} of {part.count} (by {part.source})")
                 reporter.elsewhere(whole_plan.count - plan.count)
             show = (lambda line: typer.echo(visible(line))) if dry_run and not (json or verbose) else None
             forecast = preflight(plan, options, state, reporter, dry_run, show)
+            if forecast.pending:
+                check_writable(plan, dry_run)
             if dry_run:
                 text = tell_forecast(forecast, options, reporter)
                 if not json:
@@ -225,15 +237,17 @@ def upscale(
 
 
 def check_output(target: str | None, json: bool, dry_run: bool) -> None:
-    """Raise UsageError for a standard output that cannot take an image."""
-    if target != "-":
+    """Raise UsageError for a standard output that cannot take an image, by any of its names."""
+    from ..batch.targets import is_stdout
+
+    if not is_stdout(target):
         return
     if json:
-        raise UsageError("--json and OUTPUT - both want standard output; drop one of them")
+        raise UsageError(f"--json and OUTPUT {target} both want standard output; drop one of them")
     if sys.stdout.name == os.devnull:
-        raise UsageError("OUTPUT -: standard output is closed; redirect it: > image.png")
+        raise UsageError(f"OUTPUT {target}: standard output is closed; redirect it: > image.png")
     if sys.stdout.isatty() and not dry_run:
-        raise UsageError("OUTPUT - would write an image to the terminal; redirect it: > image.png")
+        raise UsageError(f"OUTPUT {target} would write an image to the terminal; redirect it: > image.png")
 
 
 def auto_or_number(option: str, text: str, least: int, unit: str) -> int | None:

@@ -5,6 +5,7 @@ Nothing is passed over in silence: files that are no images are counted, those t
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
@@ -13,7 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from strsr_models.errors import UsageError
+
 from ..system.atomic import is_unfinished
+from ..system.paths import is_file
 from .formats import FORMAT_BY_SUFFIX, HEAD, READ_ONLY_SUFFIXES, sniff
 
 IMAGE_SUFFIXES = {*FORMAT_BY_SUFFIX, *READ_ONLY_SUFFIXES}
@@ -47,6 +51,7 @@ class FileList:
     images: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+    hints: list[str] = field(default_factory=list)  # what a person should know, a line each
 
     def add(self, path: Path) -> None:
         """Add one file, told by its name and, where that tells nothing, by its first bytes."""
@@ -204,7 +209,6 @@ def list_files(names: list[str], folder: Path, without: Path) -> FileList:
             )
             continue
         relative = full.relative_to(root)
-        path = folder / relative
         if str(full) in taken:
             files.passed_over["again"] += 1
         elif outside is not None and _below(str(full), outside):
@@ -212,22 +216,42 @@ def list_files(names: list[str], folder: Path, without: Path) -> FileList:
         elif any(map(is_hidden, relative.parts)):
             files.passed_over["hidden"] += 1
         else:
-            _add_listed(files, path)
+            _add_listed(files, folder, relative)
         taken.add(str(full))
     return files
 
 
-def _add_listed(files: FileList, path: Path) -> None:
+def _add_listed(files: FileList, folder: Path, relative: Path) -> None:
     """Add a file that a list names; folders are counted, and one that is missing fails."""
+    path = folder / relative
     try:
         if stat.S_ISDIR(path.stat().st_mode):
             files.passed_over["folder"] += 1
         else:
             files.add(path)
     except FileNotFoundError:
-        files.failed.append((path, "no such file; names in a list are relative to INPUT"))
-    except OSError as error:
-        files.failed.append((path, f"cannot be read: {error.strerror or error}"))
+        _add_latin(files, folder, relative)
+    except (OSError, ValueError) as error:
+        files.failed.append((path, f"cannot be read: {getattr(error, 'strerror', None) or error}"))
+
+
+def _add_latin(files: FileList, folder: Path, relative: Path) -> None:
+    """Add a file whose name is not UTF-8 in the list and means one that is there in Latin-1; else it fails."""
+    raw, advice = os.fsencode(relative), "names in a list are relative to INPUT"
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        path = folder / raw.decode("cp1252", "replace")
+        if is_file(path):
+            if not files.hints:
+                files.hints.append(f"{path}: the list names it in Latin-1, not UTF-8; such names are read so")
+            if path in files.images:
+                files.passed_over["again"] += 1
+            else:
+                files.add(path)
+            return
+        advice = "the list is not UTF-8 text: save it as UTF-8"
+    files.failed.append((folder / relative, f"no such file; {advice}"))
 
 
 def _lexical(path: Path) -> Path:
@@ -241,13 +265,26 @@ def _below(path: str, root: str) -> bool:
 
 
 def read_list(data: bytes, zero: bool) -> list[str]:
-    """Read the names in a list, each ended by NUL or, in a text, by its line; empty ones are left out."""
-    if zero:
-        parts = data.split(b"\0")
-    else:
-        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        parts = [line.removesuffix(b"\r") for line in lines]
+    """Read the names in a list, each ended by NUL or, in a text, by its line; empty ones are left out.
+
+    A text with the mark of UTF-16 is read as such. Raises UsageError for what can be no list of names.
+    """
+    if is_utf16(data):
+        try:
+            data = os.fsencode(data.decode("utf-32" if data.startswith(codecs.BOM_UTF32_LE) else "utf-16"))
+        except UnicodeError as error:
+            raise UsageError(f"looks like UTF-16 text, and is damaged ({error}); save it as UTF-8") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    # Of UTF-16 without its mark, every second byte of plain letters is a NUL.
+    if not zero and len(data) > 3 and not (any(data[1:64:2]) and any(data[0:64:2])):
+        raise UsageError("looks like UTF-16 text without its mark; save it as UTF-8")
+    parts = data.split(b"\0") if zero else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     return [os.fsdecode(part) for part in parts if part]
+
+
+def is_utf16(data: bytes) -> bool:
+    """Whether a list begins with the mark of UTF-16 (or UTF-32), as PowerShell writes it."""
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def describe_passed_over(passed_over: Counter[str]) -> str:

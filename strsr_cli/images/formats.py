@@ -25,6 +25,19 @@ FORMAT_BY_SUFFIX = {
 }
 # Suffixes of formats that are only read; `--format keep` makes PNG of them, which loses nothing.
 READ_ONLY_SUFFIXES = (".gif", ".apng", ".heic", ".heif", ".hif", ".jxl")
+# Suffixes of images, and of what else image programs write, that strsr neither reads nor writes. OUTPUT with one of
+# them is a mistake, and no folder.
+_OTHER_IMAGES = (
+    "jpe jpg2 jif jfi jpx jpf jp2 j2k j2c jpc jpm jpt jph jhc jls jps pns mpo jxr wdp hdp jng mng jbig jbig2 jbg "
+    "bpg flif qoi avci avcs avifs heics heifs ico cur ani icns icb vda vst tga targa pcx dcx pcd dib rle wbmp "
+    "pbm pgm ppm pnm pam pfm phm xbm xpm xwd ras sun sgi rgb rgba bgr bgra gray graya cmyk yuv uyvy ycbcr bw pix "
+    "pic pict pct mac msp otb palm pxr cin dpx hdr exr rgbe rgbm rad dds ktx ktx2 basis blp vtf ftc ftu astc pvr "
+    "fit fits fts fli flc dcm dicom nii ndpi svs vms vmu scn mrxs svslide bif dz szi grib bufr viff vicar xv vips "
+    "fax g3 g4 cals iff ilbm lbm im iim img gbr pat cut wpg avs mtv art djvu djv cgm dwg dxf emf wmf emz wmz "
+    "eps epsf epsi ept ps ps2 ps3 pdf ai svg svgz cdr psd psb psp pspimage pdn xcf kra ora clip mdp sai sai2 "
+    "procreate afphoto afdesign sketch fig raw gifv webm"
+)
+OTHER_IMAGE_SUFFIXES = frozenset(f".{name}" for name in _OTHER_IMAGES.split())
 READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC or JPEG XL"
 # Pillow's names of the formats that it reads by itself.
 PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")

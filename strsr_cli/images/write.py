@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ def write_image(
     form = OUTPUT_FORMATS[kind]
     check_fits(kind, layout.height, layout.width)
     if kind == "bmp" and layout.metadata.software is not None:
-        _warn_of_bmp()
+        log.warning("BMP has no place for --provenance: the file does not say what made it")
     if kind not in ("png", "bmp"):
         layout.metadata.warn_of_lost(form.pillow, iptc=kind in ("jpg", "tif"), comment=kind == "jpg")
     held = _layout_held(form, layout)
@@ -177,9 +176,3 @@ def _put_on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     opaque = alpha.astype(np.float32) / top
     mixed = color * opaque + top * (1 - opaque)
     return mixed if top == 1 else np.rint(mixed).astype(color.dtype)
-
-
-@functools.cache
-def _warn_of_bmp() -> None:
-    """Warn once that BMP files cannot say what made them."""
-    log.warning("BMP has no place for --provenance: its files do not say what made them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -23,7 +23,8 @@ from ..images.find import find_images, identity
 from ..images.formats import MAX_PIXELS
 from ..images.read import read_image
 from ..system.atomic import whole_file
-from ..system.console import Tell
+from ..system.console import Tell, make_console
+from ..system.terminal import takes_escapes
 from . import text as spectrum_text
 from .measure import Inspection, compare, inspect_image
 
@@ -58,7 +59,7 @@ def inspect_paths(paths: list[str], options: InspectOptions, report: Tell) -> bo
     if options.against is not None and not options.against.exists():
         raise UsageError(f"--against {options.against}: no such file or folder")
     sheets = plan_sheets(sources, options.out)
-    console = Console(highlight=False)
+    console = make_console()
     table = console.is_terminal and spectrum_text.table_fits(console, options.periods) and not options.json
     inspections: list[Inspection] = []
     failed = 0
@@ -108,8 +109,8 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
 
 def with_bar(sources: list[Source], beside_lines: bool) -> Iterator[Source]:
     """Yield the sources; a terminal shows a bar that vanishes, unless lines are printed there meanwhile."""
-    console = Console(stderr=True)
-    hidden = beside_lines or len(sources) < 2 or not console.is_terminal
+    console = make_console(stderr=True)
+    hidden = beside_lines or len(sources) < 2 or not takes_escapes(sys.stderr)
     yield from track(sources, "looking", console=console, transient=True, disable=hidden)
 
 
@@ -146,9 +147,7 @@ def tell_failure(source: Source, error: Exception, options: InspectOptions, repo
     if options.json:
         report(json.dumps({"image": str(source.path), "error": reason}))
     else:
-        Console(stderr=True, highlight=False).print(
-            f"failed {reason}", style="red", markup=False, soft_wrap=True
-        )
+        make_console(stderr=True).print(f"failed {reason}", style="red", markup=False, soft_wrap=True)
 
 
 def too_high(inspections: list[Inspection], limit: float | None) -> bool:

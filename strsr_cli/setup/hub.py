@@ -20,6 +20,7 @@ from strsr_models.errors import StrsrError, WeightsError
 
 from ..system.console import first_line
 from ..system.refusals import exclusive, put_in_place
+from ..system.terminal import takes_escapes
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 SECONDS = 20.0  # to wait for an answer
@@ -153,7 +154,7 @@ def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
-    if not sys.stderr.isatty():
+    if not takes_escapes(sys.stderr):
         disable_progress_bars()
     repository = listing.published.repository
     url = hf_hub_url(repository, file.path, revision=listing.revision, endpoint=endpoint())

@@ -78,6 +78,14 @@ def _temporary_file(path: Path) -> tuple[int, str]:
             raise refusal from None
 
 
+def try_writing(folder: Path) -> None:
+    """Make a file in a folder as outputs are made there, and remove it. Raises OSError where none can be made."""
+    handle, name = _temporary_file(folder / "output")
+    os.close(handle)
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+
+
 def is_unfinished(name: str) -> bool:
     """Whether a file's name is that of an output that is not finished."""
     return _LEFTOVER.fullmatch(name) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from rich.text import Text
 
 # Written once, in the models, which may not import this module.
 from strsr_models.errors import first_line as first_line  # noqa: PLC0414
+
+from .terminal import is_terminal, takes_colors
 
 # What takes a line for people.
 Tell = Callable[[str], None]
@@ -26,6 +29,17 @@ def visible(text: str) -> str:
     Names of files must not move its cursor, colour it or fake a second line.
     """
     return UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a console for standard output or error that sends no colours where no escape codes are wanted.
+
+    Bars that move are up to whoever draws them: a terminal stays one, for its tables.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    if takes_colors(stream):
+        return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, color_system=None, force_terminal=is_terminal(stream))
 
 
 def show_warnings() -> None:
@@ -43,7 +57,7 @@ def size_text(size: float) -> str:
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
     """Print a table on stdout: drawn on a terminal wide enough, elsewhere a line per row, padded to columns."""
-    console = Console(highlight=False)
+    console = make_console()
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     # The first column is never folded, the others not to less than a word, and each has a frame.
     least = widths[0] + sum(min(width, 8) for width in widths[1:]) + 3 * len(widths) + 1

@@ -29,7 +29,7 @@ from strsr_models.pipelines.conditioner import NEUTRAL_PROMPT, Conditioner
 from strsr_models.pipelines.options import PretrainedOptions
 
 from ..batch.job import Job
-from ..batch.report import Reporter
+from ..batch.report import Reporter, about
 from .failures import loading, reporting_failures
 from .options import BigModelOptions
 from .token_cache import TokenCache, make_key
@@ -81,9 +81,8 @@ class Conditions:
         conditioner: Conditioner | None = None
         ready, keys = [], []
         for number, job in enumerate(jobs, start=1):
-            with reporting_failures(
-                job, reporter, self.device, "try --offload sequential or --conditioning none"
-            ):
+            cure = "try --offload sequential or --conditioning none"
+            with about(job.name), reporting_failures(job, reporter, self.device, cure):
                 lq = read_lq(job) if self.options.conditioning == "vlm" else None
                 key = self.key(job, lq)
                 if self.cache.get(key) is None:

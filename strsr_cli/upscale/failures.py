@@ -10,7 +10,7 @@ import torch
 
 from strsr_models.errors import DeviceError, ImageError, StrsrError
 
-from ..batch.job import Job
+from ..batch.job import STREAM, Job
 from ..batch.report import Reporter
 from ..system.console import first_line
 from ..system.limits import NO_THREAD, scarcity
@@ -33,7 +33,7 @@ def reporting_failures(
     try:
         yield
     except ImageError as error:
-        reporter.failed(job.name, str(error))
+        reporter.failed(job.name, _naming(job, str(error)))
     except (torch.OutOfMemoryError, MemoryError):
         reporter.failed(job.name, f"{job.name}: out of memory on {device}; {cure}")
     except RuntimeError as error:
@@ -49,6 +49,12 @@ def reporting_failures(
         log.debug("%s: not foreseen", job.name, exc_info=error)
         description = f"{type(error).__name__}: {first_line(error)}"
         reporter.failed(job.name, f"{job.name}: {description}; this is a bug of strsr, please report it")
+
+
+def _naming(job: Job, reason: str) -> str:
+    """Return a reason that names the job's input or output, as most do by themselves."""
+    names = {str(job.source or job.name), job.name, job.target_name} - {STREAM} | {"standard input"}
+    return reason if any(name in reason for name in names) else f"{job.name}: {reason}"
 
 
 @contextlib.contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,9 @@ from strsr_models.spectrum import main_period, verdict
 from strsr_models.spectrum.sample import finite, sampled_report
 
 from .. import __version__
-from ..batch.job import Job
+from ..batch.job import STREAM, Job
 from ..batch.plan import fitting_size
+from ..batch.report import about
 from ..images.color import fill_transparent, profile_problem, to_tensor
 from ..images.picture import Picture
 from ..images.read import decode_image, read_frame, read_image, read_size, without_remarks
@@ -48,7 +47,8 @@ class Inputs:
         """Read a job's input, from its file or from standard input; remarks on it are made the first time only."""
         again = job in self.known
         self.known.add(job)
-        with without_remarks(again):
+        name = "standard input" if job.name == STREAM else job.name
+        with without_remarks(again), about(name):
             if job.source is not None and job.frame is not None:
                 picture = read_frame(job.source, job.frame, self.max_pixels)
             elif job.source is not None:
@@ -56,7 +56,6 @@ class Inputs:
             else:
                 if self.stream is None:
                     self.stream = job.read_stream()
-                name = "standard input" if job.pipe is None else job.name
                 picture = decode_image(self.stream, name, self.max_pixels)
         problem = None if again else profile_problem(picture)
         if problem:
@@ -93,15 +92,27 @@ def write_output(
 
     before: see `whole_file`. keep_times: whether the output gets the times of the input's file.
     """
+    with about("standard output" if job.target_name == STREAM else job.target_name):
+        _write_output(job, layout, rows, settings, before, keep_times)
+
+
+def _write_output(
+    job: Job,
+    layout: RowLayout,
+    rows: Iterator[np.ndarray],
+    settings: EncodeSettings,
+    before: Callable[[Path], None] | None,
+    keep_times: bool,
+) -> None:
+    """Write rows as `write_output` does. Raises ImageError that names the job or its target."""
     try:
         if job.target is None:
-            # Standard output gets nothing of an image that fails.
+            # A stream gets nothing of an image that fails.
             with passing_file() as passing:
                 file = cast(BinaryIO, passing)
                 write_image(file, job.kind, layout, rows, settings)
                 file.seek(0)
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+                job.write_stream(file)
             return
         job.target.parent.mkdir(parents=True, exist_ok=True)
         times = file_times(job) if keep_times else None

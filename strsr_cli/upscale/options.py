@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strsr_models.checkpoints.published import LARGEST_LORA_SCALE
+from strsr_models.checkpoints.published import LARGEST_LORA_SCALE, check_model
 from strsr_models.errors import ImageError, UsageError
 
 from ..batch.job import Job
 from ..images.formats import MAX_PIXELS, PNG_COMPRESSION
+from ..system.paths import exists, is_folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class BigModelOptions:
         if self.prompt_from is None or job.source is None:
             return self.prompt or ""
         path = self.prompt_from / f"{job.source.stem}.txt"
-        if self.prompt is not None and not path.exists():
+        if self.prompt is not None and not exists(path):
             return self.prompt
         try:
             if path.stat().st_size > LONGEST_PROMPT:
@@ -85,8 +86,9 @@ class BigModelOptions:
 def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOptions | None:
     """The options of a model on a published base from what was `given` (None: not given); None for lite.
 
-    Raises UsageError for options that the model does not have, or that contradict each other.
+    Raises UsageError for an unknown model, and for options that it does not have or that contradict each other.
     """
+    check_model(model)
     given = {name: value for name, value in given.items() if value is not None}
     if model == "lite":
         if given:
@@ -105,7 +107,7 @@ def resolve_options(model: str, jobs: list[Job], **given: Any) -> BigModelOption
         raise UsageError(f"--lora-scale {options.lora_scale:g}: must be between 0 and {LARGEST_LORA_SCALE}")
     if options.prompt is not None and _is_broken(options.prompt):
         raise UsageError("--prompt: is not UTF-8 text; use a UTF-8 terminal, or --prompt-from")
-    if options.prompt_from is not None and not options.prompt_from.is_dir():
+    if options.prompt_from is not None and not is_folder(options.prompt_from):
         raise UsageError(f"--prompt-from {options.prompt_from}: no such folder")
     if options.prompt_from is not None and any(job.source is None for job in jobs):
         raise UsageError("--prompt-from: standard input has no name to find a prompt by; use --prompt")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,15 +13,16 @@ from pathlib import Path
 import psutil
 
 from strsr_models.checkpoints.locations import weights_file, weights_folder
-from strsr_models.errors import ImageError, StrsrError
+from strsr_models.errors import ImageError, StrsrError, UsageError
 
 from ..batch.job import Job
 from ..batch.plan import Plan, planned_sizes
 from ..batch.report import Reporter, describe_plan
 from ..batch.state import BatchState
 from ..images.find import describe_passed_over
-from ..system.atomic import free_space, sha256_of
+from ..system.atomic import free_space, sha256_of, try_writing
 from ..system.console import Tell, duration_text, size_text
+from ..system.paths import is_folder
 from .options import UpscaleOptions
 
 
@@ -130,6 +133,7 @@ def tell_forecast(forecast: Preflight, options: UpscaleOptions, reporter: Report
 BYTES_PER_PIXEL = {"png": 1.2, "jpg": 0.35, "webp": 0.2, "tif": 2.4, "bmp": 3.0, "avif": 0.25}
 LOSSLESS = ("png", "tif")
 LEAST_MARGIN, MOST_MARGIN = 2**24, 2**28  # bytes to leave free on each disk
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors of a folder that takes no files from us
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -196,12 +200,50 @@ def check_space(sizes: dict[Path, int]) -> None:
             )
 
 
+def check_writable(plan: Plan, dry_run: bool = False) -> None:
+    """Raise UsageError where no folder of a plan's outputs takes files from us: then OUTPUT as a whole is closed.
+
+    A folder that is closed beside others fails its own images. dry_run: only ask, and write nothing; else the output
+    folder is made.
+    """
+    if plan.root is not None and not dry_run:
+        try:
+            plan.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in CLOSED:
+                raise _closed_output(plan.root, error.strerror or str(error)) from error
+    closed: dict[Path, str] = {}
+    for parent in dict.fromkeys(job.target.parent for job in plan.jobs if job.target is not None):
+        folder = _existing(parent)
+        reason = closed.get(folder) or _closed(folder, dry_run)
+        if reason is None:
+            return
+        closed[folder] = reason
+    if closed:
+        raise _closed_output(*min(closed.items()))
+
+
+def _closed_output(folder: Path, reason: str) -> UsageError:
+    """Return the error of an OUTPUT that takes no files."""
+    return UsageError(f"{folder}: cannot be written to: {reason}; choose another OUTPUT")
+
+
+def _closed(folder: Path, dry_run: bool) -> str | None:
+    """Return why nothing can be made in a folder that exists, or None where something can."""
+    if dry_run:
+        return None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    try:
+        # The attempt tells more than the question: some file systems say yes or no to that alone.
+        try_writing(folder)
+    except OSError as error:
+        return error.strerror if error.errno in CLOSED else None
+    return None
+
+
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
-    # A folder that may not be looked at is told of when something is written there.
-    with contextlib.suppress(OSError):
-        while not folder.is_dir() and folder != folder.parent:
-            folder = folder.parent
+    while not is_folder(folder) and folder != folder.parent:
+        folder = folder.parent
     return folder
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import WeightsError, first_line
 from .locations import cache_dir as cache_dir  # noqa: PLC0414
 from .locations import default_models_dir as default_models_dir  # noqa: PLC0414
-from .published import FOLDERS, pull_command
+from .published import require_pieces as require_pieces  # noqa: PLC0414
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -38,23 +38,6 @@ def fingerprint(paths: Iterable[Path]) -> str:
             name = file.relative_to(path.parent).as_posix()
             digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def require_pieces(root: Path, pieces: Iterable[str]) -> None:
-    """Raise one WeightsError that names every piece ("folder/part") missing in `root`, and how to get it."""
-    missing = [piece for piece in pieces if not _is_there(root / piece)]
-    if not missing:
-        return
-    sources = dict.fromkeys(FOLDERS[piece.split("/")[0]].repository for piece in missing)
-    raise WeightsError(
-        f"{root}: missing {', '.join(missing)}; they come from huggingface.co: {', '.join(sources)}; "
-        f"get them by: {pull_command(root, missing)}; or name the folder that has them (--models-dir, STRSR_MODELS_DIR)"
-    )
-
-
-def _is_there(path: Path) -> bool:
-    """Whether a path is a file, or a folder with anything in it."""
-    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def read_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:

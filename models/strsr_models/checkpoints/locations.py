@@ -36,7 +36,8 @@ def cache_dir() -> Path:
 
 def weights_folder(folder: Path) -> Path:
     """The folder with the weights that a person means by `folder`: a run's model/, else itself."""
-    return folder / "model" if (folder / "model").is_dir() else folder
+    # Unlike Path, it answers no to a name that is too long.
+    return folder / "model" if os.path.isdir(folder / "model") else folder  # noqa: PTH112
 
 
 def weights_file(model: str, weights: Path | None = None, models_dir: Path | None = None) -> Path:

@@ -5,12 +5,14 @@ The loader and `strsr models` share it. It imports nothing heavy and touches no 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError, nearest
+from ..errors import UsageError, WeightsError, nearest
+from .adapter import PUBLISHED
 
 MODEL_FILES = ("*.json", "*.safetensors")
 LICENCE_FILES = ("LICENSE*", "LICENCE*")
@@ -98,6 +100,14 @@ FAMILIES = {
     "flux2": ("FLUX.2-klein-base-4B", "Qwen3-VL-4B-Instruct", "StrSR-flux"),
 }
 
+MODELS = ("lite", *FAMILIES)  # the names of all models
+
+
+def check_model(model: str) -> None:
+    """Raise UsageError unless `model` is one of MODELS."""
+    if model not in MODELS:
+        raise UsageError(f"--model {model}: unknown; {nearest(model, MODELS)}")
+
 
 def named(name: str) -> tuple[Published, ...]:
     """The folders that a name of a folder or of a family means. Raises UsageError."""
@@ -125,3 +135,39 @@ def pull_command(root: Path, pieces: Iterable[str]) -> str:
     options = " --text-encoder" if text else ""
     where = shlex.quote(str(root))
     return " && ".join(f"strsr models pull {name}{options} --models-dir {where}" for name in names)
+
+
+def needed_pieces(model: str, conditioning: str, adapter: bool) -> list[str]:
+    """Return the pieces ("folder/part") of a models folder that a family needs.
+
+    conditioning: vlm, text, none, or given. adapter: whether the published one is wanted.
+    """
+    base, language, own = FAMILIES[model]
+    parts = ["transformer", "vae"]
+    if conditioning in ("text", "none"):
+        parts += ["text_encoder", "tokenizer"]
+    pieces = [f"{base}/{part}" for part in parts]
+    if conditioning == "vlm":
+        pieces.append(language)
+    if adapter:
+        files = PUBLISHED if conditioning == "vlm" else PUBLISHED[:1]
+        pieces += [f"{own}/{file}" for file in files]
+    return pieces
+
+
+def require_pieces(root: Path, pieces: Iterable[str]) -> None:
+    """Raise one WeightsError that names every piece ("folder/part") missing in `root`, and how to get it."""
+    missing = [piece for piece in pieces if not _is_there(root / piece)]
+    if not missing:
+        return
+    sources = dict.fromkeys(FOLDERS[piece.split("/")[0]].repository for piece in missing)
+    raise WeightsError(
+        f"{root}: missing {', '.join(missing)}; they come from huggingface.co: {', '.join(sources)}; "
+        f"get them by: {pull_command(root, missing)}; or name the folder that has them (--models-dir, STRSR_MODELS_DIR)"
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is a file, or a folder with anything in it."""
+    # Unlike Path, both answer no to a name that is too long.
+    return os.path.isfile(path) or (os.path.isdir(path) and any(path.iterdir()))  # noqa: PTH112, PTH113

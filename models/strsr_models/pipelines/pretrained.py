@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoints.adapter import PUBLISHED, SAVED, adapter_files, check_family
+from ..checkpoints.adapter import SAVED, adapter_files, check_family
 from ..checkpoints.files import read_model, read_shapes, read_skeleton, read_tensors, require_pieces
 from ..checkpoints.locations import default_models_dir
 from ..checkpoints.lora import (
@@ -29,6 +29,7 @@ from ..checkpoints.lora import (
     merge_lora,
     published_names,
 )
+from ..checkpoints.published import needed_pieces
 from ..compute import offload
 from ..compute.devices import autocast, parameter_dtype
 from ..compute.half_precision import companion_dtype, make_float16_safe
@@ -378,16 +379,7 @@ class PretrainedPipeline(OneStepPipeline):
     @classmethod
     def pieces(cls, options: PretrainedOptions) -> list[str]:
         """The pieces of a models folder that `from_models_dir` needs, as "folder/part"."""
-        parts = ["transformer", "vae"]
-        if options.conditioning in ("text", "none"):
-            parts += ["text_encoder", "tokenizer"]
-        pieces = [f"{cls.base_folder}/{part}" for part in parts]
-        if options.conditioning == "vlm":
-            pieces.append(VISION_LANGUAGE_FOLDER)
-        if options.adapter == "published":
-            files = PUBLISHED if options.conditioning == "vlm" else PUBLISHED[:1]
-            pieces += [f"{cls.adapter_folder}/{file}" for file in files]
-        return pieces
+        return needed_pieces(cls.name, options.conditioning, options.adapter == "published")
 
     def merge_adapter(self, folder: Path, scale: float = 1.0) -> None:
         """Add scale * LoRA to the transformer's weights for good, and fill the projector."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from strsr_models.errors import UsageError
 
 from ...system.atomic import cannot_write, writing
-from ...system.console import Tell
+from ...system.console import Tell, make_console
+from ...system.terminal import takes_escapes
 from .folder import Run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         """Open the live line, where there is a terminal for it."""
-        if self.main and sys.stderr.isatty():
+        if self.main and takes_escapes(sys.stderr):
             self._live = _live_line(self.steps)
         if self._live is not None:
             self._live.start()
@@ -118,7 +119,6 @@ class Progress:
 def _live_line(steps: int) -> Any:
     """A rich progress bar, or None where rich is not installed."""
     try:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
         return None
@@ -129,7 +129,7 @@ def _live_line(steps: int) -> Any:
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[numbers]}"),
-        console=Console(stderr=True),
+        console=make_console(stderr=True),
     )
     live.add_task("", total=steps, numbers="", speed="")
     return live

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from strsr_models import DeviceError, UsageError, WeightsError, load_pipeline
+from strsr_models import MODELS, DeviceError, UsageError, WeightsError, load_pipeline
+from strsr_models.checkpoints import published
 from strsr_models.pipelines.lite import LitePipeline
 
 
@@ -69,3 +70,7 @@ def test_weights_of_another_family_are_told_whose_they_are(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"family": "zimage"}')
     with pytest.raises(WeightsError, match=r"config\.json: of --model zimage, not lite"):
         load_pipeline("lite", tmp_path)
+
+
+def test_the_light_table_has_the_names_of_all_families() -> None:
+    assert set(published.MODELS) == set(MODELS)

@@ -1,0 +1,48 @@
+"""Whether a stream may be sent escape codes, for colours and bars. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# Asks typer to draw its pages and errors without codes, whatever it thinks of the terminal.
+TYPER_PLAIN = "_TYPER_FORCE_DISABLE_TERMINAL"
+# What makes typer believe that any stream is a terminal, though nobody has asked for colours by it.
+MISLEADING = ("PY_COLORS", "GITHUB_ACTIONS")
+
+
+def takes_escapes(stream: Any) -> bool:
+    """Whether a stream is a terminal that understands escape codes, and the user has not asked for none.
+
+    NO_COLOR means none at all here: bold type and bars that move are codes too.
+    """
+    return not _unwanted() and is_terminal(stream)
+
+
+def takes_colors(stream: Any) -> bool:
+    """Whether pages and tables on a stream may have colours: FORCE_COLOR asks for them where no terminal is."""
+    return takes_escapes(stream) or (not _unwanted() and bool(os.environ.get("FORCE_COLOR")))
+
+
+def _unwanted() -> bool:
+    """Whether the environment asks for no escape codes."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal, of whatever kind."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        # It is none of Python's streams, or closed.
+        return False
+
+
+def plain_pages(streams: list[Any]) -> None:
+    """Let typer write its help pages and errors without escape codes where they are not wanted.
+
+    A stream that is no terminal gets none from typer anyhow, as long as nothing in the environment misleads it.
+    """
+    misled = any(os.environ.get(name) for name in MISLEADING)
+    if _unwanted() or (misled and not all(map(takes_colors, streams))):
+        os.environ[TYPER_PLAIN] = "1"

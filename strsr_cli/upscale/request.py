@@ -1,0 +1,62 @@
+"""What a command asks for, checked before any picture is: also where there turns out to be nothing to do.
+
+Nothing is loaded for that; PyTorch is only where a device is named that nobody else can know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from strsr_models.checkpoints.adapter import adapter_files, check_family
+from strsr_models.checkpoints.lite import read_lite_config
+from strsr_models.checkpoints.locations import CONFIG_NAME, WEIGHTS_NAME, weights_folder
+from strsr_models.checkpoints.published import check_model, needed_pieces, require_pieces
+from strsr_models.errors import UsageError, WeightsError
+
+from ..batch.plan import Plan
+from ..batch.state import BatchState
+from .options import UpscaleOptions
+
+
+def check_request(options: UpscaleOptions) -> None:
+    """Raise UsageError, WeightsError or DeviceError for a model, weights or a device that is not there."""
+    check_model(options.model)
+    if options.weights is not None:
+        check_weights(options.model, weights_folder(options.weights))
+    big = options.big
+    if big is not None and big.models_dir is not None:
+        pieces = needed_pieces(options.model, big.conditioning, options.weights is None)
+        require_pieces(big.models_dir, pieces)
+    if not set(options.device.split(",")) <= {"auto", "cpu"}:
+        from strsr_models.compute.devices import resolve_devices
+
+        resolve_devices(options.device, options.local)
+
+
+def check_weights(model: str, folder: Path) -> None:
+    """Raise WeightsError for a folder that holds no weights of that model, as far as its files' beginnings tell."""
+    if model != "lite":
+        check_family(folder, model)
+        adapter_files(folder)
+        return
+    read_lite_config(folder / CONFIG_NAME)
+    path = folder / WEIGHTS_NAME
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Its header alone is read.
+        with safe_open(path, "numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read as safetensors, get it again if it is damaged ({error})"
+        ) from error
+
+
+def check_replaced(plan: Plan, state: BatchState, replace: bool) -> None:
+    """Raise UsageError where OUTPUT names a file of somebody's, or --replace stands where OUTPUT names no file."""
+    if plan.single is not None:
+        if not replace:
+            state.check_own(plan.single)
+    elif replace and any(job.target is not None for job in plan.jobs):
+        raise UsageError("--replace: is for one OUTPUT file; in a folder --overwrite makes outputs again")
