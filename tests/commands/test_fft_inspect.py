@@ -18,7 +18,7 @@ from skimage import data
 from typer.testing import Result
 
 from strsr_cli.batch.job import Job
-from strsr_cli.images.color import to_tensor
+from strsr_cli.images.color.restorer import to_tensor
 from strsr_cli.images.read import read_image
 from strsr_cli.inspection.inspect import find_sources
 from strsr_cli.inspection.measure import fitted_slope, high_energy, inspect_image, log_spectrum
