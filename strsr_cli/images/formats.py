@@ -49,13 +49,18 @@ BMP_HEADERS = [bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A file format that can be written, and what it can hold. side, area: largest in px, or None."""
+    """A file format that can be written, and what it can hold. side, area: largest in px, or None.
+
+    gray: whether it holds gray pixels as such, with a profile of gray.
+    """
 
     pillow: str
     suffix: str
     alpha: bool
     deep: bool  # 16 bits
     floats: bool = False
+    gray: bool = True
+    profile: bool = True
     side: int | None = None
     area: int | None = None
 
@@ -64,11 +69,11 @@ OUTPUT_FORMATS = {
     "png": OutputFormat("PNG", ".png", alpha=True, deep=True),
     # JPEG itself ends at 65,535; libjpeg, which nearly everything writes and reads it by, ends here.
     "jpg": OutputFormat("JPEG", ".jpg", alpha=False, deep=False, side=65_500),
-    "webp": OutputFormat("WEBP", ".webp", alpha=True, deep=False, side=16_383),
+    "webp": OutputFormat("WEBP", ".webp", alpha=True, deep=False, gray=False, side=16_383),
     "tif": OutputFormat("TIFF", ".tif", alpha=True, deep=True, floats=True),
-    "bmp": OutputFormat("BMP", ".bmp", alpha=False, deep=False, area=(2**32 - 2**16) // 3),
+    "bmp": OutputFormat("BMP", ".bmp", alpha=False, deep=False, profile=False, area=(2**32 - 2**16) // 3),
     # AV1 itself ends at 65,536; what libavif reads ends here, and so do most programs.
-    "avif": OutputFormat("AVIF", ".avif", alpha=True, deep=False, side=32_768, area=2**28),
+    "avif": OutputFormat("AVIF", ".avif", alpha=True, deep=False, gray=False, side=32_768, area=2**28),
 }
 
 

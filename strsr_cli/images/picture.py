@@ -14,9 +14,10 @@ class Picture:
     """Decoded pixels, upright.
 
     color: (h, w, 3), or (h, w, 1) for gray pictures; uint8, uint16, or float32 near [0, 1]. alpha:
-    (h, w, 1) of the same type, or None. icc: the colour profile's bytes, or None. format: Pillow's
-    name, such as "PNG". white: the numbers that were 1 in the file, of colours and of alpha; files of floats
-    get them back.
+    (h, w, 1) of the same type, or None. icc: the colour profile's bytes, or None; always one of these
+    channels. format: Pillow's name, such as "PNG". white: the numbers that were 1 in the file, of colours
+    and of alpha; files of floats get them back. color_chunks: (type, body) of the chunks by which a PNG
+    states the same colours as the profile.
     """
 
     color: np.ndarray
@@ -25,6 +26,7 @@ class Picture:
     format: str
     metadata: Metadata = field(default_factory=Metadata)
     white: tuple[float, float] = (1.0, 1.0)
+    color_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
     def rgb8(self) -> np.ndarray:
         """Return the colours as (h, w, 3) uint8, without alpha."""

@@ -20,14 +20,18 @@ from strsr_models.errors import ImageError, first_line
 
 from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page_file
 from .codecs import png as png_files
-from .codecs.avif import Aperture
-from .codecs.jpeg import check_scans
+from .codecs.avif import Aperture, read_color_chunks
+from .codecs.jpeg import check_jpeg
 from .codecs.jpeg_damage import is_damaged
 from .codecs.jxl import jxl_size
 from .codecs.pillow_reader import QuietPillow, blocks_of, load_pixels, pixels_of, view_of, warn_of_view
 from .codecs.pillow_reader import log as pillow_log
 from .codecs.tiff import kinds, pages
 from .codecs.tiff import pixels as tiff_pixels
+from .color.numbers import Chunks, stated_colors
+from .color.numbers import log as numbers_log
+from .color.profiles import fit_profile
+from .color.profiles import log as profiles_log
 from .formats import HEAD, MAX_PIXELS, READABLE, check_pixels, load_reader, sniff
 from .metadata.blocks import LIMIT, collect, within_limit
 from .metadata.blocks import log as metadata_log
@@ -37,6 +41,7 @@ from .metadata.segments import read_segments
 from .picture import Picture, apply_orientation, split_alpha
 
 log = logging.getLogger(__name__)
+BOXED = ("AVIF", "HEIF")  # files of boxes, which may state colours by number
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -82,7 +87,7 @@ def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture
                 with animation.lock:
                     if animation.facts is None:
                         animation.facts = _facts_of(animation, str(path))
-                orientation, icc, metadata = animation.facts
+                orientation, icc, chunks, metadata = animation.facts
                 pixels = animation.frame(number)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -93,22 +98,25 @@ def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture
         kind=kind,
         metadata=metadata,
         name=name,
+        chunks=chunks,
     )
 
 
-def _facts_of(animation: Animation, name: str) -> tuple[int, object, Metadata]:
-    """Return the orientation, profile and metadata of an animation as a whole."""
+def _facts_of(animation: Animation, name: str) -> tuple[int, object, Chunks, Metadata]:
+    """Return the orientation, profile, colours by number and metadata of an animation as a whole."""
     if animation.kind == "PNG":
         png = png_files.parse_png(animation.data, LIMIT, whole=False)
         warn_of_view(name, Aperture(shape=png.shape))
         blocks = png_files.png_blocks(png)
-        return blocks.orientation, png.icc, collect(blocks, name)
+        return blocks.orientation, png.icc, png.color_chunks, collect(blocks, name)
     if animation.lacks_end_mark:
         log.warning("%s: has no end mark, so that there may have been more frames", name)
     with Image.open(BytesIO(animation.data), formats=(animation.kind,)) as image:
         warn_of_view(name, view_of(image, BytesIO(animation.data)))
         blocks = blocks_of(image)
-        return blocks.orientation, image.info.get("icc_profile"), collect(blocks, name)
+        icc = image.info.get("icc_profile")
+        chunks = () if icc or animation.kind not in BOXED else read_color_chunks(BytesIO(animation.data))
+        return blocks.orientation, icc, chunks, collect(blocks, name)
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
@@ -189,7 +197,7 @@ def without_remarks(silent: bool) -> Iterator[None]:
 
 
 # The loggers of all that reads: a picture that is read twice is warned of once.
-for _logger in (log, metadata_log, pillow_log):
+for _logger in (log, metadata_log, pillow_log, numbers_log, profiles_log):
     _logger.addFilter(lambda record: not _SILENT.get())
 
 
@@ -242,7 +250,7 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     if png.depth == 16:
         pixels = png_files.read_deep_png(png)
     else:
-        pixels, _ = load_pixels(BytesIO(png.still), "PNG")
+        pixels, _ = load_pixels(BytesIO(png.still), "PNG", name)
     warn_of_view(name, Aperture(shape=png.shape))
     blocks = png_files.png_blocks(png)
     return _picture(
@@ -252,6 +260,7 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         kind="PNG",
         metadata=collect(blocks, name),
         name=name,
+        chunks=png.color_chunks,
     )
 
 
@@ -273,7 +282,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
         if white[0] != 1:
             log.warning("%s: its floats go far beyond 1: %g is taken as white", name, white[0])
     else:
-        pixels, mode = tiff_pixels.read_shallow_tiff(page, file)
+        pixels, mode = tiff_pixels.read_shallow_tiff(page, file, name)
         icc = None if mode == "CMYK" else icc
     warn_of_view(name, Aperture(shape=pages.shape_of(page)))
     # Both readers of TIFF have turned the pixels by the tag, and know nothing of XMP.
@@ -292,9 +301,8 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
 def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Picture:
     """Decode a file of any format that Pillow alone reads."""
     data = file.read() if kind == "JPEG" else b""
-    if data:
-        check_scans(data)
-        file.seek(0)
+    whole_profile = kind != "JPEG" or check_jpeg(data)
+    file.seek(0)
     _check_jxl(file, kind, max_pixels, name)
     with Image.open(file, formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, name)
@@ -303,13 +311,17 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         if frames > 1 and image.format != "MPO":
             _warn_of_frames(name, frames)
         image.load()
+        if not whole_profile:
+            log.warning("%s: parts of its colour profile are missing: it was dropped", name)
+            image.info.pop("icc_profile", None)
         blocks = blocks_of(image)
         if data:
             blocks.comment, blocks.iptc, blocks.behind = read_segments(data)
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
+        chunks = read_color_chunks(file) if kind in BOXED and not icc else ()
         view = view_of(image, file)
         warn_of_view(name, view)
-        pixels = view.cut(pixels_of(image))
+        pixels = view.cut(pixels_of(image, name))
     # Pillow's copy of the pixels goes before they are turned, which takes another.
     del image
     if kind == "JPEG" and is_damaged(data):
@@ -321,6 +333,7 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         kind=kind,
         metadata=collect(blocks, name),
         name=name,
+        chunks=chunks,
     )
 
 
@@ -344,16 +357,24 @@ def _picture(
     metadata: Metadata,
     name: str,
     white: tuple[float, float] = (1.0, 1.0),
+    chunks: Chunks = (),
 ) -> Picture:
-    """Make a Picture of stored pixels (h, w[, c]), turned upright; too large a profile is dropped."""
+    """Make a Picture of stored pixels (h, w[, c]), turned upright; too large a profile is dropped.
+
+    chunks: the colours by number, of PNG's kinds.
+    """
     color, alpha = split_alpha(apply_orientation(pixels, orientation))
+    profile = within_limit(icc, "ICC profile", name)
+    stated = stated_colors(profile, chunks, gray=color.shape[2] == 1, name=name)
+    color, profile = fit_profile(color, stated.icc, name, gray_inside=kind in BOXED)
     return Picture(
         color,
         alpha,
-        icc=within_limit(icc, "ICC profile", name),
+        icc=profile,
         format=kind,
         metadata=replace(metadata, size=color.shape[:2]),
         white=white,
+        color_chunks=stated.chunks,
     )
 
 

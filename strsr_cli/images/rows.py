@@ -18,7 +18,7 @@ class RowLayout:
     """A picture without its pixels: height and width in px, channels with alpha last, and their type.
 
     channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha. dtype: uint8, uint16, or float32 near [0, 1].
-    white: what 1 is to be in files of floats, of colours and of alpha.
+    white: what 1 is to be in files of floats, of colours and of alpha. icc, color_chunks: as a Picture has them.
     """
 
     height: int
@@ -28,6 +28,7 @@ class RowLayout:
     icc: bytes | None = None
     metadata: Metadata = field(default_factory=Metadata)
     white: tuple[float, float] = (1.0, 1.0)
+    color_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         # Callers may say np.uint8, which is no dtype yet.

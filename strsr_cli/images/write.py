@@ -16,6 +16,7 @@ from .codecs.jpeg import write_jpeg
 from .codecs.pillow_writer import write_bmp, write_whole
 from .codecs.png_writer import write_png
 from .codecs.tiff.writer import write_tiff
+from .color.profiles import rgb_profile_of, srgb_converter
 from .formats import OUTPUT_FORMATS, PNG_COMPRESSION, QUALITY, OutputFormat, check_fits
 from .picture import Picture, to_8bit, to_16bit
 from .rows import RowLayout
@@ -43,7 +44,7 @@ def write_image(
     bands: (n, width, channels) of any heights from the top, with as many rows in all as the layout; taken
     one at a time, as they are needed, and cut anew: the file's bytes do not depend on how they were cut.
     What the format cannot hold is brought to what it can: floats to 16 bits, 16 bits to 8, transparency
-    onto white. WebP and AVIF gather the whole picture; the others hold some 50 MB at most. Threads may
+    onto white, gray with a profile to equal channels with one of RGB, other colours than sRGB's to sRGB. WebP and AVIF gather the whole picture; the others hold some 50 MB at most. Threads may
     write at the same time.
     Raises ImageError when the picture is too large for the format or cannot be encoded, OSError when the
     file cannot be written, and whatever the bands raise; what is in the file is then no picture.
@@ -56,6 +57,8 @@ def write_image(
         layout.metadata.warn_of_lost(form.pillow, iptc=kind in ("jpg", "tif"), comment=kind == "jpg")
     held = _layout_held(form, layout)
     bands = _convert(_check(_mark_errors(bands), layout), held)
+    if layout.icc is not None and not form.profile:
+        bands = map(srgb_converter(layout.icc, held.channels == 1), bands)
     try:
         if kind == "png":
             write_png(file, held, bands, settings.png_compression)
@@ -87,6 +90,7 @@ def encode_image(picture: Picture, kind: str, settings: EncodeSettings) -> bytes
         channels,
         dtype=picture.color.dtype,
         icc=picture.icc,
+        color_chunks=picture.color_chunks,
         metadata=picture.metadata,
         white=picture.white,
     )
@@ -135,12 +139,16 @@ def _layout_held(form: OutputFormat, layout: RowLayout) -> RowLayout:
     channels = layout.channels
     if not form.alpha and channels in (2, 4):
         channels -= 1
+    icc = layout.icc if form.profile else None
+    # Only JPEG, PNG and TIFF know gray pixels, and profiles of them.
+    if icc is not None and channels < 3 and not form.gray:
+        icc, channels = rgb_profile_of(icc), channels + 2
     dtype = layout.dtype
     if not form.deep:
         dtype = np.dtype(np.uint8)
     elif not form.floats and dtype == np.float32:
         dtype = np.dtype(np.uint16)
-    return replace(layout, channels=channels, dtype=dtype)
+    return replace(layout, channels=channels, dtype=dtype, icc=icc)
 
 
 def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
@@ -152,7 +160,9 @@ def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndar
             continue
         for top in range(0, len(band), layout.strip_rows):
             pixels = band[top : top + layout.strip_rows]
-            if pixels.shape[2] == layout.channels + 1:
+            if pixels.shape[2] == layout.channels - 2:
+                pixels = np.concatenate([pixels[..., :1].repeat(3, axis=2), pixels[..., 1:]], axis=2)
+            elif pixels.shape[2] == layout.channels + 1:
                 pixels = _put_on_white(pixels[..., :-1], pixels[..., -1:])
             if pixels.dtype != layout.dtype:
                 pixels = to_8bit(pixels) if layout.dtype == np.uint8 else to_16bit(pixels)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from strsr_models.errors import ImageError, UsageError
 
-from ..images.color import to_tensor
+from ..images.color.restorer import to_tensor
 from ..images.find import find_images, identity
 from ..images.formats import MAX_PIXELS
 from ..images.read import read_image

@@ -20,7 +20,7 @@ from .. import __version__
 from ..batch.job import STREAM, Job
 from ..batch.plan import fitting_size
 from ..batch.report import about
-from ..images.color import fill_transparent, profile_problem, to_tensor
+from ..images.color.restorer import fill_transparent, to_tensor
 from ..images.picture import Picture
 from ..images.read import decode_image, read_frame, read_image, read_size, without_remarks
 from ..images.rows import RowLayout
@@ -57,13 +57,6 @@ class Inputs:
                 if self.stream is None:
                     self.stream = job.read_stream()
                 picture = decode_image(self.stream, name, self.max_pixels)
-        problem = None if again else profile_problem(picture)
-        if problem:
-            log.warning(
-                "%s: its colour profile cannot be used, its numbers are taken as sRGB's: %s",
-                job.name,
-                problem,
-            )
         height, width = picture.color.shape[:2]
         # A picture that is too large fails before any network sees it.
         fitting_size(job, height, width, self.scale)

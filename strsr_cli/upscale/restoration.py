@@ -13,7 +13,7 @@ from strsr_models import OneStepPipeline
 from strsr_models.encoders.lite import reduced, reduction
 from strsr_models.tiling.walk import TiledPicture
 
-from ..images.color import ColorRestorer, network_input
+from ..images.color.restorer import ColorRestorer, network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.rows import RowLayout
@@ -61,6 +61,7 @@ class Restoration:
             channels=self.color_restorer.channels,
             dtype=self.picture.color.dtype,
             icc=self.picture.icc,
+            color_chunks=self.picture.color_chunks,
             metadata=metadata,
             white=self.picture.white,
         )

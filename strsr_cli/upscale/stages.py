@@ -38,7 +38,7 @@ from strsr_models.tiling.memory import MemoryBudget, fitting_batch
 from ..batch.job import Job
 from ..batch.report import Reporter
 from ..batch.state import BatchState
-from ..images.color import network_input
+from ..images.color.restorer import network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture, split_alpha
 from ..images.write import EncodeSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -41,18 +42,18 @@ def matrix_to_xyz(primaries: Any) -> np.ndarray:
     return adapt @ to_d65
 
 
-def matrix_profile(primaries: Any, gamma: float) -> bytes:
-    """An ICC profile, version 2.4, of an RGB display with the given primaries and one gamma."""
+def matrix_profile(primaries: Any, gamma: float, blue_gamma: float | None = None) -> bytes:
+    """An ICC profile, version 2.4, of an RGB display with the given primaries and one gamma, or blue's own."""
     matrix = matrix_to_xyz(primaries)
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    gammas = (gamma, gamma, gamma if blue_gamma is None else blue_gamma)
     tags = {
         b"wtpt": _xyz_tag(xyz(D50)),
         b"cprt": b"text\0\0\0\0none\0\0\0\0",
         b"desc": _desc_tag(b"made by code"),
     }
-    for name, column in zip(b"rgb", matrix.T, strict=True):
+    for name, column, power in zip(b"rgb", matrix.T, gammas, strict=True):
         tags[bytes([name]) + b"XYZ"] = _xyz_tag(column)
-        tags[bytes([name]) + b"TRC"] = curve
+        tags[bytes([name]) + b"TRC"] = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(power * 256)) + b"\0\0"
     return _profile(b"RGB ", tags)
 
 
@@ -65,13 +66,70 @@ def gray_profile(gamma: float) -> bytes:
 
 def ink_profile(inks: tuple[int, int, int]) -> bytes:
     """A CMYK profile by whose table all ink is of one colour, in CIELAB's 8 bits; no ink is white."""
+    return ink_profile_of(bytes((255, 128, 128)) + bytes(inks) * 15)
+
+
+def ink_profile_of(nodes: bytes) -> bytes:
+    """A CMYK profile by CIELAB, in 8 bits, of no ink, all black, all yellow, black and yellow, and so on."""
     straight = bytes(range(256))
-    nodes = bytes((255, 128, 128)) + bytes(inks) * 15
     matrix = struct.pack(">9i", *(65536 * (row == column) for row in range(3) for column in range(3)))
     table = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + matrix + straight * 4 + nodes + straight * 3
     tags = {b"wtpt": _xyz_tag(xyz(D50)), b"cprt": b"text\0\0\0\0none\0\0\0\0", b"desc": _desc_tag(b"inks")}
-    profile = _profile(b"CMYK", {**tags, b"A2B0": table})
+    profile = _profile(b"CMYK", {**tags, b"A2B0": table, b"A2B1": table})
     return profile[:12] + b"prtrCMYKLab " + profile[24:]
+
+
+def scanner_profile() -> bytes:
+    """An RGB profile whose table leads to CIELAB alone: grays are gray, from L* 20 to white."""
+    straight = bytes(range(256))
+    corners = [(20, 0, 0), (32, 79, -108), (88, -86, 83), (91, -48, -14)]
+    corners += [(53, 80, 67), (60, 98, -61), (97, -22, 94), (100, 0, 0)]
+    nodes = b"".join(bytes((round(2.55 * light), a + 128, b + 128)) for light, a, b in corners)
+    matrix = struct.pack(">9i", *(65536 * (row == column) for row in range(3) for column in range(3)))
+    table = b"mft1\0\0\0\0" + bytes((3, 3, 2, 0)) + matrix + straight * 3 + nodes + straight * 3
+    tags = {b"wtpt": _xyz_tag(xyz(D50)), b"cprt": b"text\0\0\0\0none\0\0\0\0", b"desc": _desc_tag(b"scan")}
+    profile = _profile(b"RGB ", {**tags, b"A2B0": table, b"A2B1": table})
+    return profile[:12] + b"scnrRGB Lab " + profile[24:]
+
+
+def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with more chunks (type, body) right after its header."""
+    made = b""
+    for kind, body in chunks:
+        made += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return png[:33] + made + png[33:]
+
+
+def chunks_of(png: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG, type to body; of several of a type the last."""
+    at, chunks = 8, {}
+    while at < len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        chunks[kind] = png[at + 8 : at + 8 + length]
+        at += 12 + length
+    return chunks
+
+
+def bmp_with_alpha(pixels: np.ndarray, header: int) -> bytes:
+    """A BMP of pixels (h, w, 4), RGBA, by bit fields. header: 56 (V3), 108 (V4) or 124 (V5) bytes."""
+    height, width = pixels.shape[:2]
+    body = np.ascontiguousarray(pixels[::-1, :, [2, 1, 0, 3]]).tobytes()
+    head = struct.pack("<IiiHHIIiiII", header, width, height, 1, 32, 3, len(body), 2835, 2835, 0, 0)
+    head = (head + struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)).ljust(header, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + header + len(body), 0, 0, 14 + header) + head + body
+
+
+def press_profile() -> bytes:
+    """A CMYK profile of a pale press: CIELAB of the sixteen full overprints, and linear between them."""
+    filters = np.array([(0.25, 0.62, 0.85), (0.82, 0.28, 0.5), (0.95, 0.88, 0.3), (0.22, 0.22, 0.22)])
+    nodes = b""
+    for printed in np.ndindex(2, 2, 2, 2):
+        light = np.prod(np.where(np.array(printed)[:, None] == 1, filters, 1), axis=0) ** 2.2
+        x, y, z = matrix_to_xyz(SRGB_PRIMARIES) @ light / xyz(D50)
+        root_x, root_y, root_z = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))
+        lab = 2.55 * (116 * root_y - 16), 500 * (root_x - root_y) + 128, 200 * (root_y - root_z) + 128
+        nodes += bytes(round(value) for value in lab)
+    return ink_profile_of(nodes)
 
 
 def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:

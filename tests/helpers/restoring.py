@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from strsr_cli.images.color import fill_transparent
+from strsr_cli.images.color.restorer import fill_transparent
 from strsr_cli.images.picture import Picture, split_alpha
 from strsr_cli.upscale.restoration import begin
 from strsr_models import OneStepPipeline

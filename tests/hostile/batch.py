@@ -160,9 +160,7 @@ def judged(case: Case, batch: Batch) -> str:
     if isinstance(expected, Either):
         wanted = tuple(SCALE * side for side in expected.size)
         return "" if wanted == pixels.shape[:2] else f"{pixels.shape} in place of {wanted}"
-    # What is said of a profile names no file.
-    heard = batch.messages if case.group == "profile" else warnings_of(case, batch)
-    if expected.says and not any(expected.says in said for said in heard):
+    if expected.says and not any(expected.says in said for said in warnings_of(case, batch)):
         return f"no warning of {expected.says!r}"
     return compared(pixels, expected)
 

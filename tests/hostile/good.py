@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from ..helpers.image_files import bmp_with_alpha
 from ..helpers.tiff_files import float_differences, lzw, packed, tiff_by_hand
 from .cases import (
     HEIGHT,
@@ -302,6 +303,9 @@ def bmp_files() -> Iterator[Case]:
     yield case("bmp/32-bit.bmp", bmp(WIDTH, HEIGHT, 32, unused[::-1].tobytes()), Made(color()))
     red, green, blue = (color()[..., n].astype(np.uint16) >> 3 for n in range(3))
     short = (red << 10 | green << 5 | blue)[::-1].astype("<u2").tobytes()
+    hidden = np.dstack([color(), np.zeros((HEIGHT, WIDTH, 1), np.uint8)])
+    for header in (56, 108, 124):
+        yield case(f"bmp/alpha-of-nothing-{header}.bmp", bmp_with_alpha(hidden, header), Made(color()))
     yield case("bmp/16-bit.bmp", bmp(WIDTH, HEIGHT, 16, short), Made(color(), LOSSY))
     grays = b"".join(bytes((n, n, n, 0)) for n in range(256))
     runs = b"".join(bytes((1, value)) for row in gray()[::-1, :, 0] for value in row) + b"\0\1"

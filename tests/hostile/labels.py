@@ -50,7 +50,8 @@ DAMAGED_EXIF = {
 
 
 def labelled_files() -> list[Case]:
-    makers = (oriented_files, profile_files, exif_files, xmp_files, sized_files, view_files, suffix_files)
+    makers = (oriented_files, profile_files, numbered_files, exif_files, xmp_files, sized_files, view_files)
+    makers += (suffix_files,)
     return [made for maker in makers for made in maker()]
 
 
@@ -109,19 +110,49 @@ def profile_files() -> Iterator[Case]:
         ("one-byte", b"x"),
         ("of-gray", gray_profile(1.8)),
         ("of-inks", ink_profile((100, 120, 60))),
+        ("device-link", adobe[:12] + b"link" + adobe[16:]),
         ("tags-outside", adobe[:132] + b"rXYZ\xff\xff\xff\xff\xff\xff\xff\xff" + adobe[144:]),
         ("says-4-gb", b"\xff\xff\xff\xff" + adobe[4:]),
     ):
         says = "" if name in ("says-4-gb", "tags-outside") else unused  # LittleCMS may go without
         yield case(f"profile/{name}.png", pillow(color(), "PNG", icc_profile=data), Made(color(), says=says))
     other = pillow(gray(), "PNG", icc_profile=adobe)
-    yield case("profile/of-rgb-in-gray.png", other, Made(gray(), says=unused))
+    yield case("profile/of-rgb-in-gray.png", other, Made(gray()))
+    grays = pillow(Image.fromarray(gray()[..., 0]).convert("P"), "PNG", icc_profile=adobe)
+    yield case("profile/of-rgb-in-palette-of-grays.png", grays, Made(gray()))
+    lone = b"ICC_PROFILE\0\1\2" + adobe
+    segment = b"\xff\xe2" + struct.pack(">H", len(lone) + 2) + lone
+    plain_jpeg = pillow(color(), "JPEG", **plain)
+    cut = plain_jpeg[:2] + segment + plain_jpeg[2:]
+    yield case("profile/lacks-a-segment.jpg", cut, Made(color(), says="parts of its colour profile"))
+    inks = Image.fromarray(color()).convert("CMYK")
+    of_inks = pillow(inks, "TIFF", icc_profile=NOISE[:3000])
+    yield case("profile/of-inks-noise.tif", of_inks, Made(color(), LOSSY, says=unused))
     big = pillow(color(), "PNG", icc_profile=NOISE)
     yield case("profile/5-mb.png", big, Made(color(), says="ICC profile"))
     bomb = png(color(), 8, 2, chunk(b"iCCP", b"x\0\0" + zlib_bomb()))
     yield case("profile/64-mb-in-60-kb.png", bomb, Made(color(), says="ICC profile"))
     no_zlib = png(color(), 8, 2, chunk(b"iCCP", b"no zero, no method"))
-    yield case("profile/no-content.png", no_zlib, Made(color()))
+    yield case("profile/no-content.png", no_zlib, Made(color(), says="ICC profile"))
+
+
+def numbered_files() -> Iterator[Case]:
+    """Colours by PNG's chunks: used where they can be, else told of."""
+    by_number = "its colours by number"
+    for name, kind, body, says in (
+        ("p3", b"cICP", bytes((12, 13, 0, 1)), ""),
+        ("pq", b"cICP", bytes((9, 16, 0, 1)), "HDR (PQ)"),
+        ("hlg", b"cICP", bytes((9, 18, 0, 1)), "HDR (HLG)"),
+        ("unknown", b"cICP", bytes((77, 13, 0, 1)), by_number),
+        ("of-ycbcr", b"cICP", bytes((9, 16, 9, 0)), by_number),
+        ("one-byte", b"cICP", b"\1", by_number),
+        ("gamma-1", b"gAMA", struct.pack(">I", 100_000), ""),
+        ("gamma-0", b"gAMA", bytes(4), by_number),
+        ("primaries-0", b"cHRM", bytes(32), by_number),
+        ("short", b"cHRM", bytes(5), by_number),
+    ):
+        data = png(color(), 8, 2, chunk(kind, body))
+        yield case(f"numbers/{name}.png", data, Made(color(), says=says))
 
 
 def exif_files() -> Iterator[Case]:

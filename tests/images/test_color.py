@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import color as sk_color
 from skimage import data as sk_data
 
-from strsr_cli.images.color import network_input, profile_problem, space_of, to_tensor, without_hidden
+from strsr_cli.images.color.restorer import network_input, space_of, to_tensor, without_hidden
 from strsr_cli.images.picture import Picture
 from strsr_models import OneStepPipeline, load_pipeline
 
@@ -22,6 +22,7 @@ from ..helpers.image_files import (
     gray_profile,
     matrix_profile,
     matrix_to_xyz,
+    scanner_profile,
 )
 from ..helpers.restoring import restored
 
@@ -174,16 +175,22 @@ def test_gray_stays_gray_in_its_own_space() -> None:
     assert shown.mean().item() == pytest.approx(1.055 * linear ** (1 / 2.4) - 0.055, abs=2 / 255)
 
 
-def test_a_profile_of_other_channels_is_carried_with_a_remark() -> None:
-    gray, sound = gray_profile(2.2), matrix_profile(*ADOBE_RGB)
-    for _ in range(2):
-        picture = pictured(small("coffee"), icc=gray)
-        assert space_of(picture) is None
-        assert profile_problem(picture) == "it is for GRAY"
-    damaged = pictured(small("coffee"), icc=b"nonsense" * 40)
-    assert space_of(damaged) is None
-    assert profile_problem(damaged)
-    assert profile_problem(pictured(small("coffee"), icc=sound)) is None
+@pytest.mark.parametrize("icc", [gray_profile(2.2), b"nonsense" * 40], ids=["gray", "damaged"])
+def test_profiles_of_no_use_leave_the_numbers(icc: bytes) -> None:
+    picture = pictured(small("coffee"), icc=icc)
+    assert space_of(picture) is None
+    np.testing.assert_array_equal(network_input(picture), to_tensor(picture.color))
+
+
+def test_a_profile_that_leads_one_way_is_used_that_way() -> None:
+    """A scanner's table tells what its numbers look like, and not which numbers a colour has."""
+    picture = pictured(small("coffee"), icc=scanner_profile())
+    space = space_of(picture)
+    assert space is not None
+    shown = network_input(picture)
+    # The table's cube is sRGB's but for the darkest corner, of L* 20.
+    assert shown.min() > 0.1
+    assert (space.from_srgb(shown) - shown).abs().max() < 1e-6
 
 
 def test_floats_keep_what_lies_beyond_white() -> None:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from strsr_cli.images.color import compress, expand
-from strsr_cli.images.floats import white_of
+from strsr_cli.images.color.floats import white_of
+from strsr_cli.images.color.restorer import compress, expand
 from strsr_cli.images.picture import Picture
 from strsr_cli.images.read import decode_image
 from strsr_cli.images.write import EncodeSettings, encode_image

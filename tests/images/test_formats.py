@@ -24,6 +24,7 @@ from strsr_cli.images.formats import OUTPUT_FORMATS, check_fits, sniff
 from strsr_cli.images.picture import Picture
 from strsr_cli.images.read import decode_image
 from strsr_cli.images.write import EncodeSettings, encode_image
+from strsr_cli.upscale import stages
 from strsr_models import ImageError
 
 from ..helpers.image_files import ink_profile, small_files
@@ -344,14 +345,15 @@ def test_pillows_own_limit_is_only_lifted_while_we_look() -> None:
 
 
 def test_outputs_that_a_format_cannot_hold_are_refused_early(
-    strsr: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    strsr: Run, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nothing is loaded for what cannot be written.
+    monkeypatch.setattr(stages, "load_stages", lambda *_: pytest.fail("loaded"))
     Image.new("L", (8192, 1)).save(tmp_path / "wide.png")
     for kind, limit in (("webp", "16,383"), ("avif", "32,768"), ("jpg", "65,500")):
         scale = {"webp": "2", "avif": "5", "jpg": "9"}[kind]
         args = ("upscale", tmp_path / "wide.png", tmp_path / "out", "--format", kind, "--scale", scale)
-        # Weights that do not exist are no matter: nothing is loaded.
-        result = strsr(*args, "--weights", tmp_path / "none")
+        result = strsr(*args, "--weights", tiny_weights)
         assert result.exit_code == 1
         assert f"can hold ({limit} px a side); use --format png or tif, or a smaller --scale" in result.stderr
         assert "will fail" in strsr(*args, "--dry-run").stdout

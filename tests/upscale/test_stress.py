@@ -23,7 +23,7 @@ from strsr_cli.batch.report import Reporter
 from strsr_cli.batch.state import BatchState
 from strsr_cli.images import read as images
 from strsr_cli.images import write as encode
-from strsr_cli.images.color import ColorRestorer
+from strsr_cli.images.color.restorer import ColorRestorer
 from strsr_cli.system.atomic import TEMPORARY_PREFIX
 from strsr_cli.upscale.options import UpscaleOptions
 from strsr_cli.upscale.stages import upscale_batch

@@ -1,4 +1,4 @@
-"""What an AVIF file says of its picture that libavif leaves to programs: the crop, and the shape of pixels."""
+"""What an AVIF or HEIC file says of its picture that Pillow passes over: the crop, the shape of pixels, colours."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 LARGEST_META = 2**24  # bytes of a box that is read into memory
 MOST_BOXES = 4096
+UNSPECIFIED = 2  # among primaries and transfers of ITU-T H.273
 FULL_BOX = 4  # bytes of version and flags, with which some boxes begin
 
 
@@ -48,6 +49,24 @@ def read_aperture(file: BinaryIO, width: int, height: int) -> Aperture:
         return Aperture(shape=shape)
     crop = _crop(properties[b"clap"], width, height)
     return Aperture(crop, shape, odd=crop is None)
+
+
+def read_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
+    """Read the colours that an open file's main image states by number (nclx), as PNG's chunk (type, body) of them.
+
+    Nothing where there are none, or the boxes are damaged: whether a file is sound is for its decoder to say.
+    """
+    try:
+        bodies = [body for kind, body in _properties(_meta(file)) if kind == b"colr" and body[:4] == b"nclx"]
+        primaries, transfer = struct.unpack_from(">HH", bodies[0], 4)
+    except (struct.error, IndexError):
+        return ()
+    if primaries == UNSPECIFIED and transfer == UNSPECIFIED:
+        return ()
+    primaries = 1 if primaries == UNSPECIFIED else min(primaries, 255)
+    transfer = 13 if transfer == UNSPECIFIED else min(transfer, 255)
+    # The pixels have been made RGB of the full range.
+    return ((b"cICP", bytes([primaries, transfer, 0, 1])),)
 
 
 def _crop(body: bytes, width: int, height: int) -> tuple[int, int, int, int] | None:

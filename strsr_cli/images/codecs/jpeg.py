@@ -21,12 +21,19 @@ MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])")  # markers but for those tha
 JPEG_STRIP = 2**23  # bytes of pixels that libjpeg is given at a time
 RESTART_ROWS = 64  # eight rows of JPEG's blocks, after which its restart markers count from 0 again
 RST7, EOI = b"\xff\xd7", b"\xff\xd9"
+PROFILE, PROFILE_LETTERS = 0xE2, b"ICC_PROFILE\0"
 APPLICATION = range(0xE0, 0xF0)  # segments that do not concern the pixels
 START_OF_FRAME, START_OF_SCAN, END_OF_IMAGE = 0xC0, 0xDA, 0xD9
 COMMENT = 0xFE
 LONGEST_SEGMENT = 65_533
 # The place of JFIF's unit in a file that begins with it, and the unit of dots per centimetre.
 JFIF_UNIT, PER_CENTIMETRE = 13, 2
+
+
+def check_jpeg(data: bytes) -> bool:
+    """Tell whether the colour profile of a JPEG file, if it has one, is whole; ValueError for too many scans."""
+    check_scans(data)
+    return has_whole_profile(data)
 
 
 def check_scans(data: bytes) -> None:
@@ -43,6 +50,20 @@ def check_scans(data: bytes) -> None:
             scans += 1
         if scans > MOST_SCANS:
             raise ValueError(f"damaged: more than {MOST_SCANS} scans")
+
+
+def has_whole_profile(data: bytes) -> bool:
+    """Whether all the segments of a JPEG file's colour profile are there, each once; True where there are none."""
+    at = 2
+    numbers: list[int] = []
+    counts: set[int] = set()
+    while data[at : at + 1] == b"\xff" and data[at + 1] not in (START_OF_SCAN, END_OF_IMAGE):
+        segment = data[at + 4 : _next_segment(data, at)]
+        if data[at + 1] == PROFILE and segment.startswith(PROFILE_LETTERS) and len(segment) >= 14:
+            numbers.append(segment[12])
+            counts.add(segment[13])
+        at = _next_segment(data, at)
+    return not numbers or (counts == {len(numbers)} and sorted(numbers) == [*range(1, len(numbers) + 1)])
 
 
 def write_jpeg(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray], quality: int) -> None:

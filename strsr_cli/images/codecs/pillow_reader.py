@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from ..color.icc import flaw_of
 from ..metadata.blocks import Blocks
 from ..metadata.directories import short_tag
 from ..metadata.exif import ORIENTATION
@@ -60,14 +61,17 @@ def _silence_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def load_pixels(file: BinaryIO, kind: str) -> tuple[np.ndarray, str]:
-    """Decode a file to pixels, and name the mode that they had; Pillow's own copy of them is gone then."""
+def load_pixels(file: BinaryIO, kind: str, name: str) -> tuple[np.ndarray, str]:
+    """Decode a file to pixels, and name the mode that they had; Pillow's own copy of them is gone then.
+
+    name: the file's, for warnings.
+    """
     with Image.open(file, formats=(kind,)) as image:
         if kind == "TIFF":
             # By which Pillow would turn the pixels, where no tag does; that is decided elsewhere.
             image.info.pop("xmp", None)
         image.load()
-        return pixels_of(image), image.mode
+        return pixels_of(image, name), image.mode
 
 
 def blocks_of(image: Image.Image) -> Blocks:
@@ -106,20 +110,26 @@ def _restore_exif(blocks: Blocks, image: Image.Image) -> None:
             blocks.exif.first.tags[ORIENTATION] = short_tag(int(stated or 1), blocks.exif.order)
 
 
-def pixels_of(image: Image.Image) -> np.ndarray:
-    """Return pixels (h, w[, c]) of a loaded image, with the channels gray, gray-alpha, RGB or RGBA."""
+def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+    """Return pixels (h, w[, c]) of a loaded image, with the channels gray, gray-alpha, RGB or RGBA.
+
+    name: the file's, for warnings.
+    """
     if image.mode in ("F", "I;16"):
         return np.asarray(image)
     if image.mode == "I":
         raise ValueError("pixels of 32-bit integers; save it with 8 or 16 bits, or as 32-bit floats")
     if image.mode == "CMYK":
-        image = _from_cmyk(image)
+        image = _from_cmyk(image, name)
     has_alpha = image.has_transparency_data
     if image.mode in ("1", "L", "LA", "La"):
         mode = "LA" if has_alpha else "L"
     else:
         mode = "RGBA" if has_alpha else "RGB"
     pixels = _convert(image, mode)
+    # A BMP's fourth byte that is 0 everywhere has no meaning: every viewer shows such files opaque.
+    if has_alpha and image.format == "BMP" and not pixels[..., -1].any():
+        return np.ascontiguousarray(pixels[..., :-1])
     if image.mode in ("P", "PA") and _all_gray(pixels):
         return pixels[..., [0, 3]] if has_alpha else pixels[..., 0]
     return pixels
@@ -141,19 +151,25 @@ def _convert(image: Image.Image, mode: str) -> np.ndarray:
     return pixels
 
 
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """Convert inks to sRGB by their profile; without one, by Pillow's plain arithmetic."""
+def _from_cmyk(image: Image.Image, name: str) -> Image.Image:
+    """Convert inks to sRGB by their profile; without one that can be used, by Pillow's plain arithmetic."""
     from PIL import ImageCms
 
     if icc := image.info.get("icc_profile"):
         try:
+            if flaw := flaw_of(icc):
+                raise ValueError(flaw)
             srgb = ImageCms.createProfile("sRGB")
             inks = ImageCms.ImageCmsProfile(BytesIO(icc))
             faithful = ImageCms.Intent.RELATIVE_COLORIMETRIC
             if converted := ImageCms.profileToProfile(image, inks, srgb, faithful, outputMode="RGB"):
                 return converted
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            log.debug("profile of inks not used: %s", error)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+            log.warning(
+                "%s: its colour profile cannot be used, its inks are converted by plain arithmetic: %s",
+                name,
+                error,
+            )
     return image.convert("RGB")
 
 

@@ -98,6 +98,9 @@ def save_with_pillow(pixels: np.ndarray, form: str, **options: Any) -> bytes:
     elif form == "AVIF":
         options["subsampling"] = "4:0:0" if pixels.shape[2] == 1 else "4:4:4"
     image = Image.fromarray(np.ascontiguousarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels))
+    if form == "AVIF" and image.mode == "RGB":
+        # libavif rounds RGBA to YCbCr twice as well as RGB, and leaves out alpha that is opaque everywhere.
+        image.putalpha(255)
     buffer = BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()

@@ -21,6 +21,8 @@ METRE = 0.0254  # metres in an inch
 MOST_DROPPED = 20  # pieces that are named
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 UNDO = "undo it on a Mac: xcrun pngcrush -revert-iphone-optimizations IN OUT"
+# Colours by number, with the longest body that each may have.
+COLOR_CHUNKS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
@@ -39,6 +41,7 @@ class PngFile:
     key: bytes | None = None  # tRNS
     animated: bool = False
     icc: bytes | None = None
+    color_chunks: tuple[tuple[bytes, bytes], ...] = ()  # of COLOR_CHUNKS: (type, body)
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
@@ -107,9 +110,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
 def _take_metadata(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
     """Set what a chunk of metadata says in `png`."""
     if kind == b"iCCP":
-        png.icc = inflate(body.partition(b"\0")[2][1:], limit)
+        png.icc = inflate(body.partition(b"\0")[2][1:], limit) or None
         if png.icc is None:
             png.dropped.append("ICC profile")
+    elif kind in COLOR_CHUNKS:
+        png.color_chunks += ((kind, body[: COLOR_CHUNKS[kind] + 1]),)
     elif kind == b"eXIf":
         png.exif = body
     elif kind == b"pHYs" and len(body) == 9:

@@ -31,8 +31,10 @@ def write_png(file: BinaryIO, layout: RowLayout, bands: Iterable[np.ndarray], co
 
 
 def _metadata(layout: RowLayout) -> Iterator[bytes]:
-    """Build the chunks of profile, resolution, texts, IPTC, XMP and EXIF."""
+    """Build the chunks of colours by number, profile, resolution, texts, IPTC, XMP and EXIF."""
     meta = layout.metadata
+    for kind, body in layout.color_chunks:
+        yield chunk(kind, body)
     if layout.icc is not None:
         yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(layout.icc))
     if meta.dpi is not None:

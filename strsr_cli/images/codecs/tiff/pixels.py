@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from strsr_models.errors import first_line
 
-from ...floats import BAND, white_of
+from ...color.floats import BAND, white_of
 from ...picture import apply_orientation
 from ..pillow_reader import load_pixels
 from .kinds import NAMES, OF_BYTES, check_kind, describe, refusal
@@ -49,11 +49,11 @@ class DeepPixels:
     white: tuple[float, float] = (1.0, 1.0)
 
 
-def read_shallow_tiff(page: TiffPage, file: BinaryIO) -> tuple[np.ndarray, str]:
+def read_shallow_tiff(page: TiffPage, file: BinaryIO, name: str) -> tuple[np.ndarray, str]:
     """Decode the first page of an open file by Pillow; see `load_pixels`. ValueError as in `read_deep_tiff`."""
     file.seek(0)
     try:
-        return load_pixels(file, "TIFF")
+        return load_pixels(file, "TIFF", name)
     except UnidentifiedImageError as error:
         # Pillow knows no such combination of tags, or these are damaged.
         page.places(1, file.seek(0, 2))

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from strsr_models.tiling.enlargement import Enlargement
 
+from ..picture import Picture
 from .floats import has_highlights
-from .picture import Picture
 
 STEP = 5  # of 255 between the nodes of a table
 BAND = 256  # rows that go through a table at a time
@@ -222,38 +222,31 @@ class Space:
 
 def space_of(picture: Picture) -> Space | None:
     """Return the picture's space; None for sRGB, the space of pictures without a usable profile too."""
-    return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])[0]
-
-
-def profile_problem(picture: Picture) -> str | None:
-    """Say why a picture's profile cannot be used, so that its numbers are taken as sRGB's.
-
-    None where it can be used, or where there is none.
-    """
-    return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])[1]
+    return None if picture.icc is None else _space(picture.icc, picture.color.shape[2])
 
 
 @functools.lru_cache(maxsize=8)
-def _space(icc: bytes, channels: int) -> tuple[Space | None, str | None]:
-    """Return a profile's space and None; None twice for sRGB.
-
-    None and the reason come back for a profile that is damaged or belongs to other channels.
-    """
+def _space(icc: bytes, channels: int) -> Space | None:
+    """Return a profile's space; None for sRGB, and for a profile that is damaged or of other channels."""
     mode = "L" if channels == 1 else "RGB"
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(icc))
         if own.profile.xcolor_space.strip() != ("GRAY" if mode == "L" else "RGB"):
-            raise ValueError(f"it is for {own.profile.xcolor_space.strip()}")
+            return None
         srgb = ImageCms.createProfile("sRGB")
         forward = ImageCms.buildTransform(own, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
+        table = _table(forward, mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    same = _identity(table.ndim - 1, len(table), table.shape[-1])
+    if (table - same).abs().max() <= 2 / 255:
+        return None
+    try:
         backward = ImageCms.buildTransform(srgb, own, "RGB", mode, ImageCms.Intent.RELATIVE_COLORIMETRIC)
-        space = Space(_table(forward, mode), _table(backward, mode))
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        return None, str(error)
-    same = _identity(space.forward.ndim - 1, len(space.forward), space.forward.shape[-1])
-    if (space.forward - same).abs().max() <= 2 / 255:
-        return None, None
-    return space, None
+        return Space(table, _table(backward, mode))
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        # A scanner's table leads one way alone: what a network adds is added to its numbers as it is.
+        return Space(table, same)
 
 
 def _table(transform: ImageCms.ImageCmsTransform, mode: str) -> Tensor:
