@@ -89,6 +89,12 @@ class Job:
 
 T = TypeVar("T")
 
+# Of array jobs: the variable with the index, from 0, and the one with the count.
+ARRAYS = {
+    "AWS_BATCH_JOB_ARRAY_INDEX": "AWS_BATCH_JOB_ARRAY_SIZE",
+    "JOB_COMPLETION_INDEX": "STRSR_SHARDS",
+}
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -107,32 +113,83 @@ class Shard:
         return items[self.number - 1 :: self.count]
 
 
-def parse_shard(text: str) -> Shard:
-    """Return the shard that a text stands for: `2/4` is the second of four. Raises UsageError."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if match:
-        number, count = int(match[1]), int(match[2])
-        if 1 <= number <= count:
-            return Shard(number, count, source="--shard")
-    raise UsageError(f"--shard {text}: use K/N, the part and how many there are, such as 2/4")
+def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """Return the shard that a text stands for: `2/4` is the second of four; `auto/4` goes by the environment.
+
+    Raises UsageError for other texts, and for `auto` where the environment names no index.
+    """
+    match = re.fullmatch(r"(\d{1,6}|auto)/(\d{1,6})", text)
+    if match is None:
+        raise UsageError(f"--shard {text}: use K/N, the part and how many there are, such as 2/4")
+    count = int(match[2])
+    if match[1] == "auto":
+        return _auto_shard(count, environment, text)
+    number = int(match[1])
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {text}: use K/N, the part and how many there are, such as 2/4")
+    return Shard(number, count, source="--shard")
 
 
 def resolve_shard(given: str | None, environment: Mapping[str, str]) -> Shard:
     """Return the shard of this process: the one that --shard gives, else the one that the environment names.
 
-    torchrun, accelerate launch and srun put it into the environment. The GPU goes by the environment even
-    where the part is given. In an sbatch script itself, outside of srun, Slurm's variables speak of the job
-    and not of processes: they are not followed.
+    torchrun, accelerate launch and srun put it into the environment, as do array jobs of AWS Batch and indexed
+    Jobs of Kubernetes. The GPU goes by the environment even where the part is given. In an sbatch script itself,
+    outside of srun, Slurm's variables speak of the job and not of processes: they are not followed.
+    Raises UsageError for an index without a count, of which nobody can tell the part.
     """
-    launched = Shard()
+    launched = _launched_shard(environment)
+    if given is not None:
+        return replace(parse_shard(given, environment), local=launched.local)
+    return _array_shard(environment) if launched.count == 1 else launched
+
+
+def keeps_exit_code(environment: Mapping[str, str]) -> bool:
+    """Whether exit code 1, for images that failed, means to the launcher of this process what it means to us.
+
+    torchrun ends the other processes for it, and prints a traceback of its own.
+    """
+    return "TORCHELASTIC_RUN_ID" not in environment
+
+
+def _launched_shard(environment: Mapping[str, str]) -> Shard:
+    """Return the shard by torchrun, accelerate launch or srun; a single part without them."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        launched = _read_shard(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif environment.get("SLURM_STEP_ID", "").isdecimal():
+        return _read_shard(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if environment.get("SLURM_STEP_ID", "").isdecimal():
         tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
-        launched = _read_shard(environment, "SLURM_PROCID", tasks, "SLURM_LOCALID")
-    if given is None:
-        return launched
-    return replace(parse_shard(given), local=launched.local)
+        return _read_shard(environment, "SLURM_PROCID", tasks, "SLURM_LOCALID")
+    return Shard()
+
+
+def _array_shard(environment: Mapping[str, str]) -> Shard:
+    """Return the shard by AWS Batch or Kubernetes, whose jobs are numbered from 0; a single part without them."""
+    for index, size in ARRAYS.items():
+        if index not in environment:
+            continue
+        if size not in environment:
+            raise UsageError(
+                f"{index} is {environment[index]}, and nothing says of how many: set {size}, "
+                f"or use --shard auto/N (--shard 1/1: all images)"
+            )
+        number, count = environment[index], environment[size]
+        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+            raise UsageError(
+                f"{index} is {number} and {size} is {count}: must be an index from 0 and a count"
+            )
+        return Shard(int(number) + 1, int(count), source=f"{index} and {size}")
+    return Shard()
+
+
+def _auto_shard(count: int, environment: Mapping[str, str], text: str) -> Shard:
+    """Return the shard of `count` that the index of an array job names."""
+    for index in ARRAYS:
+        number = environment.get(index, "")
+        if number.isdecimal():
+            if int(number) >= count:
+                raise UsageError(f"--shard {text}: {index} is {number}, which counts from 0 to N - 1")
+            return Shard(int(number) + 1, count, source=f"{index} and --shard")
+    raise UsageError(f"--shard {text}: none of {', '.join(ARRAYS)} is set; use K/N, such as 2/4")
 
 
 def _read_shard(environment: Mapping[str, str], rank: str, size: str, local: str) -> Shard:

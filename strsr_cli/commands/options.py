@@ -160,8 +160,8 @@ NoJournal = Annotated[
 ShardText = Annotated[
     str | None,
     option(
-        metavar="K/N",
-        help="Only part K of N; default: as torchrun, accelerate launch or srun say, else all.",
+        metavar="K/N|auto/N",
+        help="Only part K of N; default: as torchrun, srun, AWS Batch or Kubernetes say, else all.",
         panel=RUNS,
     ),
 ]

@@ -116,7 +116,7 @@ def upscale(
     """
     from strsr_models.tiling.sizes import check_scale
 
-    from ..batch.job import resolve_shard
+    from ..batch.job import keeps_exit_code, resolve_shard
     from ..batch.journal import require_journal
     from ..batch.plan import listed_names, make_plan
     from ..batch.receipts import Receipts
@@ -226,7 +226,7 @@ def upscale(
             reporter.summary()
         if stop.requested:
             raise typer.Exit(EXIT_INTERRUPTED)
-        if reporter.counts["failed"]:
+        if reporter.counts["failed"] and keeps_exit_code(os.environ):
             raise typer.Exit(EXIT_SOME_FAILED)
     except EndedBySignal:
         drop_unfinished()

@@ -17,13 +17,17 @@ def test_shards_share_a_list_out_evenly(items: list[int], count: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
+@pytest.mark.parametrize(
+    "text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "", "auto", "auto/", "AUTO/2"]
+)
 def test_shards_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="use K/N"):
-        parse_shard(text)
+        parse_shard(text, {})
 
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+BATCH = {"AWS_BATCH_JOB_ARRAY_INDEX": "2", "AWS_BATCH_JOB_ARRAY_SIZE": "10"}
+INDEXED = {"JOB_COMPLETION_INDEX": "2"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
 
 
@@ -38,7 +42,15 @@ SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_L
         (None, {key: value for key, value in SRUN.items() if key != "SLURM_STEP_ID"}, (1, 1, None)),  # sbatch
         (None, {**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}, (1, 1, None)),
         (None, {**TORCHRUN, "RANK": "x"}, (1, 1, None)),
+        (None, BATCH, (3, 10, None)),
+        (None, {**BATCH, **TORCHRUN}, (4, 4, 1)),
+        (None, {**INDEXED, "STRSR_SHARDS": "5"}, (3, 5, None)),
+        (None, {"STRSR_SHARDS": "5"}, (1, 1, None)),
         ("2/3", {}, (2, 3, None)),
+        ("2/3", INDEXED, (2, 3, None)),
+        ("1/1", BATCH, (1, 1, None)),
+        ("auto/5", INDEXED, (3, 5, None)),
+        ("auto/4", BATCH, (3, 4, None)),
         ("1/1", TORCHRUN, (1, 1, 1)),
     ],
 )
@@ -47,6 +59,25 @@ def test_the_environment_says_which_part_unless_the_option_does(
 ) -> None:
     shard = resolve_shard(given, environment)
     assert (shard.number, shard.count, shard.local) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "message"),
+    [
+        (None, INDEXED, "nothing says of how many: set STRSR_SHARDS, or use --shard auto/N"),
+        (None, {"AWS_BATCH_JOB_ARRAY_INDEX": "2"}, "set AWS_BATCH_JOB_ARRAY_SIZE"),
+        (None, {**INDEXED, "STRSR_SHARDS": "2"}, "must be an index from 0 and a count"),
+        (None, {**INDEXED, "STRSR_SHARDS": "many"}, "must be an index from 0 and a count"),
+        (None, {**BATCH, "AWS_BATCH_JOB_ARRAY_INDEX": ""}, "must be an index from 0 and a count"),
+        ("auto/2", INDEXED, "counts from 0 to N - 1"),
+        ("auto/2", {}, "none of AWS_BATCH_JOB_ARRAY_INDEX, JOB_COMPLETION_INDEX is set"),
+    ],
+)
+def test_index_without_a_fitting_count_is_refused(
+    given: str | None, environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_shard(given, environment)
 
 
 def test_the_processes_of_a_machine_spread_over_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from strsr_cli.app import app
+from strsr_cli.batch.job import ARRAYS
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID"):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID")
+    for name in (*names, *ARRAYS, *ARRAYS.values()):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,40 @@ def test_parts_make_every_image_once(go: Callable[..., dict], monkeypatch: pytes
     assert (made(first), first["left"]) == (["a.png", "b.jpg"], 1)
     assert (made(second), second["failed"], second["left"]) == ([], 1, 2)
     assert any("part 2 of 2 (by RANK and WORLD_SIZE)" in event.get("text", "") for event in second["events"])
+
+
+def test_parts_of_an_indexed_job_make_every_image_once(
+    go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    first = go("--shard", "auto/2", code=0)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    monkeypatch.setenv("STRSR_SHARDS", "2")
+    second = go(code=1)
+    assert (made(first), made(second), second["failed"]) == (["a.png", "b.jpg"], [], 1)
+
+
+def test_images_that_fail_under_torchrun_end_no_process(
+    go: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert go(code=0)["failed"] == 1
+
+
+@pytest.mark.slow
+def test_torchrun_prints_no_traceback_for_one_bad_photo(
+    folder: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "strsr_cli"]
+    arguments = ["upscale", str(folder), str(tmp_path / "out"), "--weights", str(tiny_weights)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "1 failed" in result.stderr
+    assert (tmp_path / "out" / "a.png").exists()
 
 
 def test_processes_on_one_folder_share_it(start: Callable[..., subprocess.Popen], tmp_path: Path) -> None:
