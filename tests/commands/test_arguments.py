@@ -119,7 +119,7 @@ def run_obediently(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="root obeys modes on Linux alone")
-@pytest.mark.parametrize("mode", [0o000, 0o400])
+@pytest.mark.parametrize("mode", [0o000, pytest.param(0o400, marks=pytest.mark.slow)])
 def test_an_input_or_output_closed_as_a_whole_is_wrong_usage(
     mode: int, photos: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:

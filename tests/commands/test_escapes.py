@@ -46,7 +46,14 @@ def on_a_terminal(*args: object, **variables: str) -> bytes:
     return seen
 
 
-@pytest.mark.parametrize("wish", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"NO_COLOR": "1", "FORCE_COLOR": "1"},
+        pytest.param({"NO_COLOR": "1"}, marks=pytest.mark.slow),
+        pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_terminal_that_wants_no_codes_gets_none(
     wish: dict[str, str], photo: np.ndarray, tmp_path: Path, tiny_weights: Path
 ) -> None:
@@ -70,7 +77,7 @@ def test_other_terminals_get_colours() -> None:
     assert b"\x1b" in on_a_terminal("--help")
 
 
-@pytest.mark.parametrize("forcing", [{}, FORCING])
+@pytest.mark.parametrize("forcing", [FORCING, pytest.param({}, marks=pytest.mark.slow)])
 def test_what_is_no_terminal_gets_no_codes(forcing: dict[str, str]) -> None:
     env = {key: value for key, value in environment(**forcing).items() if key != "FORCE_COLOR"}
     for args in PAGES:

@@ -197,7 +197,14 @@ def test_foreign_suffixes_hold_none_that_is_written() -> None:
     assert {".jpe", ".tga", ".ico", ".pgm", ".jp2", ".svg", ".gif"} <= FOREIGN_SUFFIXES
 
 
-@pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/dev/stdout",
+        pytest.param("/dev/fd/1", marks=pytest.mark.slow),
+        pytest.param("/proc/self/fd/1", marks=pytest.mark.slow),
+    ],
+)
 def test_standard_output_has_several_names(target: str, here: Path, tiny_weights: Path) -> None:
     args = command("upscale", "a.jpg", target, "--scale", "2", "--weights", tiny_weights)
     ran = subprocess.run(args, env=environment(), capture_output=True, check=True)
