@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..metadata.segments import segments
 from ..metadata.texts import PHOTOSHOP, iptc_block
 from ..rows import RowLayout, restrip
 from .pillow_writer import pillow_metadata, save_with_pillow
@@ -54,15 +55,12 @@ def check_scans(data: bytes) -> None:
 
 def has_whole_profile(data: bytes) -> bool:
     """Whether all the segments of a JPEG file's colour profile are there, each once; True where there are none."""
-    at = 2
     numbers: list[int] = []
     counts: set[int] = set()
-    while data[at : at + 1] == b"\xff" and data[at + 1] not in (START_OF_SCAN, END_OF_IMAGE):
-        segment = data[at + 4 : _next_segment(data, at)]
-        if data[at + 1] == PROFILE and segment.startswith(PROFILE_LETTERS) and len(segment) >= 14:
+    for kind, segment, _ in segments(data):
+        if kind == PROFILE and segment.startswith(PROFILE_LETTERS) and len(segment) >= 14:
             numbers.append(segment[12])
             counts.add(segment[13])
-        at = _next_segment(data, at)
     return not numbers or (counts == {len(numbers)} and sorted(numbers) == [*range(1, len(numbers) + 1)])
 
 
