@@ -102,7 +102,8 @@ def main() -> None:
     args.set = [setting for setting in args.set if setting not in own]
     recipe = Recipe(args.data, args.out, settings_of(args), own)
     first, before = rest_of_schedule(args.start) if args.go_on else (STAGES[0], 0.0)
-    recipe.make_pairs(args.pairs)
+    if args.pairs:
+        recipe.make_pairs(args.pairs)
     weights = args.start
     try:
         for stage, minutes in zip(STAGES, args.minutes, strict=True):
@@ -147,7 +148,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of good photos")
     parser.add_argument("--teachers", type=Path, required=True, help=f"folder with {COMPACT} and {STRONG}")
-    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument(
+        "--pairs", type=int, default=10_000, help="how many; 0 makes none, and takes those of --set pairs=..."
+    )
     parser.add_argument(
         "--minutes",
         type=float,

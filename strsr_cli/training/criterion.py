@@ -33,6 +33,7 @@ class Distance:
     def __init__(self, config: LoopConfig, device: torch.device) -> None:
         """Load the networks. Raises UsageError or WeightsError for one that is unknown or has no weights."""
         files = as_tuple(config.perceptual_weights)
+        self._feature_distance = feature_distance
         self.networks: list[Lpips | FeatureNetwork] = []
         for number, name in enumerate(as_tuple(config.perceptual_network)):
             weights = Path(files[number]) if number < len(files) and files[number] else None
@@ -48,11 +49,19 @@ class Distance:
 
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the distance of images (b, 3, h, w) in [0, 1], a scalar."""
+        # As the networks are; a window has the strides of the crop it is cut from.
+        pred, target = (image.contiguous(memory_format=torch.channels_last) for image in (pred, target))
+        # A few samples of another size are not worth another compilation.
+        measure = self._feature_distance if pred.requires_grad else feature_distance
         distances = [
-            network(pred, target) if isinstance(network, Lpips) else feature_distance(pred, target, network)
+            network(pred, target) if isinstance(network, Lpips) else measure(pred, target, network)
             for network in self.networks
         ]
         return torch.stack(distances).mean()
+
+    def compile(self, *, mode: str) -> None:
+        """Have torch compile the feature distance: it is mostly arithmetic on large maps, which becomes one pass."""
+        self._feature_distance = torch.compile(feature_distance, mode=mode)
 
 
 def make_distance(config: LoopConfig, device: torch.device) -> Distance | None:

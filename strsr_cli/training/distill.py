@@ -32,8 +32,9 @@ from .data.photos import Photos, load_photos
 from .data.teachers import Teachers
 from .loop import (
     batches_from,
+    begin_step,
     check_crop_size,
-    compile_networks,
+    compile_parts,
     describe,
     in_parts,
     learning_rate,
@@ -74,7 +75,8 @@ def distill(
         config.graphics_share,
     )
     run, average = Run(out), Average(pipeline, config.ema_decay)
-    compile_networks(config, pipeline)
+    trunk = criterion.coach and criterion.coach.trunk
+    compile_parts(config, [*pipeline.children(), criterion.distance, trunk])
     model, optimizer = accelerator.prepare(pipeline, make_adamw(parameters, config, config.learning_rate))
     models, heads = [model], []
     if turn is not None:
@@ -99,6 +101,7 @@ def distill(
     ):
         dropped = 0
         for batch, numbers in batches_of(logbook, crops, pipeline, config, accelerator):
+            begin_step(config)
             step = logbook.step
             dropped += len(batch.dropped)
             students_turn = not heads or config.turns == "both" or step % 2 == 0

@@ -65,6 +65,7 @@ class LoopConfig:
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False  # by torch.compile: faster steps on a GPU, after a minute or two of compiling
+    compile_mode: str = "default"  # torch.compile's; reduce-overhead replays steps as CUDA graphs
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
@@ -301,7 +302,16 @@ LITE_PRESET: dict[str, Any] = {
 LENGTH = {"steps", "minutes", "minutes_before"}
 RATES = {"learning_rate", "final_learning_rate", "warmup_steps", "coach_learning_rate"}
 NOTES = {"log_every", "save_every", "sample_every", "tensorboard"}
-MACHINE = {"device", "precision", "accumulate", "gradient_checkpointing", "compile", "workers", "cache_gb"}
+MACHINE = {
+    "device",
+    "precision",
+    "accumulate",
+    "gradient_checkpointing",
+    "compile",
+    "compile_mode",
+    "workers",
+    "cache_gb",
+}
 PLACES = {
     "models_dir",
     "perceptual_weights",

@@ -29,8 +29,9 @@ from .data.photos import load_photos
 from .data.seeds import generator_for
 from .loop import (
     batches_from,
+    begin_step,
     check_crop_size,
-    compile_networks,
+    compile_parts,
     describe,
     in_parts,
     learning_rate,
@@ -61,7 +62,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
         config.graphics_share,
     )
     run, average = Run(out), Average(pipeline, config.ema_decay)
-    compile_networks(config, pipeline)
+    compile_parts(config, [*pipeline.children(), distance])
     stage, optimizer = accelerator.prepare(stage, make_adamw(parameters, config, config.learning_rate))
     start = weights_folder(Path(config.init)) / WEIGHTS_NAME if config.init else None
     with (
@@ -80,6 +81,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
         ) as logbook,
     ):
         for batch, numbers in batches_from(logbook.step, logbook.stop, crops, config, accelerator):
+            begin_step(config)
             step = logbook.step
             rate = learning_rate(config, step, logbook.share)
             set_learning_rate(optimizer, rate)

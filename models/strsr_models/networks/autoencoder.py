@@ -168,8 +168,10 @@ def level(image: Tensor, cell: int) -> Tensor:
     """
     h, w = image.shape[-2:]
     # The letters m n stand for the cells of an axis, rounded up.
-    padded = F.pad(image, (0, -w % cell, 0, -h % cell), mode="replicate")  # (b, c, m*cell, n*cell)
-    means = F.avg_pool2d(padded, cell)  # (b, c, m, n)
+    if h % cell or w % cell:
+        image = F.pad(image, (0, -w % cell, 0, -h % cell), mode="replicate")  # (b, c, m*cell, n*cell)
+    # The backward pass of replicate padding knows no channels_last when it is compiled.
+    means = F.avg_pool2d(image, cell).contiguous()  # (b, c, m, n)
     # Two means over two cells are the filter [1, 2, 1] / 4 on each axis.
     means = F.pad(means, (1, 1, 1, 1), mode="replicate")  # (b, c, m+2, n+2)
     means = F.avg_pool2d(F.avg_pool2d(means, 2, 1), 2, 1)  # (b, c, m, n)

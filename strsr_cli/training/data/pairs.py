@@ -310,14 +310,18 @@ class PairWindows:
 
     def _rows(self, name: str, rows: Tensor) -> Tensor:
         """The rows of one of IMAGES, numbered (b,) as in `usable`, on the device."""
-        if len(self._parts) == 1:
-            return self._parts[0].rows(name, rows).to(self.device)
-        parts, rows_inside = (rows >> 32).tolist(), torch.split(rows & (2**32 - 1), 1)
-        images = [
-            self._parts[part].rows(name, row).to(self.device)
-            for part, row in zip(parts, rows_inside, strict=True)
-        ]
-        return torch.cat(images)
+        numbers, rows = rows >> 32, rows & (2**32 - 1)
+        images: Tensor | None = None
+        for number, part in enumerate(self._parts):
+            places = (numbers == number).nonzero()[:, 0]
+            own = part.rows(name, rows[places]).to(self.device)
+            if len(places) == len(rows):
+                return own
+            if images is None:
+                images = own.new_empty((len(rows), *own.shape[1:]))
+            images[places.to(self.device)] = own
+        assert images is not None
+        return images
 
 
 class Part:
