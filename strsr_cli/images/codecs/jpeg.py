@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
-from ..metadata.segments import segments
+from ..metadata.segments import COMMENT, START_OF_SCAN, segments
 from ..metadata.texts import PHOTOSHOP, iptc_block
 from ..rows import RowLayout, restrip
 from .pillow_writer import pillow_metadata, save_with_pillow
@@ -24,8 +24,7 @@ RESTART_ROWS = 64  # eight rows of JPEG's blocks, after which its restart marker
 RST7, EOI = b"\xff\xd7", b"\xff\xd9"
 PROFILE, PROFILE_LETTERS = 0xE2, b"ICC_PROFILE\0"
 APPLICATION = range(0xE0, 0xF0)  # segments that do not concern the pixels
-START_OF_FRAME, START_OF_SCAN, END_OF_IMAGE = 0xC0, 0xDA, 0xD9
-COMMENT = 0xFE
+START_OF_FRAME, END_OF_IMAGE = 0xC0, 0xD9
 LONGEST_SEGMENT = 65_533
 # The place of JFIF's unit in a file that begins with it, and the unit of dots per centimetre.
 JFIF_UNIT, PER_CENTIMETRE = 13, 2
@@ -39,18 +38,23 @@ def check_jpeg(data: bytes) -> bool:
 
 def check_scans(data: bytes) -> None:
     """Raise ValueError for a JPEG file of more than MOST_SCANS scans."""
-    at = 2
     scans = 0
-    while match := MARKER.search(data, at):
-        kind = match[1][0]
-        if kind == END_OF_IMAGE:
-            break
-        body = match.end()
-        at = body + max(2, int.from_bytes(data[body : body + 2], "big"))
-        if kind == START_OF_SCAN:
-            scans += 1
+    for kind, _, _ in markers(data):
+        scans += kind == START_OF_SCAN
         if scans > MOST_SCANS:
             raise ValueError(f"damaged: more than {MOST_SCANS} scans")
+
+
+def markers(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each segment of a JPEG file, those between scans included, up to its end mark."""
+    at = 2
+    while match := MARKER.search(data, at):
+        kind, at = match[1][0], match.end()
+        if kind != END_OF_IMAGE:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        yield kind, match.start(), at
+        if kind == END_OF_IMAGE:
+            return
 
 
 def has_whole_profile(data: bytes) -> bool:

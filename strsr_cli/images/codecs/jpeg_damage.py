@@ -15,13 +15,14 @@ from io import BytesIO
 
 from PIL import Image
 
-from .jpeg import MARKER
+from ..metadata.segments import START_OF_SCAN
+from .jpeg import END_OF_IMAGE, MARKER, markers
 
 RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 BASELINE = (0xC0, 0xC1)  # frames in one scan, with Huffman's codes
 PROGRESSIVE = 0xC2
 TABLES = (0xC4, 0xDB)  # of Huffman's codes, of quantisation
-SCAN, RESTART_INTERVAL, END = 0xDA, 0xDD, 0xD9
+RESTART_INTERVAL = 0xDD
 SLACK = 8  # bytes that libjpeg reads ahead
 CUT = 3  # bytes that no sound scan can do without
 MOST_PIECES = 2_000  # that are looked at
@@ -73,7 +74,7 @@ def is_damaged(data: bytes) -> bool:
     scan = _scan_of(data)
     if scan is None:
         return False
-    if scan.end != END:
+    if scan.end != END_OF_IMAGE:
         return True
     marks = [match[1][0] & 7 for match in RESTART.finditer(scan.data)]
     pieces = RESTART.split(scan.data)[::2]
@@ -99,10 +100,8 @@ def _ends_amiss(scan: _Scan, number: int, piece: bytes) -> bool:
 
 def _scan_of(data: bytes) -> _Scan | None:
     """Find the only scan of a baseline file; None for other files."""
-    at, tables, frame, interval = 2, b"", b"", 0
-    while match := MARKER.search(data, at):
-        kind, start = match[1][0], match.start()
-        end = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    tables, frame, interval = b"", b"", 0
+    for kind, start, end in markers(data):
         segment = data[start:end]
         if kind in TABLES:
             tables += segment
@@ -110,10 +109,11 @@ def _scan_of(data: bytes) -> _Scan | None:
             frame = segment
         elif kind == RESTART_INTERVAL:
             interval = int.from_bytes(segment[4:6], "big")
-        elif kind == SCAN:
+        elif kind == START_OF_SCAN:
             break
-        at = end
-    if match is None or len(frame) < 13 or not any(frame[5:7]) or segment[4] != frame[9]:
+    else:
+        return None
+    if len(frame) < 13 or not any(frame[5:7]) or segment[4:5] != frame[9:10]:
         return None
     after = MARKER.search(data, end)
     if after is None:
@@ -123,18 +123,14 @@ def _scan_of(data: bytes) -> _Scan | None:
 
 def _lacks_scans(data: bytes) -> bool:
     """Whether a progressive file ends before all bits of all its coefficients have come."""
-    at, missing = 2, {}
-    while match := MARKER.search(data, at):
-        kind, start = match[1][0], match.end()
-        at = start + int.from_bytes(data[start : start + 2], "big")
-        segment = data[start:at]
+    missing: dict[int, list[int]] = {}
+    for kind, start, end in markers(data):
+        body = data[start + 2 : end]
         if kind == PROGRESSIVE:
-            missing = {channel: [1] * 64 for channel in segment[8::3]}
-        elif kind == SCAN and missing and len(segment) >= 6:
-            first, last, bits = segment[-3:]
-            for channel in segment[3:-3:2]:
+            missing = {channel: [1] * 64 for channel in body[8::3]}
+        elif kind == START_OF_SCAN and missing and len(body) >= 6:
+            first, last, bits = body[-3:]
+            for channel in body[3:-3:2]:
                 if channel in missing and last < 64:
                     missing[channel][first : last + 1] = [bits & 15] * (last + 1 - first)
-        elif kind == END:
-            break
     return any(any(bits) for bits in missing.values())
