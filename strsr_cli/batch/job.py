@@ -56,6 +56,14 @@ class Job:
             return STREAM if self.pipe is None else str(self.pipe)
         return str(self.source) if self.frame is None else f"{self.source} (frame {self.frame})"
 
+    def written(self) -> int | None:
+        """Return the size in bytes of the finished output, or None of a stream's."""
+        try:
+            return None if self.target is None else self.target.stat().st_size
+        except OSError:
+            # Somebody has taken it away already.
+            return None
+
     def read_stream(self) -> bytes:
         """Return all bytes of a stream, which can be read only once. Raises ImageError."""
         try:

@@ -20,10 +20,12 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..images.find import describe_passed_over
-from ..system.console import make_console, visible
+from ..system.console import make_console, size_text, visible
 from ..system.terminal import takes_escapes
 
 EXISTS = "exists (--overwrite makes it again)"
+DONE = "done before"
+MOST_REASONS = 3  # to skip images, that the end of a batch tells
 # The file that this thread is at; what is logged meanwhile is about that file.
 _SUBJECT = contextvars.ContextVar("subject", default="")
 
@@ -64,8 +66,13 @@ class Reporter(logging.Handler):
         self.passed_over: Counter[str] = Counter()
         # Called with the name and the reason of each failure.
         self.on_failed: Callable[[str, str], None] | None = None
+        # Where all outputs are, in words; "" where that is no place.
+        self.place = ""
+        # How many images are skipped for each reason.
+        self.reasons: Counter[str] = Counter()
         self.one_at_a_time = threading.RLock()
         self.megapixels = 0.0
+        self.bytes = 0
         self.began = time.monotonic()
         self._levels: dict[str, int] = {}
         for name in ("strsr_cli", "strsr_models"):
@@ -89,6 +96,8 @@ class Reporter(logging.Handler):
     def skipped(self, source: str, target: str, reason: str = EXISTS) -> None:
         """Report that an output is there already, or is not to be made for another reason."""
         self.count("skipped")
+        with self.one_at_a_time:
+            self.reasons[reason] += 1
         self.say("skipped", input=source, output=target, reason=reason)
 
     def left(self, source: str, target: str, reason: str) -> None:
@@ -100,6 +109,9 @@ class Reporter(logging.Handler):
         """Report something that a person should know, and that is no warning."""
         self.say("message", level="info", text=text)
 
+    def prepare(self) -> None:
+        """Report that pictures are looked at and weights are loaded, which takes seconds."""
+
     def start(self, pending: int) -> None:
         """Report that the work begins, with `pending` images left to do."""
 
@@ -109,15 +121,27 @@ class Reporter(logging.Handler):
     def tile(self, done: int, total: int) -> None:
         """Report that `done` of `total` tiles of the current image are computed."""
 
-    def done(self, source: str, target: str, width: int, height: int, seconds: float, **grid: Any) -> None:
-        """Report an image that was written, width x height px.
+    def done(
+        self,
+        source: str,
+        target: str,
+        width: int,
+        height: int,
+        seconds: float,
+        size: int | None = None,
+        **grid: Any,
+    ) -> None:
+        """Report an image that was written, width x height px, in a file of `size` bytes where it is one.
 
         grid: verdict and score_db, where a grid was looked for.
         """
         self.count("done")
         with self.one_at_a_time:
             self.megapixels += width * height / 1e6
-        sizes = {"width": width, "height": height, "seconds": round(seconds, 3)}
+            self.bytes += size or 0
+        sizes: dict[str, Any] = {"width": width, "height": height, "seconds": round(seconds, 3)}
+        if size is not None:
+            sizes["bytes"] = size
         self.say("done", input=source, output=target, **sizes, **grid)
 
     def failed(self, source: str, reason: str) -> None:
@@ -143,6 +167,7 @@ class Reporter(logging.Handler):
             passed_over=dict(self.passed_over),
             megapixels=round(self.megapixels, 3),
             seconds=seconds,
+            bytes=self.bytes,
         )
 
     def close(self) -> None:
@@ -161,9 +186,12 @@ class Reporter(logging.Handler):
 
     def say(self, event: str, **fields: Any) -> None:
         """Say one event."""
-        text = as_text(event, fields, self.verbose)
-        if text and (not self.quiet or event == "failed"):
-            self.write_line(text)
+        lines = [as_text(event, fields, self.verbose)]
+        if event == "summary":
+            lines = [*describe_reasons(self.reasons), lines[0] + describe_place(self.place, self.bytes)]
+        for line in filter(None, lines):
+            if not self.quiet or event == "failed":
+                self.write_line(line)
 
     def write_line(self, text: str) -> None:
         """Write one line to stderr."""
@@ -180,7 +208,8 @@ def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
     if event == "planned":
         return describe_plan(fields) if verbose else ""
     if event in ("skipped", "left"):
-        return f"{event} {fields['output']}: {fields['reason']}"
+        # A second run over a large folder would have a line for each of its images.
+        return f"{event} {fields['output']}: {fields['reason']}" if verbose else ""
     if event == "message":
         return str(fields["text"])
     if event == "done":
@@ -197,9 +226,23 @@ def describe_summary(fields: dict[str, Any]) -> str:
     counts = f"{fields['done']} done, {fields['skipped']} skipped, {fields['failed']} failed"
     for name, words in (("left", "left to other processes"), ("unreached", "not reached")):
         counts += f", {fields[name]} {words}" if fields[name] else ""
-    rate = f", {fields['megapixels'] / fields['seconds']:.2f} MP/s" if fields["megapixels"] else ""
+    rate = f", {fields['megapixels'] / max(fields['seconds'], 1e-3):.2f} MP/s" if fields["megapixels"] else ""
     passed = describe_passed_over(Counter(fields["passed_over"]))
     return f"{counts} in {fields['seconds']:.1f} s{rate}" + (f"; {passed}" if passed else "")
+
+
+def describe_place(place: str, size: int) -> str:
+    """Return where a batch's outputs are, and how large those are that it has made; "" where it has made none."""
+    return f"; {size_text(size)} in {place}" if place and size else ""
+
+
+def describe_reasons(reasons: Counter[str]) -> list[str]:
+    """Return a line for each of the most frequent reasons to skip an image, but that it was done before."""
+    others = [(reason, count) for reason, count in reasons.most_common() if reason != DONE]
+    lines = [f"skipped {count}: {reason}" for reason, count in others[:MOST_REASONS]]
+    if rest := sum(count for _, count in others[MOST_REASONS:]):
+        lines.append(f"skipped {rest} for other reasons (--verbose lists them)")
+    return lines
 
 
 def describe_plan(fields: dict[str, Any]) -> str:
@@ -242,10 +285,16 @@ class RichReporter(Reporter):
         self.conditions = self.progress.add_task("looked at", total=None, rate="", visible=False)
         self.files = self.progress.add_task("files", total=None, rate="", visible=False)
         self.tiles = self.progress.add_task("tiles", total=None, rate="", visible=False)
+        self.waiting = self.console.status("getting ready")
+
+    def prepare(self) -> None:
+        """Show that something is done, until the bars can."""
+        self.waiting.start()
 
     def start(self, pending: int) -> None:
-        """Show the bars."""
-        self.progress.update(self.files, total=pending, visible=True)
+        """Show the bars; what failed before is not among the files that are left to do."""
+        self.waiting.stop()
+        self.progress.update(self.files, total=pending, completed=0, visible=True)
         self.progress.start()
 
     def looked(self, done: int, total: int) -> None:
@@ -263,6 +312,7 @@ class RichReporter(Reporter):
             rate = f"{self.megapixels / seconds:.2f} MP/s" if self.megapixels else ""
             self.progress.update(self.files, advance=1, rate=rate)
         if event == "summary":
+            self.waiting.stop()
             self.progress.stop()
         if event != "done" or self.verbose:
             super().say(event, **fields)
@@ -278,6 +328,7 @@ class RichReporter(Reporter):
 
     def close(self) -> None:
         """Give the terminal back."""
+        self.waiting.stop()
         self.progress.stop()
         super().close()
 

@@ -21,12 +21,11 @@ from .job import Job
 from .journal import Journal, Made, Version, version_of
 from .locks import OutputLocks
 from .receipts import Receipts
-from .report import EXISTS, Reporter
+from .report import DONE, EXISTS, Reporter
 
 FOREIGN = "exists, not made by strsr here (--overwrite replaces it)"
 OTHER_SOURCE = "made from {name} (--overwrite replaces it)"
 CHANGED = "a whole image, changed since strsr made it (--overwrite replaces it)"
-DONE = "done before"
 NOT_FAILED = "not recorded as failed"
 
 

@@ -195,6 +195,7 @@ def upscale(
     )
     reporter.on_failed = state.failed
     reporter.passed_over = plan.passed_over
+    reporter.place = str(plan.root or plan.single or "")
     try:
         with stop.watching():
             check_request(options)
@@ -207,6 +208,8 @@ def upscale(
             if part.count > 1:
                 reporter.note(f"part {part.number} of {part.count} (by {part.source})")
                 reporter.elsewhere(whole_plan.count - plan.count)
+            if not dry_run:
+                reporter.prepare()
             show = (lambda line: typer.echo(visible(line))) if dry_run and not (json or verbose) else None
             forecast = preflight(plan, options, state, reporter, dry_run, show)
             if forecast.pending:

@@ -237,8 +237,11 @@ class Stages:
         try:
             with reporting_failures(job, self.reporter, self.device):
                 scores = self.write_rows(job, open_picture)
-                tiled, seconds = open_picture.restoration.tiled, time.monotonic() - open_picture.began
-                self.reporter.done(job.name, job.target_name, tiled.width, tiled.height, seconds, **scores)
+                tiled, size = open_picture.restoration.tiled, job.written()
+                seconds = time.monotonic() - open_picture.began
+                self.reporter.done(
+                    job.name, job.target_name, tiled.width, tiled.height, seconds, size, **scores
+                )
         except Abandoned:
             pass
         except BaseException as error:  # noqa: BLE001  (raised again in the main thread)

@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -117,18 +117,28 @@ class Progress:
 
 
 def _live_line(steps: int) -> Any:
-    """A rich progress bar, or None where rich is not installed."""
+    """A rich progress bar with a row of numbers below it, or None where rich is not installed."""
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
     except ImportError:
         return None
-    live = Progress(
+
+    class TwoRows(Progress):
+        """A bar whose numbers stand in a row of their own: what does not fit there is cut off, never step or time."""
+
+        def get_renderables(self) -> Iterator[Any]:
+            """Yield the bar, then the numbers of its task."""
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                yield Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
+
+    live = TwoRows(
         TextColumn("step"),
         MofNCompleteColumn(),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[numbers]}"),
         console=make_console(stderr=True),
     )
     live.add_task("", total=steps, numbers="", speed="")
