@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from strsr_models.errors import ImageError, UsageError, nearest
-from strsr_models.tiling.sizes import output_size
 
 from ..images.find import (
     FileList,
@@ -28,6 +27,7 @@ from ..system.paths import exists, is_folder
 from .job import STREAM, Job, Shard
 from .journal import JOURNAL, Journal
 from .naming import frame_name, output_names
+from .target_size import TargetSize
 from .targets import (
     check_readable,
     has_file_suffix,
@@ -301,7 +301,7 @@ def _split_frames(paths: list[Path], refused: list[tuple[Path, str]]) -> Iterato
 
 
 def planned_sizes(
-    jobs: list[Job], scale: float, max_pixels: int = MAX_PIXELS
+    jobs: list[Job], size: TargetSize, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[Job, dict[str, int | str]]]:
     """Yield each job with the sizes in px of its input and its output, or with the error that awaits it."""
     for job in jobs:
@@ -310,7 +310,7 @@ def planned_sizes(
             continue
         try:
             height, width = read_size(job.source, max_pixels, job.frame)
-            to_height, to_width = fitting_size(job, height, width, scale)
+            to_height, to_width = fitting_size(job, height, width, size)
         except ImageError as error:
             yield job, {"error": str(error)}
             continue
@@ -321,10 +321,10 @@ def planned_sizes(
         yield job, {"width": width, "height": height, "to_width": to_width, "to_height": to_height}
 
 
-def fitting_size(job: Job, height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return the output's (height, width) in px. Raises ImageError where its format cannot hold that."""
-    to_height, to_width = output_size(height, width, scale)
+def fitting_size(job: Job, height: int, width: int, size: TargetSize) -> tuple[int, int]:
+    """Return the output's (height, width) in px. Raises ImageError where it cannot be had, or its format not hold it."""
     try:
+        to_height, to_width = size.output_size(height, width)
         check_fits(job.kind, to_height, to_width)
     except ImageError as error:
         raise ImageError(f"{job.name}: {error}") from error

@@ -31,6 +31,7 @@ from .. import __version__
 from ..batch.job import Job
 from ..batch.plan import make_plan
 from ..batch.state import BatchState
+from ..batch.target_size import TargetSize
 from ..images.picture import Picture
 from ..system.console import Tell
 from ..system.machine import examine_cpu, examine_gpus, or_none, versions
@@ -77,7 +78,7 @@ def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
             jobs = make_jobs(options, Path(scratch))
             big = resolve_options(options.model, jobs, models_dir=options.models_dir, **token_cache(options))
             upscale_options = UpscaleOptions(
-                options.scale,
+                TargetSize(options.scale),
                 options.model,
                 options.weights,
                 tile=None,

@@ -12,6 +12,7 @@ import typer
 
 from strsr_models.errors import UsageError
 
+SIZE = "Size of outputs, in place of --scale"
 MODEL, TILES, WHERE, OUTPUT, TALK = "Model", "Tiles", "Where and how precisely", "Output", "Messages"
 INPUT, RUNS = "Input", "Runs on one folder"
 BIG = "Only for zimage and flux2"
@@ -28,6 +29,30 @@ def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
 # --- of several commands ---------------------------------------------------------------------------
 
 Scale = Annotated[float, option("--scale", "-s", help="How many times larger, 1 to 16.")]
+UpscaleScale = Annotated[
+    float | None, option("--scale", "-s", help="How many times larger, 1 to 16; default: 4.")
+]
+Longest = Annotated[
+    str | None,
+    option(
+        metavar="PX[>|<]",
+        help="Of the longer side, exactly. In quotes: '4096>' reduces larger images, '4096<' keeps their size; "
+        "else they fail.",
+        panel=SIZE,
+    ),
+]
+Shortest = Annotated[str | None, option(metavar="PX[>|<]", help="Of the shorter side.", panel=SIZE)]
+Width = Annotated[
+    str | None,
+    option(metavar="PX[>|<]", help="With --height: the image fits into that box.", panel=SIZE),
+]
+Height = Annotated[str | None, option(metavar="PX[>|<]", help="See --width.", panel=SIZE)]
+Cover = Annotated[
+    bool, option("--cover", help="The image covers the box of --width and --height.", panel=SIZE)
+]
+Megapixels = Annotated[
+    str | None, option(metavar="X[>|<]", help="Of the whole image, in millions.", panel=SIZE)
+]
 Json = Annotated[bool, option("--json", help="One JSON object on standard output.")]
 ModelsDir = Annotated[
     Path | None,

@@ -18,17 +18,21 @@ from .options import (
     CheckGrid,
     Compile,
     Conditioning,
+    Cover,
     Device,
     Files0From,
     FilesFrom,
     Format,
     Frames,
     GridLimit,
+    Height,
     InPlaceSuffix,
     Jobs,
     JsonEvents,
     KeepTimes,
+    Longest,
     LoraScale,
+    Megapixels,
     Model,
     NoJournal,
     NoSpaceCheck,
@@ -46,8 +50,8 @@ from .options import (
     Quiet,
     Replace,
     RetryFailed,
-    Scale,
     ShardText,
+    Shortest,
     Source,
     Steps,
     Strip,
@@ -55,15 +59,23 @@ from .options import (
     Tile,
     UpscaleDryRun,
     UpscaleMaxPixels,
+    UpscaleScale,
     Verbose,
     Weights,
+    Width,
 )
 
 
 def upscale(
     source: Source,
     target: Target = None,
-    scale: Scale = 4,
+    scale: UpscaleScale = None,
+    longest: Longest = None,
+    shortest: Shortest = None,
+    width: Width = None,
+    height: Height = None,
+    cover: Cover = False,
+    megapixels: Megapixels = None,
     model: Model = "lite",
     weights: Weights = None,
     steps: Steps = 1,
@@ -114,14 +126,13 @@ def upscale(
     Exit code: 0 all done, 1 some failed or the disk is too small, 2 wrong usage or nothing to do,
     3 weights or device not available, 130 interrupted, 141 reader of a pipe gone, 143 terminated.
     """
-    from strsr_models.tiling.sizes import check_scale
-
     from ..batch.job import keeps_exit_code, resolve_shard
     from ..batch.journal import require_journal
     from ..batch.plan import listed_names, make_plan
     from ..batch.receipts import Receipts
     from ..batch.report import make_reporter
     from ..batch.state import BatchState
+    from ..batch.target_size import resolve_target_size
     from ..images.read import is_whole_image
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
@@ -131,7 +142,7 @@ def upscale(
     from ..upscale.preflight import check_space, check_writable, preflight, tell_forecast, weights_hash
     from ..upscale.request import check_replaced, check_request
 
-    check_scale(scale)
+    size = resolve_target_size(scale, longest, shortest, width, height, megapixels, cover)
     check_output(target, json, dry_run)
     tile_size = auto_or_number("--tile", tile, 64, "output pixels")
     batch_size = auto_or_number("--batch", batch, 1, "tiles")
@@ -144,7 +155,7 @@ def upscale(
     if retry_failed:
         require_journal(plan.root, no_journal)
     options = UpscaleOptions(
-        scale=scale,
+        size=size,
         model=model,
         weights=weights,
         tile=tile_size,

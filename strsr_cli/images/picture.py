@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from PIL import Image
 
 from .metadata.carried import Metadata
 
@@ -32,6 +33,25 @@ class Picture:
         """Return the colours as (h, w, 3) uint8, without alpha."""
         color = to_8bit(self.color)
         return np.broadcast_to(color, (*color.shape[:2], 3))
+
+
+def reduced_picture(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Reduce a picture to (height, width) px by Pillow's Lanczos filter, channel by channel, in its own type."""
+    alpha = None if picture.alpha is None else _reduced(picture.alpha, size)
+    return replace(picture, color=_reduced(picture.color, size), alpha=alpha)
+
+
+def _reduced(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reduce pixels (h, w, c) to (height, width, c)."""
+    # Pillow resizes bytes and floats, one channel at a time.
+    whole = pixels if pixels.dtype == np.uint8 else np.float32(pixels)
+    channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(whole, 2, 0)]
+    smaller = np.stack(
+        [np.asarray(channel.resize(size[::-1], Image.Resampling.LANCZOS)) for channel in channels], axis=-1
+    )
+    if smaller.dtype == pixels.dtype:
+        return smaller
+    return np.asarray(np.rint(smaller).clip(0, np.iinfo(pixels.dtype).max), pixels.dtype)
 
 
 def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

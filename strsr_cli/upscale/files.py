@@ -20,6 +20,7 @@ from .. import __version__
 from ..batch.job import STREAM, Job
 from ..batch.plan import fitting_size
 from ..batch.report import about
+from ..batch.target_size import TargetSize
 from ..images.color.restorer import fill_transparent, to_tensor
 from ..images.picture import Picture
 from ..images.read import decode_image, read_frame, read_image, read_size, without_remarks
@@ -38,7 +39,7 @@ class Inputs:
     stream: the bytes of standard input. known: the jobs that were read before.
     """
 
-    scale: float
+    size: TargetSize
     max_pixels: int
     stream: bytes | None = None
     known: set[Job] = field(default_factory=set)
@@ -59,7 +60,7 @@ class Inputs:
                 picture = decode_image(self.stream, name, self.max_pixels)
         height, width = picture.color.shape[:2]
         # A picture that is too large fails before any network sees it.
-        fitting_size(job, height, width, self.scale)
+        fitting_size(job, height, width, self.size)
         return fill_transparent(picture)
 
     def pixels(self, job: Job) -> int:
@@ -158,11 +159,11 @@ def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, A
     return {"verdict": word, "score_db": round(score, 3)}
 
 
-def provenance(model: str, weights: Path | None, big: BigModelOptions | None, scale: float) -> str:
-    """One line on how an output was made: version, model, hash of the weights, scale. Raises WeightsError."""
+def provenance(model: str, weights: Path | None, big: BigModelOptions | None, size: TargetSize) -> str:
+    """One line on how an output was made: version, model, hash of the weights, size. Raises WeightsError."""
     path = weights_file(model, weights, big.models_dir if big else None)
     try:
         digest = sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    return f"strsr {__version__}; model {model}; weights sha256:{digest}; scale {scale:g}"
+    return f"strsr {__version__}; model {model}; weights sha256:{digest}; {size.words}"

@@ -13,6 +13,7 @@ from strsr_models.checkpoints.published import LARGEST_LORA_SCALE, check_model
 from strsr_models.errors import ImageError, UsageError
 
 from ..batch.job import Job
+from ..batch.target_size import TargetSize
 from ..images.formats import MAX_PIXELS, PNG_COMPRESSION
 from ..system.paths import exists, is_folder
 
@@ -21,7 +22,7 @@ from ..system.paths import exists, is_folder
 class UpscaleOptions:
     """Everything that decides what an output looks like, and how fast it comes."""
 
-    scale: float
+    size: TargetSize
     model: str
     weights: Path | None
     tile: int | None  # output px; None: chosen to fit each image
@@ -143,7 +144,7 @@ def settings_hash(options: UpscaleOptions, job: Job) -> str:
         "recipe": RECIPE if big is None else BIG_RECIPE,
         "kind": job.kind,
         "prompt": None,
-        "scale": options.scale,
+        "scale": options.size.scale,
         "model": options.model,
         "tile": "auto" if options.tile is None else str(options.tile),
         "overlap": options.overlap,
@@ -155,6 +156,8 @@ def settings_hash(options: UpscaleOptions, job: Job) -> str:
         "png_compression": options.png_compression,
         "compile": options.compile,
     }
+    if options.size != TargetSize(options.size.scale):
+        settings["size"] = options.size.words
     if job.frame is not None:
         settings["frame"] = job.frame
     if big is not None:

@@ -68,7 +68,7 @@ def preflight(
         show(f"{path}  will fail: {reason}")
         if not dry_run:
             reporter.failed(str(path), f"{path}: {reason}")
-    for job, sizes in planned_sizes(plan.jobs, options.scale, options.max_pixels):
+    for job, sizes in planned_sizes(plan.jobs, options.size, options.max_pixels):
         settled = state.settled(job)
         if settled is None and "error" not in sizes:
             sizes |= _afford(job, sizes, forecast)

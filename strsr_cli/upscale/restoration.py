@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from strsr_models.tiling.walk import TiledPicture
 
 from ..images.color.restorer import ColorRestorer, network_input
 from ..images.metadata.carried import Metadata
-from ..images.picture import Picture
+from ..images.picture import Picture, reduced_picture
 from ..images.rows import RowLayout
 
 ROWS = 64  # of the output, finished at a time
@@ -36,6 +37,11 @@ class Restoration:
         """The number of tiles."""
         return len(self.tiled.tiles)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of the output in px."""
+        return self.tiled.height, self.tiled.width
+
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Take a restored tile; yield (first row, rows) of what is final now, for `output_rows`, ROWS at a time."""
         for top, left, pixels in self.tiled.add(number, restored):
@@ -55,16 +61,43 @@ class Restoration:
 
     def layout(self, metadata: Metadata) -> RowLayout:
         """The layout of the output's rows, with the metadata that the output is to have."""
-        return RowLayout(
-            height=self.tiled.height,
-            width=self.tiled.width,
-            channels=self.color_restorer.channels,
-            dtype=self.picture.color.dtype,
-            icc=self.picture.icc,
-            color_chunks=self.picture.color_chunks,
-            metadata=metadata,
-            white=self.picture.white,
-        )
+        return layout_of(self.picture, self.size, metadata)
+
+
+@dataclass
+class Reduction:
+    """A picture that is larger than its output, and so no network's business. size: (height, width) of the output."""
+
+    picture: Picture
+    size: tuple[int, int]
+    tiles: ClassVar[int] = 0
+
+    def layout(self, metadata: Metadata) -> RowLayout:
+        """The layout of the output's rows, with the metadata that the output is to have."""
+        return layout_of(self.picture, self.size, metadata)
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Yield the rows of the output, (n, W, channels), of the picture's own type."""
+        smaller = reduced_picture(self.picture, self.size)
+        channels = [smaller.color] if smaller.alpha is None else [smaller.color, smaller.alpha]
+        pixels = np.concatenate(channels, axis=2)
+        for top in range(0, len(pixels), ROWS):
+            yield pixels[top : top + ROWS]
+
+
+def layout_of(picture: Picture, size: tuple[int, int], metadata: Metadata) -> RowLayout:
+    """The layout of the rows of a picture's output of (height, width) px."""
+    channels = picture.color.shape[2] + (picture.alpha is not None)
+    return RowLayout(
+        height=size[0],
+        width=size[1],
+        channels=channels,
+        dtype=picture.color.dtype,
+        icc=picture.icc,
+        color_chunks=picture.color_chunks,
+        metadata=metadata,
+        white=picture.white,
+    )
 
 
 def begin(

@@ -46,10 +46,11 @@ from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
 from .options import UpscaleOptions
-from .restoration import Restoration, begin
+from .restoration import Reduction, Restoration, begin
 from .workers import (
     THREADS_PER_GPU,
     OpenPicture,
+    ReducedPicture,
     TileTask,
     Workers,
     batches,
@@ -87,7 +88,7 @@ def load_stages(
     devices = resolve_devices(options.device, options.local)
     first_device = devices[0]
     weights = weights_folder(options.weights) if options.weights else None
-    inputs = Inputs(options.scale, options.max_pixels)
+    inputs = Inputs(options.size, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:
         precision: str | None = resolve_precision(options.precision, first_device)
@@ -116,7 +117,7 @@ def load_stages(
     log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)
     software = None
     if options.provenance:
-        software = provenance(options.model, weights, options.big, options.scale)
+        software = provenance(options.model, weights, options.big, options.size)
     stages = Stages(
         options=options,
         reporter=reporter,
@@ -195,7 +196,7 @@ class Stages:
         restoration = begin(
             self.pipelines[0],
             picture,
-            self.options.scale,
+            self.options.size.factor(*picture.color.shape[:2]),
             self.precision,
             tile=self.options.tile,
             overlap=self.options.overlap,
@@ -237,11 +238,10 @@ class Stages:
         try:
             with reporting_failures(job, self.reporter, self.device):
                 scores = self.write_rows(job, open_picture)
-                tiled, size = open_picture.restoration.tiled, job.written()
+                height, width = open_picture.restoration.size
                 seconds = time.monotonic() - open_picture.began
-                self.reporter.done(
-                    job.name, job.target_name, tiled.width, tiled.height, seconds, size, **scores
-                )
+                written = job.written()
+                self.reporter.done(job.name, job.target_name, width, height, seconds, written, **scores)
         except Abandoned:
             pass
         except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
@@ -283,7 +283,7 @@ class Stages:
                 picture = reading.result()
                 if picture is None:
                     return None
-                open_picture = OpenPicture(self.begin(job, picture))
+                open_picture = self.opened(job, picture)
             except BaseException:
                 self.state.release(job)
                 raise
@@ -292,6 +292,13 @@ class Stages:
             writers.submit(self.write, job, open_picture)
             return open_picture
         return None
+
+    def opened(self, job: Job, picture: Picture) -> OpenPicture:
+        """Take a picture up; one that is larger than its output goes by the network."""
+        height, width = picture.color.shape[:2]
+        if self.options.size.factor(height, width) < 1:
+            return ReducedPicture(Reduction(picture, self.options.size.output_size(height, width)))
+        return OpenPicture(self.begin(job, picture))
 
     def wait_for_writers(self) -> None:
         """Begin no picture while many are computed and not written: they are in memory, and claimed.

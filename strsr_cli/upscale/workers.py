@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 from ..system.limits import require_threads
 from ..system.machine import cores
 from ..system.signals import OUR_THREADS, EndedBySignal
-from .restoration import Restoration
+from .restoration import Reduction, Restoration
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +188,22 @@ class OpenPicture:
                 self._waiting_bytes -= rows.numel() * rows.element_size()
                 self._change.notify_all()
             yield self.restoration.output_rows(top, rows)
+
+
+class ReducedPicture(OpenPicture):
+    """A picture that only has to be reduced, by its writer."""
+
+    def __init__(self, reduction: Reduction) -> None:
+        # It has no tiles, and so nobody asks for what only those need.
+        super().__init__(cast(Restoration, reduction))
+        self._reduction = reduction
+
+    def rows(self) -> Iterator[Any]:
+        """Yield rows of the output, (n, W, channels), in the writer's thread. Raises the error that `fail` was given."""
+        for rows in self._reduction.rows():
+            if self.error is not None:
+                raise self.error
+            yield rows
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from strsr_cli.batch.job import Job
+from strsr_cli.batch.target_size import TargetSize
 from strsr_cli.upscale.options import BigModelOptions, UpscaleOptions, settings_hash
 
 OPTIONS = UpscaleOptions(
-    scale=4.0,
+    size=TargetSize(4.0),
     model="lite",
     weights=None,
     tile=None,
@@ -38,7 +39,7 @@ def test_settings_of_other_pixels_have_another_hash(job: Job, tmp_path: Path) ->
     text = BigModelOptions(conditioning="text", prompt="a photo")
     own = BigModelOptions(conditioning="text", prompt="a photo", prompt_from=tmp_path)
     others = [
-        hashed(job, scale=2.0),
+        hashed(job, size=TargetSize(2.0)),
         hashed(dataclasses.replace(job, kind="jpg")),
         hashed(dataclasses.replace(job, frame=2)),
         hashed(job, tile=512),

@@ -23,6 +23,7 @@ from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.plan import make_plan
 from strsr_cli.batch.report import Reporter
 from strsr_cli.batch.state import BatchState
+from strsr_cli.batch.target_size import TargetSize
 from strsr_cli.upscale.options import UpscaleOptions
 from strsr_cli.upscale.stages import Stages, upscale_batch
 from strsr_cli.upscale.workers import prefetch, set_thread_count, thread_pool, threads_for_workers
@@ -56,7 +57,7 @@ def make(folder: Path, tiny_weights: Path, tmp_path: Path) -> Callable[..., Made
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
         settings = UpscaleOptions(
             **{
-                "scale": 3,
+                "size": TargetSize(3.0),
                 "model": "lite",
                 "weights": tiny_weights,
                 "tile": 64,
@@ -205,7 +206,7 @@ def test_pictures_read_ahead_are_given_back_at_the_end(
 
     state = Stopping(out)
     reporter = Reporter(quiet=True)
-    options = UpscaleOptions(3, "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
+    options = UpscaleOptions(TargetSize(3.0), "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
     upscale_batch(make_plan(str(folder), str(out), "keep").jobs, options, reporter, state)
     reporter.close()
     state.close()
