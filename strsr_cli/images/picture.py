@@ -44,7 +44,7 @@ def reduced_picture(picture: Picture, size: tuple[int, int]) -> Picture:
 def _reduced(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Reduce pixels (h, w, c) to (height, width, c)."""
     # Pillow resizes bytes and floats, one channel at a time.
-    whole = pixels if pixels.dtype == np.uint8 else np.float32(pixels)
+    whole = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(whole, 2, 0)]
     smaller = np.stack(
         [np.asarray(channel.resize(size[::-1], Image.Resampling.LANCZOS)) for channel in channels], axis=-1
