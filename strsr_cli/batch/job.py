@@ -120,6 +120,12 @@ class Shard:
         """Return every count-th item: the same ones in every process that has the same list."""
         return items[self.number - 1 :: self.count]
 
+    def rest(self, items: list[T]) -> list[T]:
+        """Return all other items, from a place that is each shard's own, and round to it."""
+        begin = len(items) * (self.number - 1) // self.count
+        order = [*range(begin, len(items)), *range(begin)]
+        return [items[place] for place in order if place % self.count != self.number - 1]
+
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """Return the shard that a text stands for: `2/4` is the second of four; `auto/4` goes by the environment.

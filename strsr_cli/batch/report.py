@@ -89,7 +89,10 @@ class Reporter(logging.Handler):
         self.say("planned", input=source, output=target, **sizes)
 
     def elsewhere(self, count: int) -> None:
-        """Count images that were found and belong to other shards; they are not reported one by one."""
+        """Count images that were found and belong to other shards; they are not reported one by one.
+
+        count: negative for those that this process takes from them, and reports from now on.
+        """
         self.count("found", count)
         self.count("left", count)
 

@@ -27,6 +27,11 @@ FOREIGN = "exists, not made by strsr here (--overwrite replaces it)"
 OTHER_SOURCE = "made from {name} (--overwrite replaces it)"
 CHANGED = "a whole image, changed since strsr made it (--overwrite replaces it)"
 NOT_FAILED = "not recorded as failed"
+TAKEN_OVER = "another process has taken it over"
+
+
+class TakenOver(Exception):
+    """Another process has taken an image over from this one, which was suspended or cut off from the disk."""
 
 
 @dataclass
@@ -34,7 +39,8 @@ class BatchState:
     """The state of a batch. Without a root, as for a single image, nothing is claimed, and receipts are all that is kept.
 
     receipts: where they are kept, or None. settings: gives the hash of a job's settings. weights: the hash of the
-    network's weights. is_whole: whether a file is an image that can be read to its end.
+    network's weights. is_whole: whether a file is an image that can be read to its end. driver: in a worker, the
+    `session` of the process that claims and gives back its images; the worker itself claims nothing.
     """
 
     root: Path | None = None
@@ -48,12 +54,17 @@ class BatchState:
     is_whole: Callable[[Path], bool] = exists
     reporter: Reporter | None = None
     stop: Stop = field(default_factory=Stop)
+    driver: str | None = None
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.root, self.silent) if self.root and self.remember else None
-        self._locks = OutputLocks(self.root) if self.root and not self.silent else None
+        # A driver without a session can claim nothing, and so can nobody else there.
+        without = self.silent or self.driver == ""
+        self._locks = OutputLocks(self.root, driver=self.driver) if self.root and not without else None
         # The states of the inputs of jobs under way.
         self._inputs: dict[Job, Version] = {}
+        # The jobs that are taken from other shards.
+        self._of_others: set[Job] = set()
         # The jobs by the name that messages use.
         self._jobs: dict[str, Job] = {}
         # How many records each output had when the run began.
@@ -69,6 +80,11 @@ class BatchState:
         """Begin a run with the settings of that hash. Raises UsageError where another one, with others, is under way."""
         if self._locks is not None:
             self._locks.enter(settings)
+
+    @property
+    def session(self) -> str:
+        """The name by which workers know whose claims they work under; empty where nothing can be claimed."""
+        return self._locks.session.name if self._locks is not None and self._locks.works else ""
 
     # --- while planning ---
 
@@ -160,6 +176,25 @@ class BatchState:
         """Remove what killed runs have left unfinished in the folders of these jobs; return how many files."""
         return sweep({job.target.parent for job in jobs if job.target is not None})
 
+    def left_over(self, jobs: list[Job]) -> list[Job]:
+        """Return those jobs of other shards that nobody has done, failed at or claimed so far.
+
+        None where there is no journal or nothing can be claimed, since each of them would be made many times.
+        """
+        if self.journal is None or self._locks is None or not self._locks.works:
+            return []
+        self.journal.refresh()
+        left = [job for job in jobs if job.target is not None and self._is_left_over(job, job.target)]
+        self._of_others.update(left)
+        return left
+
+    def _is_left_over(self, job: Job, target: Path) -> bool:
+        name = self._claim_on(target)
+        if self.journal is None or self._locks is None or self._failed(name) or not self._locks.is_free(name):
+            return False
+        done_meanwhile = len(self.journal.made.get(name, [])) > self._before.get(name, 0)
+        return not done_meanwhile and self.settled(job) is None
+
     # --- while working ---
 
     def take(self, job: Job) -> bool:
@@ -168,10 +203,7 @@ class BatchState:
         False: another process is at it or has just done it; that has been reported, and the job is to be left.
         """
         self.stop.working = True
-        reason = self._taken_by_others(job)
-        if reason is not None:
-            if self.reporter is not None:
-                self.reporter.left(job.name, job.target_name, reason)
+        if not self.claim(job):
             return False
         if self.journal is not None and job.source is not None:
             # The content is hashed before it is read: a file that changes in between is made again next time.
@@ -181,6 +213,13 @@ class BatchState:
                 with self._lock:
                     self._inputs[job] = version
         return True
+
+    def claim(self, job: Job) -> bool:
+        """Claim a job, for this process or for its workers; False as in `take`, which claims by itself."""
+        reason = self._taken_by_others(job)
+        if reason is not None and self.reporter is not None:
+            self.reporter.left(job.name, job.target_name, reason)
+        return reason is None
 
     def _version_of_input(self, job: Job, source: Path, records: list[Made]) -> Version:
         """Return the state of an input; a file of many frames is hashed once for all of them. Raises OSError."""
@@ -195,15 +234,23 @@ class BatchState:
 
     def _taken_by_others(self, job: Job) -> str | None:
         """Return what another process does with a job, or None where this process has claimed it."""
-        if self._locks is None or self.root is None or job.target is None:
+        if self._locks is None or job.target is None:
             return None
-        name = job.target.relative_to(self.root).as_posix()
+        name = self._claim_on(job.target)
         if not self._locks.take(name):
             return "another process is at it"
-        if not self._done_meanwhile(job, job.target, name):
-            return None
-        self._locks.release(name)
-        return "another process has done it"
+        reason = None
+        if self._done_meanwhile(job, job.target, name):
+            reason = "another process has done it"
+        elif job in self._of_others and self._failed(name):
+            reason = "another process has failed at it"
+        if reason is not None:
+            self._locks.release(name)
+        return reason
+
+    def _failed(self, name: str) -> bool:
+        """Whether the journal, as far as it has been read, records an output as failed."""
+        return self.journal is not None and name in self.journal.reasons
 
     def _done_meanwhile(self, job: Job, target: Path, name: str) -> bool:
         """Whether another process has done a job since this run was planned."""
@@ -223,22 +270,30 @@ class BatchState:
     def recorder(self, job: Job) -> Callable[[Path], None] | None:
         """Return what `whole_file(target, before=...)` calls to record the output just before it gets its name.
 
-        Thus at every moment a file under that name is either one that is recorded, or none of ours.
+        Thus at every moment a file under that name is either one that is recorded, or none of ours. It raises
+        TakenOver where the job is this process's no longer, whose output is then not to replace the other one's.
         """
         journal, target, source, receipts = self.journal, job.target, job.source, self.receipts
-        if journal is None and target is not None and receipts is not None:
-            return lambda temporary: receipts.add(sha256_of(temporary))
-        if journal is None or target is None or source is None:
+        if target is None:
             return None
 
         def record(temporary: Path) -> None:
             with self._lock:
                 version = self._inputs.get(job)
-            if version is not None:
-                output = version_of(temporary)
+            output = version_of(temporary) if journal is not None and version is not None else None
+            # Asked after the hashing, which takes its time.
+            if self._locks is not None and not self._locks.holds(self._claim_on(target)):
+                raise TakenOver
+            if journal is None and receipts is not None:
+                receipts.add(sha256_of(temporary))
+            if journal is not None and source is not None and version is not None and output is not None:
                 journal.done(target, source, Made(version, output, self.settings(job), self.weights))
 
         return record
+
+    def _claim_on(self, target: Path) -> str:
+        """Return what an output is called in claims."""
+        return target.relative_to(self.root or target.parent).as_posix()
 
     def failed(self, name: str, reason: str) -> None:
         """Remember a failure, by the name that messages use; the reporter calls this for all that fail."""
@@ -250,8 +305,8 @@ class BatchState:
         """End a job that `take` has begun, done or failed."""
         with self._lock:
             self._inputs.pop(job, None)
-        if self._locks is not None and self.root is not None and job.target is not None:
-            self._locks.release(job.target.relative_to(self.root).as_posix())
+        if self._locks is not None and job.target is not None:
+            self._locks.release(self._claim_on(job.target))
 
     def close(self) -> None:
         """Give back what is still claimed."""

@@ -190,6 +190,14 @@ ShardText = Annotated[
         panel=RUNS,
     ),
 ]
+Steal = Annotated[
+    bool,
+    option(
+        "--steal",
+        help="After the own part, make what other parts have left; only if all write into one shared OUTPUT.",
+        panel=RUNS,
+    ),
+]
 Tile = Annotated[str, option(metavar="auto|N", help="Largest tile side in output pixels.", panel=TILES)]
 Overlap = Annotated[
     int | None,

@@ -53,6 +53,7 @@ from .options import (
     ShardText,
     Shortest,
     Source,
+    Steal,
     Steps,
     Strip,
     Target,
@@ -99,6 +100,7 @@ def upscale(
     retry_failed: RetryFailed = False,
     no_journal: NoJournal = False,
     shard: ShardText = None,
+    steal: Steal = False,
     tile: Tile = "auto",
     overlap: Overlap = None,
     device: Device = "auto",
@@ -154,6 +156,8 @@ def upscale(
     plan = whole_plan.shard(part)
     if retry_failed:
         require_journal(plan.root, no_journal)
+    if steal:
+        check_steal(no_journal, overwrite or replace, retry_failed)
     options = UpscaleOptions(
         size=size,
         model=model,
@@ -237,6 +241,10 @@ def upscale(
                 from ..upscale.stages import upscale_batch
 
                 upscale_batch(forecast.pending, options, reporter, state)
+            if steal and part.count > 1:
+                from ..upscale.stealing import make_left_over
+
+                make_left_over(part.rest(whole_plan.jobs), options, reporter, state)
             reporter.summary()
         if stop.requested:
             raise typer.Exit(EXIT_INTERRUPTED)
@@ -262,6 +270,16 @@ def check_output(target: str | None, json: bool, dry_run: bool) -> None:
         raise UsageError(f"OUTPUT {target}: standard output is closed; redirect it: > image.png")
     if sys.stdout.isatty() and not dry_run:
         raise UsageError(f"OUTPUT {target} would write an image to the terminal; redirect it: > image.png")
+
+
+def check_steal(no_journal: bool, overwrite: bool, retry_failed: bool) -> None:
+    """Raise UsageError for options with which nobody can tell what other parts have left undone."""
+    if no_journal:
+        raise UsageError("--steal: goes by the journal; drop --no-journal")
+    if overwrite:
+        raise UsageError("--steal: outputs that exist count as done; drop --overwrite, or --steal")
+    if retry_failed:
+        raise UsageError("--steal: what failed is left to its own part; drop --retry-failed, or --steal")
 
 
 def auto_or_number(option: str, text: str, least: int, unit: str) -> int | None:

@@ -19,21 +19,13 @@ def machine_id() -> str:
     That is this machine since its start, and inside it this container.
     """
     parts = [platform.node()]
-    for read in (_boot, _namespace):
+    for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
         try:
-            parts.append(read())
+            parts.append(str(read()))
         except OSError:
             # Systems other than Linux have no such file.
             parts.append("")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text()
-
-
-def _namespace() -> str:
-    return str(Path("/proc/self/ns/pid").readlink())
 
 
 def started(pid: int) -> float | None:

@@ -12,6 +12,7 @@ from strsr_models.errors import DeviceError, ImageError, StrsrError
 
 from ..batch.job import STREAM, Job
 from ..batch.report import Reporter
+from ..batch.state import TAKEN_OVER, TakenOver
 from ..system.console import first_line
 from ..system.limits import NO_THREAD, scarcity
 
@@ -28,10 +29,12 @@ def reporting_failures(
 ) -> Iterator[None]:
     """Work on one image; if it fails, it is reported with its reason, and what follows goes on.
 
-    cure: what to try where memory does not suffice.
+    One that another process has taken over is reported as left to it. cure: what to try where memory does not suffice.
     """
     try:
         yield
+    except TakenOver:
+        reporter.left(job.name, job.target_name, TAKEN_OVER)
     except ImageError as error:
         reporter.failed(job.name, _naming(job, str(error)))
     except (torch.OutOfMemoryError, MemoryError):

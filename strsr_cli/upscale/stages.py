@@ -278,20 +278,23 @@ class Stages:
         self, job: Job, reading: Future[Picture | None], writers: ThreadPoolExecutor
     ) -> OpenPicture | None:
         """Give a picture its tiles and a writer. None where it cannot be read or is another process's."""
-        with reporting_failures(job, self.reporter, self.device):
-            try:
+        open_picture = None
+        try:
+            with reporting_failures(job, self.reporter, self.device):
                 picture = reading.result()
                 if picture is None:
                     return None
                 open_picture = self.opened(job, picture)
-            except BaseException:
+        finally:
+            # Given back only when its failure is recorded, so that others need not fail at it too.
+            if open_picture is None:
                 self.state.release(job)
-                raise
-            with self.closing:
-                self.open.add(open_picture)
-            writers.submit(self.write, job, open_picture)
-            return open_picture
-        return None
+        if open_picture is None:
+            return None
+        with self.closing:
+            self.open.add(open_picture)
+        writers.submit(self.write, job, open_picture)
+        return open_picture
 
     def opened(self, job: Job, picture: Picture) -> OpenPicture:
         """Take a picture up; one that is larger than its output goes by the network."""

@@ -80,6 +80,16 @@ def test_index_without_a_fitting_count_is_refused(
         resolve_shard(given, environment)
 
 
+@pytest.mark.parametrize(("length", "count"), [(0, 3), (2, 5), (10, 1), (10, 3), (12, 4)])
+def test_rest_of_a_list_begins_elsewhere_for_each_part(length: int, count: int) -> None:
+    items = list(range(length))
+    rests = [Shard(number, count).rest(items) for number in range(1, count + 1)]
+    for number, rest in enumerate(rests, 1):
+        assert sorted(rest + Shard(number, count).of(items)) == items
+    if length == 12:
+        assert [rest[0] for rest in rests] == [1, 4, 7, 10]
+
+
 def test_the_processes_of_a_machine_spread_over_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

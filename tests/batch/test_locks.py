@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,17 @@ def owned(root: Path, **changes: object) -> Path:
     """A claim on `a.png` by somebody else."""
     first = OutputLocks(root)
     assert first.take("a.png")
-    (path,) = (root / FOLDER).iterdir()
+    path = first.session
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return path
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if holds():
+            return
+        time.sleep(0.01)
+    assert holds()
 
 
 def dead_pid() -> int:
@@ -65,6 +75,7 @@ def test_the_last_process_takes_away_what_dead_ones_left(tmp_path: Path) -> None
     assert other.take("b.png")
     OutputLocks(tmp_path).close()
     assert len(list((tmp_path / FOLDER).glob("[0-9a-f]*"))) == 1
+    assert len(list((tmp_path / FOLDER).glob("run-*"))) == 1
     other.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -82,24 +93,92 @@ def test_a_lock_of_another_machine_ends_with_its_heartbeat(tmp_path: Path) -> No
 
 
 def test_a_damaged_lock_stands_until_it_is_old(tmp_path: Path) -> None:
-    path = owned(tmp_path)
-    path.write_text("")
+    session = owned(tmp_path)
+    (claim,) = (tmp_path / FOLDER).glob("[0-9a-f]*")
+    for path, text in ((session, ""), (session, session.name), (claim, ""), (claim, "{}")):
+        before = path.read_text()
+        path.write_text(text)
+        assert not OutputLocks(tmp_path).take("a.png")
+        os.utime(path, (0, path.stat().st_mtime - module.STALE - 1))
+        assert OutputLocks(tmp_path).is_free("a.png")
+        path.write_text(before)
+    os.utime(session, (0, session.stat().st_mtime - module.STALE - 1))
     assert not OutputLocks(tmp_path).take("a.png")
-    os.utime(path, (0, path.stat().st_mtime - module.STALE - 1))
-    assert OutputLocks(tmp_path).take("a.png")
 
 
 def test_a_lock_is_renewed_by_its_heartbeat(tmp_path: Path) -> None:
     locks = OutputLocks(tmp_path, heartbeat=0.01)
     locks.take("a.png")
-    (path,) = (tmp_path / FOLDER).iterdir()
+    path = locks.session
     os.utime(path, (0, 0))
-    for _ in range(500):
-        if path.stat().st_mtime > 0:
-            break
-        locks._closed.wait(0.01)
-    assert path.stat().st_mtime > 0
+    wait_until(lambda: path.stat().st_mtime > 0)
+    # Another process has taken it for dead.
+    path.unlink()
+    wait_until(lambda: path.exists() and bool(path.read_text()))
+    assert not OutputLocks(tmp_path).is_free("a.png")
     locks.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_was_taken_over_stays_the_others(tmp_path: Path) -> None:
+    session = owned(tmp_path, place="elsewhere")
+    first, second = OutputLocks(tmp_path, driver=session.name), OutputLocks(tmp_path)
+    assert first.holds("a.png")
+    assert not second.take("a.png")
+    os.utime(session, (0, 0))
+    assert second.take("a.png")
+    assert second.take("a.png")
+    assert not first.holds("a.png")
+    assert second.holds("a.png")
+    second.release("a.png")
+    # It is nobody's now, and the one that lost it does not get it back unasked.
+    assert not first.holds("a.png")
+
+
+def test_the_loser_of_a_lock_does_not_give_it_back(tmp_path: Path) -> None:
+    first, second = OutputLocks(tmp_path), OutputLocks(tmp_path)
+    assert first.take("a.png")
+    assert first.take("b.png")
+    for path in (tmp_path / FOLDER).glob("[0-9a-f]*"):
+        path.unlink()
+    assert second.take("a.png")
+    assert second.take("b.png")
+    assert not first.take("a.png")
+    first.release("a.png")
+    first.close()
+    assert second.holds("a.png")
+    assert second.holds("b.png")
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_driver_claims_for_its_workers(tmp_path: Path) -> None:
+    driver = OutputLocks(tmp_path)
+    driver.enter("a")
+    names = [f"{number}.png" for number in range(64)]
+    assert all(map(driver.take, names))
+    worker = OutputLocks(tmp_path, driver=driver.session.name)
+    assert worker.take("0.png")
+    assert not worker.take("others.png")
+    worker.release("0.png")
+    worker.close()
+    assert not any(map(OutputLocks(tmp_path).is_free, names))
+    driver.release("0.png")
+    assert not worker.holds("0.png")
+    driver.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_the_earlier_form_is_known(tmp_path: Path) -> None:
+    locks = OutputLocks(tmp_path)
+    assert locks.take("a.png")
+    (path,) = (tmp_path / FOLDER).glob("[0-9a-f]*")
+    pid = os.getpid()
+    owner = {"place": machine_id(), "pid": pid, "started": started(pid), "output_name": "a.png"}
+    path.write_text(json.dumps(owner))
+    assert not OutputLocks(tmp_path).take("a.png")
+    path.write_text(json.dumps({**owner, "pid": dead_pid()}))
+    assert OutputLocks(tmp_path).take("a.png")
 
 
 def test_a_lock_that_cannot_be_made_is_left_to_the_writer(tmp_path: Path) -> None:

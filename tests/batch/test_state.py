@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +17,7 @@ from strsr_cli.batch.job import Job
 from strsr_cli.batch.journal import JOURNAL
 from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.report import Reporter
-from strsr_cli.batch.state import BatchState
+from strsr_cli.batch.state import BatchState, TakenOver
 from strsr_cli.system.atomic import whole_file
 
 
@@ -93,6 +97,104 @@ def test_an_input_that_changes_under_way_is_made_again(jobs: list[Job], tmp_path
         job.source.write_text("changed while it was read")
         file.write(b"output")
     assert BatchState(tmp_path / "out").settled(job) is None
+
+
+# Another machine, which begins an output, says so, and finishes it when it is told to.
+HOLDER = """
+import sys
+from pathlib import Path
+from strsr_cli.batch import locks, state
+from strsr_cli.batch.job import Job
+from strsr_cli.system.atomic import whole_file
+locks.machine_id = lambda: "elsewhere"
+out, source = Path(sys.argv[1]), Path(sys.argv[2])
+job = Job(source, out / "0.png", "png")
+mine = state.BatchState(out)
+assert mine.take(job)
+try:
+    with whole_file(job.target, mine.recorder(job)) as file:
+        file.write(b"late")
+        print("begun", flush=True)
+        sys.stdin.readline()
+    print("renamed")
+except state.TakenOver:
+    print("taken over")
+mine.release(job)
+mine.close()
+"""
+
+
+def test_a_suspended_process_does_not_replace_the_new_output(jobs: list[Job], tmp_path: Path) -> None:
+    out, job = tmp_path / "out", jobs[0]
+    command = [sys.executable, "-c", HOLDER, str(out), str(job.source)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "begun\n"
+    state = BatchState(out)
+    assert not state.take(job)
+    holder.send_signal(signal.SIGSTOP)
+    (session,) = (path for path in (out / FOLDER).glob("run-*") if path.name != state.session)
+    os.utime(session, (0, 0))
+    with held(state, job) as mine, whole_file(out / "0.png", state.recorder(job)) as file:
+        assert mine
+        file.write(b"of the new owner")
+        holder.send_signal(signal.SIGCONT)
+        said, _ = holder.communicate("go on\n", timeout=60)
+    assert (said, holder.returncode) == ("taken over\n", 0)
+    state.close()
+    assert sorted(path.name for path in out.iterdir()) == [JOURNAL, "0.png"]
+    assert (out / "0.png").read_bytes() == b"of the new owner"
+    assert BatchState(out).settled(job) == "done before"
+
+
+def test_a_worker_makes_what_its_driver_has_claimed(jobs: list[Job], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    driver = BatchState(out)
+    driver.enter("settings")
+    assert all(driver.claim(job) for job in jobs[:20])
+    worker = BatchState(out, driver=driver.session)
+    assert [make(worker, job) for job in jobs[:10]] == [True] * 10
+    # What the driver has not claimed, or not any more, is not the worker's.
+    assert not worker.take(jobs[20])
+    assert worker.take(jobs[10])
+    driver.release(jobs[10])
+    with pytest.raises(TakenOver), whole_file(out / "10.png", worker.recorder(jobs[10])) as file:
+        file.write(b"late")
+    worker.close()
+    assert not BatchState(out).claim(jobs[0])
+    driver.close()
+    assert len(list(out.glob("*.png"))) == 10
+
+
+def test_workers_of_a_driver_without_claims_ask_nobody(jobs: list[Job], tmp_path: Path) -> None:
+    (tmp_path / "out" / FOLDER).write_text("a file where a folder should be")
+    driver = BatchState(tmp_path / "out")
+    driver.enter("settings")
+    assert driver.claim(jobs[0])
+    assert make(BatchState(tmp_path / "out", driver=driver.session), jobs[0])
+
+
+def test_what_others_have_left_is_neither_done_nor_claimed(jobs: list[Job], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(BatchState(out), jobs[0])
+    state, other = BatchState(out), BatchState(out)
+    state.enter("settings")
+    make(other, jobs[1])
+    assert other.take(jobs[2])
+    assert other.settled(jobs[3]) is None
+    other.failed(jobs[3].name, "reason")
+    (out / "4.png").write_bytes(b"somebody's")
+    left = state.left_over(jobs)
+    assert left == jobs[5:]
+    assert BatchState(out).left_over(jobs) == BatchState(out, remember=False).left_over(jobs) == []
+    # One fails after that at what both have seen.
+    assert other.settled(jobs[5]) is None
+    assert other.take(jobs[5])
+    other.failed(jobs[5].name, "reason")
+    other.release(jobs[5])
+    assert not state.take(jobs[5])
+    assert state.take(jobs[6])
 
 
 def test_state_without_a_folder_keeps_nothing(jobs: list[Job], tmp_path: Path) -> None:

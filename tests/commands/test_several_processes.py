@@ -109,3 +109,46 @@ def test_a_run_of_other_settings_waits_its_turn(
     assert strsr(*args).exit_code == 0
     assert "0 done, 42 skipped" in strsr(*args).stderr
     assert left_over(out) == [JOURNAL]
+
+
+@pytest.mark.slow
+def test_parts_steal_what_a_killed_one_has_left(
+    start: Callable[..., subprocess.Popen], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed = start("--json", "--shard", "1/3", "--steal", "--jobs", "1", wait=True)
+    killed.send_signal(signal.SIGSTOP)
+    killed.kill()
+    killed.wait()
+    before = {path.relative_to(out) for path in out.rglob("*.*g") if not path.name.startswith(".")}
+    assert len(before) < 14
+    # The dead part's own, and it has not seen it.
+    (tmp_path / "in" / "copy04.txt.png").write_text("not an image")
+    others = [start("--json", "--shard", f"{number}/3", "--steal", "--jobs", "1") for number in (2, 3)]
+    outputs = [process.communicate(timeout=200)[0] for process in others]
+    events = [[json.loads(line) for line in output.splitlines()] for output in outputs]
+    done = [Path(e["output"]).relative_to(out) for run in events for e in run if e["event"] == "done"]
+    assert len(done) == len(set(done)) == 42 - len(before)
+    assert not before & set(done)
+    failed = [event["input"] for run in events for event in run if event["event"] == "failed"]
+    assert [Path(name).name for name in failed] == ["copy04.txt.png"]
+    for process, run in zip(others, events, strict=True):
+        assert run[-1]["found"] == 43 == sum(run[-1][part] for part in ("done", "skipped", "failed", "left"))
+        assert process.returncode == (1 if run[-1]["failed"] else 0)
+    assert left_over(out) == [JOURNAL]
+
+
+def test_a_part_that_comes_first_makes_all_of_it(go: Callable[..., dict], tmp_path: Path) -> None:
+    dry = go("--shard", "1/2", "--steal", "--dry-run", code=0)
+    assert (dry["to_make"], dry["skipped"]) == (2, 0)
+    first = go("--shard", "1/2", "--steal", code=1)
+    assert (made(first), first["failed"], first["left"]) == (["a.png", "b.jpg"], 1, 0)
+    second = go("--shard", "2/2", "--steal", code=1)
+    assert (made(second), second["failed"], second["left"]) == ([], 1, 2)
+
+
+def test_stealing_goes_by_the_journal(strsr: Callable[..., Result], folder: Path, tmp_path: Path) -> None:
+    for option in ("--no-journal", "--overwrite", "--retry-failed"):
+        result = strsr("upscale", folder, tmp_path / "out", "--shard", "1/2", "--steal", option)
+        assert result.exit_code == 2
+        assert option in result.stderr
