@@ -257,8 +257,6 @@ def _touch(path: Path) -> None:
     """Renew the time of a file, by writing its own first byte where its disk refuses times. Raises OSError."""
     try:
         os.utime(path)
-    except FileNotFoundError:
-        raise
     except OSError:
         with open(path, "r+b", buffering=0) as file:
             first = file.read(1)

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import Result
 
 from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.locks import FOLDER
 
 from ..helpers.upscale_runs import left_over, made
 
@@ -145,6 +146,25 @@ def test_a_part_that_comes_first_makes_all_of_it(go: Callable[..., dict], tmp_pa
     assert (made(first), first["failed"], first["left"]) == (["a.png", "b.jpg"], 1, 0)
     second = go("--shard", "2/2", "--steal", code=1)
     assert (made(second), second["failed"], second["left"]) == ([], 1, 2)
+
+
+@pytest.mark.slow
+def test_a_part_of_a_big_model_steals_too(
+    strsr: Callable[..., Result], folder: Path, models: Path, tmp_path: Path
+) -> None:
+    words = ["upscale", folder, tmp_path / "out", "--model", "zimage", "--models-dir", models, "--scale", 2]
+    result = strsr(*words, "--shard", "2/2", "--steal")
+    assert result.exit_code == 1, result.output
+    assert "2 done, 0 skipped, 1 failed" in result.stderr
+    assert left_over(tmp_path / "out") == [JOURNAL]
+
+
+def test_where_nothing_can_be_claimed_nothing_is_stolen(go: Callable[..., dict], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / FOLDER).write_text("a file where a folder should be")
+    run = go("--shard", "2/2", "--steal", code=1)
+    assert (made(run), run["failed"], run["left"]) == ([], 1, 2)
+    assert any("no locks can be made" in event.get("text", "") for event in run["events"])
 
 
 def test_stealing_goes_by_the_journal(strsr: Callable[..., Result], folder: Path, tmp_path: Path) -> None:

@@ -162,6 +162,26 @@ def test_an_unforeseen_error_fails_its_picture_and_is_named(
     assert "1.png: ZeroDivisionError: at; this is a bug of strsr" in line
 
 
+def test_a_picture_that_was_taken_over_is_left(folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    class Losing(BatchState):
+        def recorder(self, job: Job) -> Callable[[Path], None] | None:
+            if job.name.endswith("1.png"):
+                for path in (out / FOLDER).glob("[0-9a-f]*"):
+                    path.write_text(f"run-{0:016}")
+            return super().recorder(job)
+
+    state = Losing(out)
+    reporter = Reporter(quiet=True)
+    options = UpscaleOptions(3, "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
+    upscale_batch(make_plan(str(folder / "1.png"), f"{out}/", "keep").jobs, options, reporter, state)
+    assert reporter.counts == {"found": 0, "done": 0, "skipped": 0, "failed": 0, "left": 1}
+    reporter.close()
+    state.close()
+    assert list(out.rglob("*")) == []
+
+
 def test_pictures_do_not_pile_up_before_slow_writers(make: Callable[..., Made], folder: Path) -> None:
     """Each is in memory, and claimed, and finished after ^C."""
     for number in range(20):
