@@ -44,7 +44,7 @@ def _left_over(
     """Yield and report what is left of the jobs; what this machine cannot hold stays with its own part."""
     for begin in range(0, len(jobs), LOOKED_AT):
         left = state.left_over(jobs[begin : begin + LOOKED_AT])
-        for job, sizes in planned_sizes(left, options.scale, options.max_pixels):
+        for job, sizes in planned_sizes(left, options.size, options.max_pixels):
             if "width" in sizes:
                 try:
                     check_memory(job, int(sizes["height"]), int(sizes["width"]))

@@ -174,7 +174,7 @@ def test_a_picture_that_was_taken_over_is_left(folder: Path, tiny_weights: Path,
 
     state = Losing(out)
     reporter = Reporter(quiet=True)
-    options = UpscaleOptions(3, "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
+    options = UpscaleOptions(TargetSize(3.0), "lite", tiny_weights, 64, 16, "cpu", "fp32", 95, jobs=1)
     upscale_batch(make_plan(str(folder / "1.png"), f"{out}/", "keep").jobs, options, reporter, state)
     assert reporter.counts == {"found": 0, "done": 0, "skipped": 0, "failed": 0, "left": 1}
     reporter.close()
