@@ -70,6 +70,8 @@ class Reporter(logging.Handler):
         self.place = ""
         # How many images are skipped for each reason.
         self.reasons: Counter[str] = Counter()
+        # Called with the name and the fields of each event of a picture, by the thread that reports it.
+        self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self.one_at_a_time = threading.RLock()
         self.megapixels = 0.0
         self.bytes = 0
@@ -86,7 +88,7 @@ class Reporter(logging.Handler):
     def planned(self, source: str, target: str, **sizes: Any) -> None:
         """Report an image that was found, and what is to become of it."""
         self.count("found")
-        self.say("planned", input=source, output=target, **sizes)
+        self.announce("planned", input=source, output=target, **sizes)
 
     def elsewhere(self, count: int) -> None:
         """Count images that were found and belong to other shards; they are not reported one by one.
@@ -101,12 +103,12 @@ class Reporter(logging.Handler):
         self.count("skipped")
         with self.one_at_a_time:
             self.reasons[reason] += 1
-        self.say("skipped", input=source, output=target, reason=reason)
+        self.announce("skipped", input=source, output=target, reason=reason)
 
     def left(self, source: str, target: str, reason: str) -> None:
         """Report that another process makes an image."""
         self.count("left")
-        self.say("left", input=source, output=target, reason=reason)
+        self.announce("left", input=source, output=target, reason=reason)
 
     def note(self, text: str) -> None:
         """Report something that a person should know, and that is no warning."""
@@ -145,12 +147,12 @@ class Reporter(logging.Handler):
         sizes: dict[str, Any] = {"width": width, "height": height, "seconds": round(seconds, 3)}
         if size is not None:
             sizes["bytes"] = size
-        self.say("done", input=source, output=target, **sizes, **grid)
+        self.announce("done", input=source, output=target, **sizes, **grid)
 
     def failed(self, source: str, reason: str) -> None:
         """Report an image that could not be done; the batch goes on."""
         self.count("failed")
-        self.say("failed", input=source, reason=reason)
+        self.announce("failed", input=source, reason=reason)
         if self.on_failed is not None:
             self.on_failed(source, reason)
 
@@ -186,6 +188,12 @@ class Reporter(logging.Handler):
         """Add to one of the counts."""
         with self.one_at_a_time:
             self.counts[what] += number
+
+    def announce(self, event: str, **fields: Any) -> None:
+        """Tell the listeners of an event of a picture, and say it."""
+        for listener in self.listeners:
+            listener(event, fields)
+        self.say(event, **fields)
 
     def say(self, event: str, **fields: Any) -> None:
         """Say one event."""

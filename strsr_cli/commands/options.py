@@ -248,6 +248,14 @@ JsonEvents = Annotated[
 ]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Only failures.", panel=TALK)]
 Verbose = Annotated[bool, option("--verbose", "-v", help="Every step.", panel=TALK)]
+ReportPage = Annotated[
+    Path | None,
+    option(
+        metavar="FILE.html",
+        help="Write a page to look at and to show: before and after, sizes, failures, settings; one file.",
+        panel=TALK,
+    ),
+]
 BigModelsDir = Annotated[
     Path | None,
     option(

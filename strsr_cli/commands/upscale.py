@@ -49,6 +49,7 @@ from .options import (
     Quantize,
     Quiet,
     Replace,
+    ReportPage,
     RetryFailed,
     ShardText,
     Shortest,
@@ -68,6 +69,7 @@ from .options import (
 
 
 def upscale(
+    context: typer.Context,
     source: Source,
     target: Target = None,
     scale: UpscaleScale = None,
@@ -116,6 +118,7 @@ def upscale(
     offload: Offload = None,
     quantize: Quantize = None,
     no_token_cache: NoTokenCache = False,
+    report: ReportPage = None,
     json: JsonEvents = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -135,6 +138,7 @@ def upscale(
     from ..batch.report import make_reporter
     from ..batch.state import BatchState
     from ..batch.target_size import resolve_target_size
+    from ..gallery.collect import report_page
     from ..images.read import is_whole_image
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
@@ -212,7 +216,8 @@ def upscale(
     reporter.passed_over = plan.passed_over
     reporter.place = str(plan.root or plan.single or "")
     try:
-        with stop.watching():
+        page = None if dry_run else report
+        with stop.watching(), report_page(page, reporter, stop, plan.jobs, options_of(context), silent=json):
             check_request(options)
             check_replaced(plan, state, replace)
             # A single image is an OUTPUT by itself, whatever is made beside it.
@@ -256,6 +261,19 @@ def upscale(
     finally:
         state.close()
         reporter.close()
+
+
+def options_of(context: typer.Context) -> list[tuple[str, str, bool]]:
+    """The options of the command under way, given ones first: name, value, and whether it was given; --report left out."""
+    rows = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if parameter.param_type_name != "option" or name not in context.params or name == "report":
+            continue
+        value, source = context.params[name], context.get_parameter_source(name)
+        given = source is not None and source.name != "DEFAULT"
+        rows.append((max(parameter.opts, key=len), "" if value is None else str(value), given))
+    return sorted(rows, key=lambda row: not row[2])
 
 
 def check_output(target: str | None, json: bool, dry_run: bool) -> None:
