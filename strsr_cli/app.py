@@ -18,6 +18,7 @@ from . import __version__
 from .commands.bench import bench
 from .commands.distill import distill
 from .commands.doctor import doctor
+from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.fft_inspect import fft_inspect
 from .commands.models import models_app
@@ -91,7 +92,7 @@ class Commands(TyperGroup):
         # The user may not touch some file or folder; of those that inspect and enlarge, it is an argument.
         except PermissionError as error:
             tell(described(error))
-            of_arguments = ctx.invoked_subcommand in ("upscale", "fft-inspect")
+            of_arguments = ctx.invoked_subcommand in ("upscale", "fft-inspect", "evaluate")
             raise typer.Exit(EXIT_USAGE if of_arguments else EXIT_NOT_AVAILABLE) from error
         # A signal has ended a run of training, whose checkpoint is written: what follows with && must not start.
         except Stopped as stopped:
@@ -177,6 +178,7 @@ app.command()(train)
 app.command()(distill)
 app.command()(export)
 app.command("fft-inspect")(fft_inspect)
+app.command()(evaluate)
 app.command()(bench)
 app.add_typer(models_app, name="models")
 app.command()(doctor)

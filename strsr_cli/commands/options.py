@@ -358,6 +358,30 @@ Crop = Annotated[
 ]
 InspectMaxPixels = Annotated[int, option(metavar="N", min=1, help="Refuse larger images unread.")]
 
+# --- evaluate ------------------------------------------------------------------------------------
+
+Evaluated = Annotated[Path, typer.Argument(metavar="OUT", help="A folder of outputs, or one image.")]
+Reference = Annotated[
+    Path,
+    option(
+        "--against", metavar="REFERENCE", help="The folder of references, or one image; of the same size."
+    ),
+]
+Border = Annotated[
+    int, option(metavar="PX", min=0, help="Leave out so many pixels at each edge; papers on x4: 4.")
+]
+LpipsNet = Annotated[
+    Literal["auto", "alex", "vgg", "squeeze", "none"],
+    option(help="The network of LPIPS; auto: the first of these whose weights are here, else none."),
+]
+LpipsWeights = Annotated[
+    Path | None,
+    option(
+        metavar="FILE",
+        help="torchvision's ImageNet weights of that network; default: where torch.hub keeps them.",
+    ),
+]
+
 # --- bench -----------------------------------------------------------------------------------------
 
 BenchModel = Annotated[str, option(help="Which model: lite, zimage or flux2.")]

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "help"
-COMMANDS = ["", "upscale", "train", "distill", "export", "doctor", "fft-inspect", "bench", "models"]
+COMMANDS = [
+    "",
+    "upscale",
+    "train",
+    "distill",
+    "export",
+    "doctor",
+    "fft-inspect",
+    "evaluate",
+    "bench",
+    "models",
+]
 
 
 COMMANDS += [f"models {name}" for name in ("list", "pull", "verify", "path")]

@@ -33,6 +33,7 @@ def loaded_after(statement: str) -> set[str]:
         "from strsr_cli.app import app\ntry: app(['upscale', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['fft-inspect', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['fft-inspect', '.', '--lattice', '0'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['evaluate', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['bench', '--batch', '0'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['models', 'pull', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['models', 'list'])\nexcept SystemExit: pass",
