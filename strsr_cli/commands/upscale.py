@@ -217,7 +217,10 @@ def upscale(
     reporter.place = str(plan.root or plan.single or "")
     try:
         page = None if dry_run else report
-        with stop.watching(), report_page(page, reporter, stop, plan.jobs, options_of(context), silent=json):
+        with (
+            stop.watching(),
+            report_page(page, reporter, stop, whole_plan.jobs, options_of(context), silent=json),
+        ):
             check_request(options)
             check_replaced(plan, state, replace)
             # A single image is an OUTPUT by itself, whatever is made beside it.
