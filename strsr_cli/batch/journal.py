@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from strsr_models.errors import UsageError
 
 from ..system.atomic import sha256_of
-from ..system.paths import is_file
-from ..system.refusals import UNKNOWN
+from .journal_files import JOURNAL, JournalFiles, has_journal
 
 log = logging.getLogger(__name__)
 
+# How many outputs are remembered of each name: the last one, and that before it, which is still in place if a process
+# ends between its line and the new name.
+KEPT = 2
+EPOCH = datetime(1970, 1, 1)
 
-JOURNAL = ".strsr-journal.jsonl"  # in the output folder
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Version:
     """One state of a file."""
 
@@ -33,7 +35,7 @@ class Version:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Made:
     """A line of the journal: an output, what it was made from, and what decided its content."""
 
@@ -41,69 +43,88 @@ class Made:
     output: Version
     settings: str  # hash
     weights: str  # hash
+    at: int = field(default=0, compare=False)  # when it was written down, in microseconds since 1970
 
 
 class Journal:
     """The record of what was made in an output folder, one JSON object a line; threads and processes may share it.
 
-    The file is only ever appended to, a line at a time. A line that cannot be understood, such as the
-    last one after a full disk, is as good as none. Its names are relative to the folder.
+    Each process has a file of its own, which is only ever appended to (journal_files.py); all of them are read as one.
+    Of several lines of a name the newest counts, by its time. That is the clock's, or just after the newest line of
+    that name that its writer had read: so what followed from another line is newer than it, whatever the clocks of two
+    machines say. A line that cannot be understood, such as the last one after a full disk, is as good as none. Its
+    names are relative to the folder.
     """
 
     def __init__(self, root: Path, silent: bool = False) -> None:
         """Read the journal of the folder `root`. silent: nothing is written."""
-        self.root, self.path, self.silent = root, root / JOURNAL, silent
-        # Records by the output's name, the newest last.
+        self.root, self.silent = root, silent
+        # The last records by the output's name, the newest last; each is of another content.
         self.made: dict[str, list[Made]] = {}
         # The input's name that each output was last made from.
         self.sources: dict[str, str] = {}
         # Reasons of failure by the output's name, where the last try failed.
         self.reasons: dict[str, str] = {}
-        # How many bytes of the file have been read.
-        self._read = 0
-        # Whether the last line has no end, so that the next one has to begin a new line.
-        self._torn = False
-        # Whether the user knows already that the file cannot be written.
+        # Of what was made since this journal was opened, by whomever, the record that came last.
+        self.recent: dict[str, Made] = {}
+        # When the failures were written down, as in Made.
+        self._failed: dict[str, int] = {}
+        self._files = JournalFiles(root)
+        # Whether the user knows already that nothing can be written.
         self._told = False
         self._lock = threading.RLock()
         self.refresh()
+        self.recent.clear()
 
     def refresh(self) -> None:
         """Read what has been added since, by whomever."""
         with self._lock:
-            try:
-                with open(self.path, "rb", opener=_opened_at_once) as file:
-                    file.seek(self._read)
-                    data = file.read()
-            except OSError:
-                return
-            whole = data.rfind(b"\n") + 1
-            self._torn = whole < len(data)
-            self._read += whole
-            for line in data[:whole].split(b"\n"):
-                self._take(line)
+            for line, is_latest in self._files.new_lines():
+                self._take(line, is_latest)
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes, is_latest: bool = False) -> None:
+        """Learn from a line, new or known. is_latest: whether it is the newest of its name, whatever its time."""
         try:
             entry = json.loads(line)
-            name = entry["output_name"]
+            name, at = entry["output_name"], _microseconds(entry.get("at"))
             if not isinstance(name, str):
                 return
+            if is_latest:
+                at = max(at, self._newest(name) + 1)
             if entry["state"] == "done":
                 made = Made(
                     _version(entry["input"]),
                     _version(entry["output"]),
-                    str(entry["settings"]),
-                    str(entry["weights"]),
+                    sys.intern(str(entry["settings"])),
+                    sys.intern(str(entry["weights"])),
+                    at,
                 )
-                self.sources[name] = str(entry["input_name"])
-                self.made.setdefault(name, []).append(made)
-                self.reasons.pop(name, None)
-            elif entry["state"] == "failed":
-                self.reasons[name] = str(entry["reason"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                self._take_made(name, str(entry["input_name"]), made)
+            elif entry["state"] == "failed" and at >= self._newest(name):
+                self.reasons[name], self._failed[name] = str(entry["reason"]), at
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             # A line of another kind is as good as none; OverflowError stands for a size of Infinity.
             return
+
+    def _take_made(self, name: str, source: str, made: Made) -> None:
+        known = self.made.get(name, [])
+        if any(_are_alike(record, made) and record.at > made.at for record in known):
+            return
+        others = [record for record in known if not _are_alike(record, made)]
+        # Other threads may be reading the list, so it is replaced.
+        records = sorted([*others, made], key=_time_of)[-KEPT:] if others else [made]
+        self.made[name] = records
+        self.recent[name] = made
+        if records[-1] is made:
+            self.sources[name] = source
+        if made.at >= self._failed.get(name, made.at):
+            self.reasons.pop(name, None)
+            self._failed.pop(name, None)
+
+    def _newest(self, name: str) -> int:
+        """Return the time of the newest line of a name, 0 where there is none."""
+        records = self.made.get(name)
+        return max(records[-1].at if records else 0, self._failed.get(name, 0))
 
     def name(self, target: Path) -> str:
         """Return what an output is called in the journal."""
@@ -111,65 +132,79 @@ class Journal:
 
     def done(self, target: Path, source: Path, made: Made) -> None:
         """Remember an output that is about to appear under its name."""
-        entry = {"state": "done", **asdict(made)}
-        self._append(target, source, entry)
+        standing = self._standing(target, made)
+        if standing is not None:
+            self._append(target, self.sources[self.name(target)], _entry_of(standing))
+        self._append(target, str(source), _entry_of(made))
+
+    def _standing(self, target: Path, made: Made) -> Made | None:
+        """Return the record that a new one would push out though its output is what still lies there.
+
+        It is, where processes ended twice between their line and the new name, or the disk refused that name.
+        """
+        records = self.made.get(self.name(target), [])
+        if len(records) < KEPT or any(_are_alike(record, made) for record in records):
+            return None
+        try:
+            there = version_of(target, [record.output for record in records])
+        except OSError:
+            return None
+        return records[0] if there.sha256 == records[0].output.sha256 else None
 
     def failed(self, target: Path, source: Path, reason: str) -> None:
         """Remember that an output could not be made."""
-        self._append(target, source, {"state": "failed", "reason": reason})
+        self._append(target, str(source), {"state": "failed", "reason": reason})
 
-    def _append(self, target: Path, source: Path, entry: dict[str, Any]) -> None:
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        named = {"output_name": self.name(target), "input_name": str(source), "at": at}
-        line = json.dumps({**entry, **named}, separators=(",", ":")).encode()
+    def _append(self, target: Path, source: str, entry: dict[str, Any]) -> None:
+        name = self.name(target)
         with self._lock:
+            at = max(time.time_ns() // 1000, self._newest(name) + 1)
+            named = {"output_name": name, "input_name": source, "at": _text_of(at)}
+            line = json.dumps({**entry, **named}, separators=(",", ":")).encode()
             self._take(line)
             if self.silent:
                 return
             try:
-                self._write((b"\n" if self._torn else b"") + line + b"\n")
+                self._files.append(line)
             except OSError as error:
-                self._torn = True
                 if not self._told:
-                    log.warning("%s: no record of what is made: %s", self.path, error.strerror or error)
+                    reason = error.strerror or error
+                    log.warning("%s: no record of what is made: %s", self._files.folder, reason)
                 self._told = True
 
-    def _write(self, data: bytes) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        try:
-            handle = _opened_at_once(self.path, flags | os.O_APPEND)
-        except OSError as error:
-            if error.errno not in UNKNOWN:
-                raise
-            # The disk knows no appending: two processes might write in one place, which costs a line.
-            handle = _opened_at_once(self.path, flags)
-        try:
-            os.lseek(handle, 0, os.SEEK_END)
-            # Written by one call, so that lines of several processes do not mix.
-            written = os.write(handle, data)
-        finally:
-            os.close(handle)
-        self._torn = written < len(data)
-        if self._torn:
-            raise OSError("the disk is full")
+
+def _are_alike(one: Made, other: Made) -> bool:
+    """Whether two records are of the same content."""
+    return one.output.sha256 == other.output.sha256
 
 
-def _opened_at_once(name: str | Path, flags: int) -> int:
-    """Return a file's handle without waiting for what is no file, such as a pipe. Raises OSError."""
-    path = Path(name)
+def _time_of(made: Made) -> int:
+    return made.at
+
+
+def _entry_of(made: Made) -> dict[str, Any]:
+    """Return what the line of a record says of it, but for names and time."""
+    versions = {"input": asdict(made.input), "output": asdict(made.output)}
+    return {"state": "done", **versions, "settings": made.settings, "weights": made.weights}
+
+
+def _microseconds(text: object) -> int:
+    """Return the time that a line gives in microseconds since 1970; 0 for what is none."""
     try:
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
-    except OSError as error:
-        # Some disks refuse the flag; what is a file, or not there yet, needs none.
-        if error.errno not in UNKNOWN or (os.path.lexists(path) and not path.is_file()):
-            raise
-        return os.open(path, flags, 0o666)
+        moment = datetime.fromisoformat(str(text).removesuffix("Z")).replace(tzinfo=None)
+    except ValueError:
+        return 0
+    # A later line must have a time after it.
+    return (moment - EPOCH) // timedelta(microseconds=1) if moment.year < 9999 else 0
+
+
+def _text_of(at: int) -> str:
+    """Return a time for a line, from microseconds since 1970."""
+    return f"{(EPOCH + timedelta(microseconds=at)).isoformat(timespec='microseconds')}Z"
 
 
 def _version(entry: dict[str, Any]) -> Version:
-    size, mtime_ns, sha256 = (entry[field.name] for field in fields(Version))
-    return Version(int(size), int(mtime_ns), str(sha256))
+    return Version(int(entry["size"]), int(entry["mtime_ns"]), str(entry["sha256"]))
 
 
 def version_of(path: Path, known: Iterable[Version] = ()) -> Version:
@@ -192,7 +227,7 @@ def require_journal(root: Path | None, no_journal: bool) -> None:
     """Raise UsageError unless failures of an earlier run are recorded."""
     if no_journal:
         raise UsageError("--retry-failed: goes by the journal; drop --no-journal")
-    if root is None or not is_file(root / JOURNAL):
+    if root is None or not has_journal(root):
         raise UsageError(
             f"--retry-failed: {root or 'OUTPUT'} has no {JOURNAL} of an earlier run; drop the option"
         )

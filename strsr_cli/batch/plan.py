@@ -25,7 +25,8 @@ from ..images.formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, check
 from ..images.read import frames_of, read_size
 from ..system.paths import exists, is_folder
 from .job import STREAM, Job, Shard
-from .journal import JOURNAL, Journal
+from .journal import Journal
+from .journal_files import JOURNAL, has_journal
 from .naming import frame_name, output_names
 from .target_size import TargetSize
 from .targets import (
@@ -154,7 +155,7 @@ def _plan_single(job: Job, target: str | None) -> Plan:
     if job.target is None:
         return Plan([job])
     # A stream as INPUT has no record in a journal.
-    keeps = job.source is not None and exists(job.target.parent / JOURNAL)
+    keeps = job.source is not None and has_journal(job.target.parent)
     root = job.target.parent if keeps else None
     single = job.target if target is not None and job.target == Path(target) else None
     if (reason := refused_name(job.target)) is not None:
@@ -232,8 +233,7 @@ def _recording_folder(path: Path, top: Path, journals: dict[Path, dict[str, str]
     for number in range(len(path.relative_to(top).parts)):
         folder = path.parents[number]
         if folder not in journals:
-            there = exists(folder / JOURNAL)
-            journals[folder] = Journal(folder, silent=True).sources if there else {}
+            journals[folder] = Journal(folder, silent=True).sources if has_journal(folder) else {}
         outputs = journals[folder]
         source = outputs.get(path.relative_to(folder).as_posix())
         if source is None:

@@ -67,10 +67,6 @@ class BatchState:
         self._of_others: set[Job] = set()
         # The jobs by the name that messages use.
         self._jobs: dict[str, Job] = {}
-        # How many records each output had when the run began.
-        self._before: dict[str, int] = {}
-        if self.journal is not None:
-            self._before = {name: len(records) for name, records in self.journal.made.items()}
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         # The states of files of several frames, which are hashed once.
@@ -256,16 +252,19 @@ class BatchState:
         """Whether another process has done a job since this run was planned."""
         if self.journal is None or job.source is None:
             return job.finished and not self.overwrite
+        if not exists(target):
+            # Nobody has; to look into the journal for each new image would burden a shared disk.
+            return False
         self.journal.refresh()
-        new = self.journal.made.get(name, [])[self._before.get(name, 0) :]
-        if not new:
+        new = self.journal.recent.get(name)
+        if new is None:
             return False
         try:
-            version = self._version_of_input(job, job.source, new)
-            output = version_of(target, [record.output for record in new])
+            version = self._version_of_input(job, job.source, [new])
+            output = version_of(target, [new.output])
         except OSError:
             return False
-        return new[-1].output.sha256 == output.sha256 and self._is_current(new[-1], job, version)
+        return new.output.sha256 == output.sha256 and self._is_current(new, job, version)
 
     def recorder(self, job: Job) -> Callable[[Path], None] | None:
         """Return what `whole_file(target, before=...)` calls to record the output just before it gets its name.

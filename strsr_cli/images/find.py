@@ -184,8 +184,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _count_files(folder: Path) -> int:
-    """Count the files in a folder and all below it."""
-    return sum(len(files) for _, _, files in os.walk(folder))
+    """Count the files in a folder and all below it, but for those of our own."""
+    count = 0
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(OWN)]
+        count += sum(not (name.startswith(OWN) or is_unfinished(name)) for name in files)
+    return count
 
 
 def list_files(names: list[str], folder: Path, without: Path) -> FileList:
@@ -209,6 +213,8 @@ def list_files(names: list[str], folder: Path, without: Path) -> FileList:
             )
             continue
         relative = full.relative_to(root)
+        if any(part.startswith(OWN) for part in relative.parts):
+            continue
         if str(full) in taken:
             files.passed_over["again"] += 1
         elif outside is not None and _below(str(full), outside):

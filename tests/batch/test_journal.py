@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strsr_cli.batch.journal import JOURNAL, Journal, Made, Version, version_of
+from strsr_cli.batch.journal import Journal, Made, Version, version_of
+from strsr_cli.batch.journal_files import JOURNAL, OLD_JOURNAL, SUFFIX
 from strsr_cli.system.atomic import DAY, TEMPORARY_PREFIX, drop_unfinished, passing_file, sweep, whole_file
 from strsr_cli.system.processes import machine_id
 
@@ -63,7 +64,8 @@ def test_files_of_dead_processes_alone_are_swept(tmp_path: Path) -> None:
     assert left.name.startswith(TEMPORARY_PREFIX)
     far = tmp_path / f"{TEMPORARY_PREFIX}00000000-1-abc.png"  # on another machine
     far.touch()
-    for name in ("photo.png", f"{TEMPORARY_PREFIX}notes.txt", JOURNAL):
+    (tmp_path / JOURNAL).mkdir()
+    for name in ("photo.png", f"{TEMPORARY_PREFIX}notes.txt", OLD_JOURNAL):
         (tmp_path / name).touch()
     with whole_file(tmp_path / "b.png") as file:
         file.write(b"b")
@@ -71,7 +73,7 @@ def test_files_of_dead_processes_alone_are_swept(tmp_path: Path) -> None:
     assert not left.exists()
     os.utime(far, (0, far.stat().st_mtime - DAY - 9))
     assert sweep([tmp_path]) == 1
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
     assert (tmp_path / "b.png").read_bytes() == b"b"
 
 
@@ -121,7 +123,9 @@ def test_successes_and_failures_are_known_the_next_time(tmp_path: Path) -> None:
     journal.failed(tmp_path / "b.png", tmp_path / "b.jpg", "empty")
     journal.failed(tmp_path / "c.png", tmp_path / "c.jpg", "empty")
     journal.done(tmp_path / "c.png", tmp_path / "c.jpg", MADE)
-    assert len((tmp_path / JOURNAL).read_bytes().splitlines()) == 4
+    (file,) = (tmp_path / JOURNAL).iterdir()
+    assert file.name == f"{machine_id()}-{os.getpid()}{SUFFIX}"
+    assert len(file.read_bytes().splitlines()) == 4
     again = Journal(tmp_path)
     assert again.made == {"sub/\udcff\n.png": [MADE], "c.png": [MADE]}
     assert again.reasons == {"b.png": "empty"}
@@ -150,7 +154,7 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
 def test_a_journal_that_cannot_be_written_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / JOURNAL).mkdir()
+    (tmp_path / JOURNAL).touch()
     journal = Journal(tmp_path)
     for name in "ab":
         journal.done(tmp_path / name, tmp_path / "in.png", MADE)
@@ -158,16 +162,22 @@ def test_a_journal_that_cannot_be_written_is_told_once(
     assert "no record" in caplog.text
 
 
-@given(cut=st.floats(0, 1), junk=st.binary(max_size=50), at_end=st.booleans())
+@given(
+    name=st.sampled_from([OLD_JOURNAL, f"{JOURNAL}/00000000-1{SUFFIX}"]),
+    cut=st.floats(0, 1),
+    junk=st.binary(max_size=50),
+    at_end=st.booleans(),
+)
 def test_a_damaged_journal_loses_only_its_damaged_lines(
-    tmp_path_factory: pytest.TempPathFactory, cut: float, junk: bytes, at_end: bool
+    tmp_path_factory: pytest.TempPathFactory, name: str, cut: float, junk: bytes, at_end: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
-    path = folder / JOURNAL
+    path = folder / name
     journal = Journal(folder)
     for number in range(4):
         journal.done(folder / f"{number}.png", folder / "in.png", MADE)
-    data = path.read_bytes()
+    (file,) = (folder / JOURNAL).iterdir()
+    data = file.rename(path).read_bytes()
     kept = data[: round(cut * len(data))]
     whole = kept.count(b"\n")
     path.write_bytes(kept + junk if at_end else junk + b"\n" + kept)
@@ -187,14 +197,18 @@ INFINITE = (
     "line",
     ["[]", "1", "null", '"x"', "{}", '{"state":"done","output_name":3}', "[" * 100_000, "\xff", INFINITE],
 )
-def test_lines_of_another_kind_are_passed_over(tmp_path: Path, line: str) -> None:
-    (tmp_path / JOURNAL).write_text(line + "\n", encoding="latin-1")
+@pytest.mark.parametrize("name", [OLD_JOURNAL, f"{JOURNAL}/x{SUFFIX}"])
+def test_lines_of_another_kind_are_passed_over(tmp_path: Path, line: str, name: str) -> None:
+    (tmp_path / JOURNAL).mkdir()
+    (tmp_path / name).write_text(line + "\n", encoding="latin-1")
     assert Journal(tmp_path).made == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_journal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / JOURNAL)
+    (tmp_path / JOURNAL).mkdir()
+    for name in (OLD_JOURNAL, f"{JOURNAL}/x{SUFFIX}"):
+        os.mkfifo(tmp_path / name)
     journal = Journal(tmp_path)
     journal.done(tmp_path / "a.png", tmp_path / "in.png", MADE)
     assert list(journal.made) == ["a.png"]
@@ -209,7 +223,7 @@ def test_a_journal_does_without_flags_that_a_disk_refuses(
         monkeypatch,
         "open",
         number,
-        lambda path, flags=0, *more, **named: str(path).endswith(JOURNAL) and flags & getattr(os, flag),
+        lambda path, flags=0, *more, **named: str(path).endswith(SUFFIX) and flags & getattr(os, flag),
     )
     journal = Journal(tmp_path)
     for name in ("a.png", "b.png"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from strsr_cli.batch.job import Job
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.report import Reporter
 from strsr_cli.batch.state import BatchState, TakenOver

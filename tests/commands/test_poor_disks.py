@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 
 from ..helpers.refusing import refuse, same_inodes
 from ..helpers.upscale_runs import left_over, made, reasons

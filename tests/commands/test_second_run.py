@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from strsr_cli.app import app
 from strsr_cli.batch import plan
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL, OLD_JOURNAL
 from strsr_cli.batch.locks import FOLDER
 from strsr_cli.system.atomic import TEMPORARY_PREFIX
 from strsr_cli.upscale import preflight as forecast
@@ -134,6 +135,30 @@ def test_retry_failed_without_a_record_is_refused(
         assert "journal" in result.stderr
 
 
+def test_a_folder_of_the_old_journal_is_skipped_whole(
+    go: Callable[..., dict], folder: Path, tmp_path: Path
+) -> None:
+    go()
+    journal, old = tmp_path / "out" / JOURNAL, tmp_path / "out" / OLD_JOURNAL
+    (file,) = journal.iterdir()
+    # Versions before wrote all lines of all processes into one file, with times in whole seconds.
+    lines = re.sub(rb"\.\d{6}Z", b"Z", file.read_bytes())
+    old.write_bytes(lines)
+    shutil.rmtree(journal)
+    again = go()
+    assert (again["done"], again["skipped"], again["failed"]) == (0, 2, 1)
+    assert reasons(go("--retry-failed")) == {
+        "a.png": "not recorded as failed",
+        "b.jpg": "not recorded as failed",
+    }
+    inside = go("--dry-run", paths=(tmp_path / "out", tmp_path / "larger"), code=0)
+    assert inside["to_make"] == 2
+    # What is made anew is written down in the new form alone.
+    assert made(go("--quality", 50)) == ["a.png", "b.jpg"]
+    assert old.read_bytes() == lines
+    assert go("--quality", 50)["skipped"] == 2
+
+
 def test_a_run_without_a_journal_skips_what_exists(go: Callable[..., dict], tmp_path: Path) -> None:
     go("--no-journal")
     assert not (tmp_path / "out" / JOURNAL).exists()
@@ -245,7 +270,8 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(
     assert "passed over: 1 hidden file, 1 other file" in text
     assert not (tmp_path / "out").exists()
     go()
-    journal = (tmp_path / "out" / JOURNAL).read_bytes()
+    (journal,) = (tmp_path / "out" / JOURNAL).iterdir()
+    before = journal.read_bytes()
     os.utime(folder / "a.png", (1, 1))
     assert go("--dry-run", code=0)["skipped"] == 2
-    assert (tmp_path / "out" / JOURNAL).read_bytes() == journal
+    assert journal.read_bytes() == before

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 from strsr_cli.batch.locks import FOLDER
 
 from ..helpers.upscale_runs import left_over, made

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 from strsr_cli.system.signals import OUR_THREADS
 
 from ..helpers.upscale_runs import left_over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 from strsr_cli.batch.receipts import MOST, Receipts
 from strsr_cli.batch.targets import FOREIGN_SUFFIXES
 
@@ -83,7 +84,7 @@ def test_an_output_that_a_journal_names_is_known_as_ours(upscale: Run, here: Pat
     assert "1 done" in upscale("a.jpg", made).stderr
     Image.new("RGB", (3, 3)).save(made)
     assert upscale("a.jpg", made, "--overwrite").exit_code == 2
-    (tmp_path / "out" / JOURNAL).unlink()
+    shutil.rmtree(tmp_path / "out" / JOURNAL)
     assert upscale("a.jpg", tmp_path / "out" / "b.jpg", "--overwrite").exit_code == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 
 from ..conftest import EXAMPLES
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, photo: np.ndarray) -> Path:
 
 def files(folder: Path) -> dict[str, bytes]:
     """All files below a folder but for the journal."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != JOURNAL]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and JOURNAL not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

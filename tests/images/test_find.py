@@ -124,6 +124,23 @@ def test_outputs_in_a_list_are_no_inputs(folder: Path) -> None:
     assert files.passed_over == {"output": 1}
 
 
+def test_our_own_files_are_neither_found_nor_counted(folder: Path) -> None:
+    before = find_files(folder, folder / "sub")
+    for name in (
+        ".strsr-journal/0-1.jsonl",
+        ".strsr-journal/a.png",
+        ".strsr-locks/b.png",
+        ".strsr-old.jsonl",
+    ):
+        for root in (folder, folder / "sub"):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_bytes(b"{}")
+    assert find_files(folder, folder / "sub") == before
+    assert list_files([".strsr-journal/0-1.jsonl", "sub/.strsr-journal/a.png"], folder, folder / "sub") == (
+        list_files([], folder, folder / "sub")
+    )
+
+
 def test_lists_end_names_with_lines_or_nul() -> None:
     assert read_list(b"\xef\xbb\xbfa.png\r\nb c.png\n\n#d.png", zero=False) == ["a.png", "b c.png", "#d.png"]
     assert read_list(b"a\nb.png\0\xff.png\0", zero=True) == ["a\nb.png", "\udcff.png"]

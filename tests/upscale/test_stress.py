@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from strsr_cli.batch.journal import JOURNAL
+from strsr_cli.batch.journal_files import JOURNAL
 from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.plan import make_plan
 from strsr_cli.batch.report import Reporter
