@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +17,7 @@ from strsr_cli.batch.journal import KEPT, Journal, Made, Version, version_of
 from strsr_cli.batch.journal_files import JOURNAL, OLD_JOURNAL, SUFFIX, has_journal
 from strsr_cli.system.processes import machine_id
 
-LINES = 10_000
-WRITER = f"""
+WRITER = """
 import sys
 from pathlib import Path
 from strsr_cli.batch.journal import Journal, Made, Version
@@ -26,8 +26,8 @@ journal = Journal(root)
 made = Made(Version(1, 2, "a"), Version(3, 4, mark), "settings", "weights")
 print("ready", flush=True)
 sys.stdin.read(1)
-for number in range({LINES}):
-    journal.done(root / f"{{mark}}-{{number}}.png", root / "in.png", made)
+for number in range(int(sys.argv[3])):
+    journal.done(root / f"{mark}-{number}.png", root / "in.png", made)
 """
 FORKED = """
 import os, sys
@@ -73,11 +73,13 @@ def files(root: Path) -> list[str]:
     return sorted(path.name for path in (root / JOURNAL).iterdir())
 
 
-def test_two_processes_lose_none_of_20000_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_two_processes_lose_no_lines(tmp_path: Path, count: int) -> None:
+    """While a third one reads what they write; -s prints how long it takes to read all of it."""
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    writers = [subprocess.Popen([*command, mark], env=environment, **pipes) for mark in "xy"]  # type: ignore[call-overload]
+    writers = [subprocess.Popen([*command, mark, str(count)], env=environment, **pipes) for mark in "xy"]  # type: ignore[call-overload]
     for writer in writers:
         assert writer.stdout.readline() == b"ready\n"
     for writer in writers:
@@ -91,9 +93,14 @@ def test_two_processes_lose_none_of_20000_lines(tmp_path: Path) -> None:
         writer.communicate()
         assert writer.returncode == 0
     journal.refresh()
-    names = {f"{mark}-{number}.png" for mark in "xy" for number in range(LINES)}
+    names = {f"{mark}-{number}.png" for mark in "xy" for number in range(count)}
     assert counts == sorted(counts)
-    assert journal.made.keys() == journal.recent.keys() == Journal(tmp_path).made.keys() == names
+    assert journal.made.keys() == journal.recent.keys() == names
+    began = time.perf_counter(), time.process_time()
+    again = Journal(tmp_path)
+    wall, busy = time.perf_counter() - began[0], time.process_time() - began[1]
+    print(f"{2 * count} lines read in {wall:.2f} s ({busy:.2f} s of a core)")
+    assert again.made.keys() == names
     assert len(files(tmp_path)) == 2
 
 

@@ -90,6 +90,56 @@ def test_a_file_is_ours_even_if_we_die_before_it_has_its_name(jobs: list[Job], t
     assert BatchState(out, settings=lambda job: "new").settled(job) == "done before"
 
 
+def test_what_another_run_makes_anew_is_not_made_again(jobs: list[Job], tmp_path: Path) -> None:
+    for settings in ("first", "second"):
+        make(BatchState(tmp_path / "out", settings=lambda job, own=settings: own), jobs[0])
+    states = [BatchState(tmp_path / "out", settings=lambda job: "third") for _ in range(2)]
+    assert [state.settled(jobs[0]) for state in states] == [None, None]
+    # Of each output two records are kept, before and after.
+    assert [make(state, jobs[0]) for state in states] == [True, False]
+    assert BatchState(tmp_path / "out", settings=lambda job: "fourth").settled(jobs[0]) is None
+
+
+# Makes an output of a text, and dies between its line in the journal and its name.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from strsr_cli.batch.job import Job
+from strsr_cli.batch.state import BatchState
+from strsr_cli.system.atomic import whole_file
+root, text, overwrite = Path(sys.argv[1]), sys.argv[2], bool(sys.argv[3:])
+job = Job(root / "in" / "0.png", root / "out" / "0.png", "png")
+state = BatchState(root / "out", settings=lambda job: text, overwrite=overwrite)
+assert state.settled(job) is None
+assert state.take(job)
+os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
+with whole_file(job.target, state.recorder(job)) as file:
+    file.write(text.encode())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL here")
+@pytest.mark.parametrize("more", [[], ["overwrite"]])
+def test_kills_before_the_new_name_leave_the_old_file_ours(
+    jobs: list[Job], tmp_path: Path, more: list[str]
+) -> None:
+    job, out = jobs[0], tmp_path / "out"
+    make(BatchState(out, settings=lambda job: "first"), job)
+    before = (out / "0.png").read_bytes()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for settings in ("second", "third", "fourth"):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), settings, *more]
+        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+        assert (out / "0.png").read_bytes() == before
+        assert settings in "".join(path.read_text() for path in (out / JOURNAL).iterdir())
+    # It is known as done with its own settings, and is replaced under others.
+    assert BatchState(out, settings=lambda job: "first").settled(job) == "done before"
+    last = BatchState(out, settings=lambda job: "fifth")
+    assert last.settled(job) is None
+    assert make(last, job)
+    assert BatchState(out, settings=lambda job: "fifth").settled(job) == "done before"
+
+
 def test_an_input_that_changes_under_way_is_made_again(jobs: list[Job], tmp_path: Path) -> None:
     job, state = jobs[0], BatchState(tmp_path / "out")
     assert job.source is not None

@@ -139,3 +139,26 @@ def test_a_run_killed_while_it_renames_leaves_whole_files(
     assert strsr(*args).exit_code == 0
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
     assert leftovers(tmp_path / "out") == []
+
+
+@pytest.mark.slow
+def test_runs_of_other_settings_killed_at_the_rename_go_on(
+    strsr: Run, photo: np.ndarray, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo[:20, :30]).save(tmp_path / "in" / "b.jpg")
+    args = ("upscale", tmp_path / "in", tmp_path / "out", "--weights", tiny_weights, "--quality")
+    assert strsr(*args, 90).exit_code == 0
+    before = outputs(tmp_path / "out")
+    for quality in ("80", "70"):
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_AT_RENAME, "before", *map(str, args), quality],
+            env=environment(),
+            check=False,
+        )
+        assert killed.returncode == -9
+        assert outputs(tmp_path / "out") == before
+    assert "1 skipped" in strsr(*args, 90).stderr
+    assert "1 done" in strsr(*args, 60).stderr
+    assert outputs(tmp_path / "out") != before
+    assert leftovers(tmp_path / "out") == []
