@@ -91,16 +91,18 @@ def _may_have_grown(path: str, progress: _Progress) -> bool:
 def _read_on(path: str, progress: _Progress) -> Iterator[bytes]:
     """Yield the whole lines of a file beyond those that have been read, up to the first error."""
     with contextlib.suppress(OSError), open(path, "rb", opener=_opened_at_once) as file:
-        now = time.monotonic()
+        grown = time.monotonic()
         if progress.grown is None:
-            progress.grown = now - max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
+            # Of a file that is new to us, its own time says when.
+            grown -= max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
+            progress.grown = grown
         file.seek(progress.read)
         for line in file:
             if not line.endswith(b"\n"):
                 # It is being written, and its end may be there a moment later; or a full disk has cut it off.
                 return
             progress.read += len(line)
-            progress.grown = now
+            progress.grown = grown
             yield line
 
 
