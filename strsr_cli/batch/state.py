@@ -188,8 +188,7 @@ class BatchState:
         name = self._claim_on(target)
         if self.journal is None or self._locks is None or self._failed(name) or not self._locks.is_free(name):
             return False
-        done_meanwhile = len(self.journal.made.get(name, [])) > self._before.get(name, 0)
-        return not done_meanwhile and self.settled(job) is None
+        return name not in self.journal.recent and self.settled(job) is None
 
     # --- while working ---
 
@@ -238,11 +237,17 @@ class BatchState:
         reason = None
         if self._done_meanwhile(job, job.target, name):
             reason = "another process has done it"
-        elif job in self._of_others and self._failed(name):
+        elif job in self._of_others and self._failed_meanwhile(name):
             reason = "another process has failed at it"
         if reason is not None:
             self._locks.release(name)
         return reason
+
+    def _failed_meanwhile(self, name: str) -> bool:
+        """Whether another process has failed at an output of its own part by now."""
+        if self.journal is not None:
+            self.journal.refresh()
+        return self._failed(name)
 
     def _failed(self, name: str) -> bool:
         """Whether the journal, as far as it has been read, records an output as failed."""
