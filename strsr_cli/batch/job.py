@@ -13,9 +13,11 @@ from typing import BinaryIO, TypeVar
 
 from strsr_models.errors import ImageError, UsageError
 
+from ..images.places import RemoteFile
 from ..system.paths import exists
 
 STREAM = "-"  # in place of a path: standard input or output
+Source = Path | RemoteFile
 # Paths of streams that a process has open already.
 DESCRIPTOR = re.compile(
     r"/dev/(?:fd/(?P<number>\d+)|(?P<name>stdin|stdout|stderr))|/proc/self/fd/(?P<own>\d+)"
@@ -34,15 +36,15 @@ def descriptor_of(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make; its source or its target is None where that is a stream.
+    """One image to make; its source and its target are files or remote objects, or None where that is a stream.
 
     frame: the number, from 1, of a frame or page, where those of a file are made one by one. count: how many
     of them that file has. pipe: a named pipe that is read in place of standard input. sink: a pipe or device that is
     written in place of standard output.
     """
 
-    source: Path | None
-    target: Path | None
+    source: Source | None
+    target: Source | None
     kind: str  # format of the output, a key of OUTPUT_FORMATS
     frame: int | None = None
     count: int = 1
@@ -57,9 +59,9 @@ class Job:
         return str(self.source) if self.frame is None else f"{self.source} (frame {self.frame})"
 
     def written(self) -> int | None:
-        """Return the size in bytes of the finished output, or None of a stream's."""
+        """Return the size in bytes of the finished output's file; None of a stream or an object."""
         try:
-            return None if self.target is None else self.target.stat().st_size
+            return self.target.stat().st_size if isinstance(self.target, Path) else None
         except OSError:
             # Somebody has taken it away already.
             return None
@@ -92,7 +94,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the output is there; outputs appear whole, so a file that exists is done."""
-        return self.target is not None and exists(self.target)
+        return isinstance(self.target, Path) and exists(self.target)
 
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ from typing import Any
 from strsr_models.errors import UsageError
 
 from ..system.atomic import sha256_of
+from .job import Source
 from .journal_files import JOURNAL, JournalFiles, has_journal
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class Journal:
         """Return what an output is called in the journal."""
         return target.relative_to(self.root).as_posix()
 
-    def done(self, target: Path, source: Path, made: Made) -> None:
+    def done(self, target: Path, source: Source, made: Made) -> None:
         """Remember an output that is about to appear under its name."""
         standing = self._standing(target, made)
         if standing is not None:
@@ -151,7 +152,7 @@ class Journal:
             return None
         return records[0] if there.sha256 == records[0].output.sha256 else None
 
-    def failed(self, target: Path, source: Path, reason: str) -> None:
+    def failed(self, target: Path, source: Source, reason: str) -> None:
         """Remember that an output could not be made."""
         self._append(target, str(source), {"state": "failed", "reason": reason})
 
@@ -223,10 +224,12 @@ def version_of(path: Path, known: Iterable[Version] = ()) -> Version:
     return Version(before.st_size, before.st_mtime_ns, sha256_of(path))
 
 
-def require_journal(root: Path | None, no_journal: bool) -> None:
-    """Raise UsageError unless failures of an earlier run are recorded."""
+def require_journal(root: Path | None, no_journal: bool, remote: bool = False) -> None:
+    """Raise UsageError unless failures of an earlier run are recorded; a remote OUTPUT without any has none to retry."""
     if no_journal:
         raise UsageError("--retry-failed: goes by the journal; drop --no-journal")
+    if remote:
+        return
     if root is None or not has_journal(root):
         raise UsageError(
             f"--retry-failed: {root or 'OUTPUT'} has no {JOURNAL} of an earlier run; drop the option"

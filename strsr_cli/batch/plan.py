@@ -22,9 +22,10 @@ from ..images.find import (
     read_list,
 )
 from ..images.formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, check_fits
+from ..images.places import Place
 from ..images.read import frames_of, read_size
 from ..system.paths import exists, is_folder
-from .job import STREAM, Job, Shard
+from .job import STREAM, Job, Shard, Source
 from .journal import Journal
 from .journal_files import JOURNAL, has_journal
 from .naming import frame_name, output_names
@@ -49,15 +50,18 @@ class Plan:
 
     root: the output folder of a tree of images, or None for a single one. refused: path and reason of each
     image that cannot be done. passed_over: numbers of files that are no inputs, by kind (see FileList). hints: what
-    a person should know of those. single: the one output whose name OUTPUT gives, or None.
+    a person should know of those. single: the one output whose name OUTPUT gives, or None. place: the remote OUTPUT of a
+    tree of images, in place of a root. tree: whether INPUT is the list of a remote place.
     """
 
     jobs: list[Job]
     root: Path | None = None
-    refused: list[tuple[Path, str]] = field(default_factory=list)
+    refused: list[tuple[Source, str]] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     hints: list[str] = field(default_factory=list)
-    single: Path | None = None
+    single: Source | None = None
+    place: Place | None = None
+    tree: bool = False
 
     @property
     def count(self) -> int:
@@ -152,7 +156,7 @@ def _plan_single(job: Job, target: str | None) -> Plan:
 
     target: OUTPUT, where the image's name may be what it gives.
     """
-    if job.target is None:
+    if not isinstance(job.target, Path):
         return Plan([job])
     # A stream as INPUT has no record in a journal.
     keeps = job.source is not None and has_journal(job.target.parent)
@@ -286,7 +290,7 @@ def _plan_outputs(files: FileList, source: Path, root: Path, kind: str, add: str
     return plan
 
 
-def _split_frames(paths: list[Path], refused: list[tuple[Path, str]]) -> Iterator[tuple[Path, int | None]]:
+def _split_frames(paths: list[Path], refused: list[tuple[Source, str]]) -> Iterator[tuple[Path, int | None]]:
     """Yield each image, or each frame of it by its number; a file whose frames cannot be counted is refused."""
     for path in paths:
         try:
@@ -305,8 +309,9 @@ def planned_sizes(
 ) -> Iterator[tuple[Job, dict[str, int | str]]]:
     """Yield each job with the sizes in px of its input and its output, or with the error that awaits it."""
     for job in jobs:
-        if job.source is None:
-            yield job, {}
+        if not isinstance(job.source, Path):
+            # The sizes of streams and objects are known when they are read.
+            yield job, {} if job.source is None or job.source.size is None else {"bytes": job.source.size}
             continue
         try:
             height, width = read_size(job.source, max_pixels, job.frame)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from strsr_models.errors import UsageError
 
+from ..images.places import RemoteFile
 from ..system.atomic import sha256_of, sweep
 from ..system.paths import exists
 from ..system.signals import Stop
-from .job import Job
+from .job import Job, Source
 from .journal import Journal, Made, Version, version_of
 from .locks import OutputLocks
 from .receipts import Receipts
@@ -116,7 +117,7 @@ class BatchState:
     def settled(self, job: Job) -> str | None:
         """Return why a job need not or may not be done, or None when it is to be done."""
         self._jobs[job.name] = job
-        if job.target is None:
+        if not isinstance(job.target, Path):
             return None
         if self.journal is None or job.source is None:
             return EXISTS if job.finished and not self.overwrite else None
@@ -126,7 +127,7 @@ class BatchState:
             return None
         return self._settled_by_record(self.journal, job, job.target, job.source)
 
-    def _settled_by_record(self, journal: Journal, job: Job, target: Path, source: Path) -> str | None:
+    def _settled_by_record(self, journal: Journal, job: Job, target: Path, source: Source) -> str | None:
         """Return why the records of an output and the file under its name settle a job, or None."""
         records = journal.made.get(journal.name(target), [])
         try:
@@ -170,7 +171,7 @@ class BatchState:
 
     def sweep(self, jobs: list[Job]) -> int:
         """Remove what killed runs have left unfinished in the folders of these jobs; return how many files."""
-        return sweep({job.target.parent for job in jobs if job.target is not None})
+        return sweep({job.target.parent for job in jobs if isinstance(job.target, Path)})
 
     def left_over(self, jobs: list[Job]) -> list[Job]:
         """Return those jobs of other shards that nobody has done, failed at or claimed so far.
@@ -180,7 +181,7 @@ class BatchState:
         if self.journal is None or self._locks is None or not self._locks.works:
             return []
         self.journal.refresh()
-        left = [job for job in jobs if job.target is not None and self._is_left_over(job, job.target)]
+        left = [job for job in jobs if isinstance(job.target, Path) and self._is_left_over(job, job.target)]
         self._of_others.update(left)
         return left
 
@@ -200,11 +201,10 @@ class BatchState:
         self.stop.working = True
         if not self.claim(job):
             return False
-        if self.journal is not None and job.source is not None:
+        if job.source is not None and self._keeps_record:
             # The content is hashed before it is read: a file that changes in between is made again next time.
             with contextlib.suppress(OSError):
-                records = self.journal.made.get(self.journal.name(job.target), []) if job.target else []
-                version = self._version_of_input(job, job.source, records)
+                version = self._version_of_input(job, job.source, self._records_of(job))
                 with self._lock:
                     self._inputs[job] = version
         return True
@@ -216,8 +216,24 @@ class BatchState:
             self.reporter.left(job.name, job.target_name, reason)
         return reason is None
 
-    def _version_of_input(self, job: Job, source: Path, records: list[Made]) -> Version:
-        """Return the state of an input; a file of many frames is hashed once for all of them. Raises OSError."""
+    @property
+    def _keeps_record(self) -> bool:
+        """Whether what is made is written down."""
+        return self.journal is not None
+
+    def _records_of(self, job: Job) -> list[Made]:
+        """Return what is recorded of a job's output."""
+        if self.journal is None or not isinstance(job.target, Path):
+            return []
+        return self.journal.made.get(self.journal.name(job.target), [])
+
+    def _version_of_input(self, job: Job, source: Source, records: list[Made]) -> Version:
+        """Return the state of an input; a file of many frames is hashed once for all of them. Raises OSError.
+
+        Objects are known by what their place says of them, and are not read for that.
+        """
+        if isinstance(source, RemoteFile):
+            return Version(source.size or 0, source.mtime_ns, source.identity)
         known = [record.input for record in records]
         if job.frame is None:
             return version_of(source, known)
@@ -229,7 +245,7 @@ class BatchState:
 
     def _taken_by_others(self, job: Job) -> str | None:
         """Return what another process does with a job, or None where this process has claimed it."""
-        if self._locks is None or job.target is None:
+        if self._locks is None or not isinstance(job.target, Path):
             return None
         name = self._claim_on(job.target)
         if not self._locks.take(name):
@@ -278,7 +294,7 @@ class BatchState:
         TakenOver where the job is this process's no longer, whose output is then not to replace the other one's.
         """
         journal, target, source, receipts = self.journal, job.target, job.source, self.receipts
-        if target is None:
+        if not isinstance(target, Path):
             return None
 
         def record(temporary: Path) -> None:
@@ -302,14 +318,16 @@ class BatchState:
     def failed(self, name: str, reason: str) -> None:
         """Remember a failure, by the name that messages use; the reporter calls this for all that fail."""
         job = self._jobs.get(name)
-        if self.journal is not None and job is not None and job.target is not None and job.source is not None:
+        if self.journal is None or job is None or job.source is None:
+            return
+        if isinstance(job.target, Path):
             self.journal.failed(job.target, job.source, reason)
 
     def release(self, job: Job) -> None:
         """End a job that `take` has begun, done or failed."""
         with self._lock:
             self._inputs.pop(job, None)
-        if self._locks is not None and job.target is not None:
+        if self._locks is not None and isinstance(job.target, Path):
             self._locks.release(self._claim_on(job.target))
 
     def close(self) -> None:

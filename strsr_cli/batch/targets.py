@@ -177,7 +177,7 @@ def kept_kind(path: Path) -> str:
 
 def _check_target(job: Job) -> Job:
     """Return the job. Raises UsageError where its output would take the place of its input."""
-    if job.source is not None and job.target is not None:
+    if isinstance(job.source, Path) and isinstance(job.target, Path):
         own = identity(job.target)
         if own is not None and own == identity(job.source):
             raise UsageError(f"{job.target}: the output would replace its own input; choose another OUTPUT")

@@ -217,8 +217,12 @@ class Bench:
         ratios = [alone / whole for alone, whole in zip(network, files, strict=True)]
         return {
             "output_megapixels": megapixels,
-            "input_bytes": sum(job.source.stat().st_size for job in self.jobs if job.source),
-            "output_bytes": sum(job.target.stat().st_size for job in self.jobs if job.target),
+            "input_bytes": sum(
+                job.source.stat().st_size for job in self.jobs if isinstance(job.source, Path)
+            ),
+            "output_bytes": sum(
+                job.target.stat().st_size for job in self.jobs if isinstance(job.target, Path)
+            ),
             "end_to_end": rates(files, megapixels),
             "network_only": rates(network, megapixels),
             "efficiency": {"ratios": ratios, "median": statistics.median(ratios)},

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class SteppedPicture(OpenPicture):
 def seconds_end_to_end(stages: Stages, jobs: list[Job], reporter: BenchReporter) -> float:
     """The seconds of the batch as it is, from files to files. Raises ImageError where a picture fails."""
     for job in jobs:
-        if job.target is not None:
+        if isinstance(job.target, Path):
             job.target.unlink(missing_ok=True)
     fresh = replace(stages, open=set(), fatal=None, unforeseen=None)
     began = time.perf_counter()

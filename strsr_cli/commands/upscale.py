@@ -133,10 +133,11 @@ def upscale(
     """
     from ..batch.job import keeps_exit_code, resolve_shard
     from ..batch.journal import require_journal
-    from ..batch.plan import listed_names, make_plan
+    from ..batch.plan import listed_names
     from ..batch.receipts import Receipts
+    from ..batch.remote.plan import plan_any
+    from ..batch.remote.state import make_state
     from ..batch.report import make_reporter
-    from ..batch.state import BatchState
     from ..batch.target_size import resolve_target_size
     from ..gallery.collect import report_page
     from ..images.read import is_whole_image
@@ -156,10 +157,10 @@ def upscale(
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)
     names, hints = listed_names(files_from, files0_from)
-    whole_plan = make_plan(source, target, format, names, in_place_suffix, frames == "all")
+    whole_plan = plan_any(source, target, format, names, in_place_suffix, frames == "all", keep_times)
     plan = whole_plan.shard(part)
     if retry_failed:
-        require_journal(plan.root, no_journal)
+        require_journal(plan.root, no_journal, plan.place is not None)
     if steal:
         check_steal(no_journal, overwrite or replace, retry_failed)
     options = UpscaleOptions(
@@ -198,9 +199,11 @@ def upscale(
     )
     reporter = make_reporter(json, quiet, verbose)
     stop = Stop(quiet)
-    hashed_weights = weights_hash(options) if plan.root else ""
-    state = BatchState(
+    hashed_weights = weights_hash(options) if plan.root or plan.place else ""
+    state = make_state(
         plan.root,
+        plan.place,
+        plan.jobs,
         settings=lambda job: settings_hash(options, job),
         weights=hashed_weights,
         overwrite=overwrite or replace,
@@ -214,7 +217,7 @@ def upscale(
     )
     reporter.on_failed = state.failed
     reporter.passed_over = plan.passed_over
-    reporter.place = str(plan.root or plan.single or "")
+    reporter.place = str(plan.place or plan.root or plan.single or "")
     try:
         page = None if dry_run else report
         with (
@@ -224,7 +227,7 @@ def upscale(
             check_request(options)
             check_replaced(plan, state, replace)
             # A single image is an OUTPUT by itself, whatever is made beside it.
-            if is_folder(Path(source)) or any(job.frame for job in plan.jobs):
+            if plan.place or plan.tree or is_folder(Path(source)) or any(job.frame for job in plan.jobs):
                 state.enter(run_hash(options, format, hashed_weights))
             for hint in hints + plan.hints:
                 reporter.note(hint)

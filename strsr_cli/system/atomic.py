@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from strsr_models.errors import StrsrError, first_line
 
@@ -93,16 +93,20 @@ def is_unfinished(name: str) -> bool:
 
 @contextlib.contextmanager
 def passing_file() -> Iterator[IO[bytes]]:
-    """Yield a binary file in the system's temporary folder, for bytes on their way into a pipe.
+    """Yield a binary file in the system's temporary folder, for bytes on their way into a pipe or a store.
 
-    It is gone at the end. Raises OSError.
+    It may be read by its name, and is gone at the end. Raises OSError.
     """
-    with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX) as file:
-        _unfinished.add(file.name)
-        try:
-            yield cast(IO[bytes], file)
-        finally:
-            _unfinished.discard(file.name)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX)
+    _unfinished.add(name)
+    try:
+        os.close(handle)
+        with open(name, "w+b") as file:
+            yield file
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        _unfinished.discard(name)
 
 
 def _read_umask() -> int:

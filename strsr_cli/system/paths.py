@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 # Errors by which a system refuses a name itself: too long, with a character that the disk does not know.
@@ -26,3 +27,8 @@ def is_folder(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Whether a path is that of a regular file, as far as we may know."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_url(text: str | None) -> bool:
+    """Whether an argument names a remote place; a drive such as C:// has one letter, and is none."""
+    return text is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None

@@ -23,6 +23,7 @@ from ..batch.report import about
 from ..batch.target_size import TargetSize
 from ..images.color.restorer import fill_transparent, to_tensor
 from ..images.picture import Picture
+from ..images.places import RemoteFile
 from ..images.read import decode_image, read_frame, read_image, read_size, without_remarks
 from ..images.rows import RowLayout
 from ..images.write import EncodeSettings, write_image
@@ -30,6 +31,8 @@ from ..system.atomic import passing_file, sha256_of, whole_file
 from .options import BigModelOptions
 
 log = logging.getLogger(__name__)
+
+BYTES_PER_PIXEL = 8  # of --max-pixels: larger objects are not read into memory
 
 
 @dataclass
@@ -50,7 +53,10 @@ class Inputs:
         self.known.add(job)
         name = "standard input" if job.name == STREAM else job.name
         with without_remarks(again), about(name):
-            if job.source is not None and job.frame is not None:
+            if isinstance(job.source, RemoteFile):
+                data = job.source.read(BYTES_PER_PIXEL * self.max_pixels)
+                picture = decode_image(data, name, self.max_pixels)
+            elif job.source is not None and job.frame is not None:
                 picture = read_frame(job.source, job.frame, self.max_pixels)
             elif job.source is not None:
                 picture = read_image(job.source, self.max_pixels)
@@ -68,6 +74,9 @@ class Inputs:
         try:
             if job.source is None:
                 return 0
+            if isinstance(job.source, RemoteFile):
+                # Photos have about so many pixels for a byte.
+                return min(4 * (job.source.size or 0), self.max_pixels)
             return math.prod(read_size(job.source, self.max_pixels, job.frame))
         except (ImageError, MemoryError):
             # The image will fail for that when it is read.
@@ -100,6 +109,14 @@ def _write_output(
 ) -> None:
     """Write rows as `write_output` does. Raises ImageError that names the job or its target."""
     try:
+        if isinstance(job.target, RemoteFile):
+            with passing_file() as passing:
+                write_image(cast(BinaryIO, passing), job.kind, layout, rows, settings)
+                passing.flush()
+                assert before is not None
+                # It is recorded and put there, at once.
+                before(Path(passing.name))
+            return
         if job.target is None:
             # A stream gets nothing of an image that fails.
             with passing_file() as passing:
@@ -124,7 +141,7 @@ def _write_output(
 def file_times(job: Job) -> tuple[int, int] | None:
     """The times, in ns, of the last use and change of a job's input; None for a stream, or a file that is gone."""
     try:
-        state = None if job.source is None else job.source.stat()
+        state = job.source.stat() if isinstance(job.source, Path) else None
     except OSError:
         return None
     return None if state is None else (state.st_atime_ns, state.st_mtime_ns)

@@ -44,6 +44,7 @@ class Preflight:
     pending: list[Job] = field(default_factory=list)
     sizes: dict[Path, int] = field(default_factory=dict)  # bytes of each output, about
     megapixels: float = 0.0  # of all outputs
+    input_bytes: int = 0  # of inputs that are objects, whose pixels are not known
     skipped: int = 0
     will_fail: int = 0
 
@@ -90,8 +91,9 @@ def preflight(
 
 def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[str, int | str]:
     """Add what an image will take to the forecast. Returns {"error": ...} where the machine has too little memory."""
-    # The size of a stream is not known before it is read.
-    if not sizes:
+    # The pixels of streams and objects are not known before they are read.
+    if "height" not in sizes:
+        forecast.input_bytes += int(sizes.get("bytes", 0))
         return {}
     height, width, to_height, to_width = (int(sizes[k]) for k in ("height", "width", "to_height", "to_width"))
     try:
@@ -99,7 +101,7 @@ def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[
     except ImageError as error:
         return {"error": str(error)}
     forecast.megapixels += to_height * to_width / 1e6
-    if job.target is not None:
+    if isinstance(job.target, Path):
         forecast.sizes[job.target] = output_bytes(job, to_height * to_width, height * width)
     return {}
 
@@ -123,7 +125,10 @@ def tell_forecast(forecast: Preflight, options: UpscaleOptions, reporter: Report
     fails = f", {forecast.will_fail} will fail" if forecast.will_fail else ""
     text = f"{len(forecast.pending)} to make, {forecast.skipped} skipped{fails}; nothing was written"
     if forecast.pending:
-        text += f"; about {forecast.megapixels:.1f} MP, {size_text(size)}"
+        if forecast.input_bytes:
+            text += f"; {size_text(forecast.input_bytes)} to read, whose pixels are not known yet"
+        if forecast.megapixels or not forecast.input_bytes:
+            text += f"; about {forecast.megapixels:.1f} MP, {size_text(size)}"
         text += f", {duration_text(seconds)} (by a small tile)" if seconds is not None else ""
     passed_over = describe_passed_over(reporter.passed_over)
     return f"{text}; {passed_over}" if passed_over else text
@@ -140,7 +145,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 def output_bytes(job: Job, pixels: int, input_pixels: int) -> int:
     """The size in bytes, about, of an output of so many pixels; deep pictures are known by their input's size."""
     per_pixel = BYTES_PER_PIXEL[job.kind]
-    if job.kind in LOSSLESS and job.source is not None and input_pixels:
+    if job.kind in LOSSLESS and isinstance(job.source, Path) and input_pixels:
         # An input that cannot be read will fail for that later.
         with contextlib.suppress(OSError):
             per_pixel = max(per_pixel, job.source.stat().st_size / job.count / input_pixels / 2)
@@ -213,7 +218,7 @@ def check_writable(plan: Plan, dry_run: bool = False) -> None:
             if error.errno in CLOSED:
                 raise _closed_output(plan.root, error.strerror or str(error)) from error
     closed: dict[Path, str] = {}
-    for parent in dict.fromkeys(job.target.parent for job in plan.jobs if job.target is not None):
+    for parent in dict.fromkeys(job.target.parent for job in plan.jobs if isinstance(job.target, Path)):
         folder = _existing(parent)
         reason = closed.get(folder) or _closed(folder, dry_run)
         if reason is None:

@@ -14,6 +14,7 @@ from strsr_models.checkpoints.published import check_model, needed_pieces, requi
 from strsr_models.errors import UsageError, WeightsError
 
 from ..batch.plan import Plan
+from ..batch.remote.state import check_own_object
 from ..batch.state import BatchState
 from .options import UpscaleOptions
 
@@ -56,7 +57,11 @@ def check_weights(model: str, folder: Path) -> None:
 def check_replaced(plan: Plan, state: BatchState, replace: bool) -> None:
     """Raise UsageError where OUTPUT names a file of somebody's, or --replace stands where OUTPUT names no file."""
     if plan.single is not None:
-        if not replace:
+        if replace:
+            return
+        if isinstance(plan.single, Path):
             state.check_own(plan.single)
+        else:
+            check_own_object(plan.single)
     elif replace and any(job.target is not None for job in plan.jobs):
         raise UsageError("--replace: is for one OUTPUT file; in a folder --overwrite makes outputs again")

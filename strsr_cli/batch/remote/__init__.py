@@ -1,0 +1,1 @@
+"""Batches whose INPUT or OUTPUT is a URL: objects of a store in place of files."""
