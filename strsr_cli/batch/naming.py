@@ -13,19 +13,26 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Container
-from pathlib import Path
+from pathlib import PurePath
+from typing import TypeVar
 
 from ..images.formats import FORMAT_BY_SUFFIX, OUTPUT_FORMATS
 
+# Paths of files, or names of objects.
+Named = TypeVar("Named", bound=PurePath)
 
-def compared(path: Path) -> str:
+
+def compared(path: PurePath) -> str:
     """Return a path in the form in which names are compared."""
+    name = path.as_posix()
+    if name.isascii():
+        return name.lower()
     # Folding case may bring forth what composing changes, and the other way round.
-    folded = unicodedata.normalize("NFC", path.as_posix()).casefold()
+    folded = unicodedata.normalize("NFC", name).casefold()
     return unicodedata.normalize("NFC", folded)
 
 
-def output_name(source: Path, kind: str, add: str = "", whole: bool = False) -> Path:
+def output_name(source: Named, kind: str, add: str = "", whole: bool = False) -> Named:
     """Return the name of one output.
 
     add: what is added to the stem. whole: the input's suffix stays before the new one.
@@ -36,15 +43,15 @@ def output_name(source: Path, kind: str, add: str = "", whole: bool = False) -> 
     return source.with_name(stem + add + suffix)
 
 
-def frame_name(source: Path, number: int, count: int) -> Path:
+def frame_name(source: Named, number: int, count: int) -> Named:
     """Return the name of a file that would hold that frame, one of `count`, alone."""
     digits = max(4, len(str(count)))
     return source.with_name(f"{source.stem}_{number:0{digits}}{source.suffix}")
 
 
 def output_names(
-    sources: list[Path], kinds: list[str], add: str = "", are_frames: Container[int] = ()
-) -> list[Path]:
+    sources: list[Named], kinds: list[str], add: str = "", are_frames: Container[int] = ()
+) -> list[Named]:
     """Return the outputs' names for inputs with those relative names and output formats (of OUTPUT_FORMATS).
 
     are_frames: the positions of inputs that are no files of that name, but frames of one.
@@ -52,10 +59,11 @@ def output_names(
     both = list(zip(sources, kinds, strict=True))
     short = [output_name(source, kind, add) for source, kind in both]
     asked = Counter(map(compared, short))
-    folders = {compared(parent) for source in sources for parent in source.parents}
+    parents = {source.parent for source in sources}
+    folders = {compared(folder) for parent in parents for folder in (parent, *parent.parents)}
     # A file cannot have the name of a folder.
     taken: set[str] = set(folders)
-    made: dict[int, Path] = {}
+    made: dict[int, Named] = {}
     numbers: Counter[str] = Counter()
 
     def unmoved(number: int) -> bool:
@@ -71,7 +79,7 @@ def output_names(
     return [made[number] for number in range(len(sources))]
 
 
-def _free(name: Path, taken: set[str], numbers: Counter[str], add: str) -> Path:
+def _free(name: Named, taken: set[str], numbers: Counter[str], add: str) -> Named:
     """Return the name, or where it is taken the first numbered one that is free.
 
     numbers: the last number that each name was given. A number comes before what was added, by which outputs

@@ -104,9 +104,8 @@ def passing_file() -> Iterator[IO[bytes]]:
         with open(name, "w+b") as file:
             yield file
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
         _unfinished.discard(name)
+        os.unlink(name)
 
 
 def _read_umask() -> int:

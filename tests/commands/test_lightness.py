@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ HEAVY = (
     "open_clip",
     "matplotlib",
     "huggingface_hub",
+    "fsspec",
+    "s3fs",
 )
 
 
@@ -48,6 +51,13 @@ def test_the_lite_path_loads_no_other_family_and_no_plotting() -> None:
     assert loaded.isdisjoint(
         {"diffusers", "transformers", "open_clip", "matplotlib", "torchvision", "huggingface_hub"}
     )
+
+
+def test_local_paths_load_nothing_of_remote_places(tmp_path: Path) -> None:
+    local = f"app(['upscale', 'examples/cat.png', '{tmp_path / 'cat.png'}', '--scale', '2', '--json'])"
+    loaded = loaded_after(f"from strsr_cli.app import app\ntry: {local}\nexcept SystemExit: pass")
+    assert "strsr_cli.images.places" in loaded
+    assert loaded.isdisjoint({"fsspec", "s3fs", "aiohttp", "botocore"})
 
 
 def test_plotting_is_loaded_for_a_picture_of_spectra_only() -> None:

@@ -6,18 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from io import BytesIO
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from typer.testing import CliRunner
 
-from strsr_cli.app import app
-
-from ..helpers.object_store import BUCKET, Store, object_store
+from ..helpers.object_store import BUCKET, Store, encoded, go, object_store
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("s3fs")
@@ -45,12 +40,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         yield running
 
 
-def encoded(pixels: np.ndarray, suffix: str = "png") -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, suffix)
-    return file.getvalue()
-
-
 @pytest.fixture
 def pictures(store: Store, photo: np.ndarray) -> dict[str, bytes]:
     """Eight small pictures below in/, and what is no picture."""
@@ -74,14 +63,6 @@ def arguments(tiny_weights: Path) -> list[str]:
         "--weights",
         str(tiny_weights),
     ]
-
-
-def go(arguments: list[object], code: int = 0) -> dict:
-    """Run in this process; returns the last event, with the others as `events`."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    events = [json.loads(line) for line in result.stdout.splitlines()]
-    return {**(events[-1] if events else {}), "events": events, "stderr": result.stderr}
 
 
 def begin(arguments: list[str], code: str | None = None) -> subprocess.Popen[str]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from strsr_cli.app import app
 
 BUCKET = "pictures"
 
@@ -93,3 +100,18 @@ def forget_file_systems() -> None:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def encoded(pixels: np.ndarray, kind: str = "png") -> bytes:
+    """A picture as a file's bytes."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def go(arguments: list[object], code: int = 0) -> dict:
+    """Run a command with --json in this process; returns the last event, with the others as `events`."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    return {**(events[-1] if events else {}), "events": events, "stderr": result.stderr}

@@ -14,7 +14,6 @@ from strsr_models.errors import ImageError, UsageError
 
 from ...images.find import (
     IMAGE_SUFFIXES,
-    OTHER_SUFFIXES,
     OWN,
     describe_passed_over,
     find_files,
@@ -53,6 +52,8 @@ def plan_any(
         raise UsageError(f"{source}: --frames all needs a local file, whose frames can be counted first")
     if target is None:
         raise UsageError("OUTPUT is missing: a folder, a file, or a URL of s3:// or gs://")
+    if is_url(target):
+        _check_writable(target)
     try:
         if is_url(source):
             return _plan_remote_input(source, target, kind, names)
@@ -126,15 +127,16 @@ class Objects:
 
     def add(self, file: RemoteFile) -> None:
         """Add an object, told by its name alone."""
-        path = file.relative
-        if any(part.startswith(OWN) for part in path.parts):
+        name = file.relative
+        is_image = file.suffix.lower() in IMAGE_SUFFIXES
+        if name.startswith(OWN) or f"/{OWN}" in name:
             return
-        if any(map(is_hidden, path.parts)):
-            self.passed_over["hidden"] += 1
-        elif path.suffix.lower() not in IMAGE_SUFFIXES or path.suffix.lower() in OTHER_SUFFIXES:
-            self.passed_over["other"] += 1
-        elif (reason := _unsafe(file.key)) is not None:
+        if is_image and (reason := _unsafe(name)) is not None:
             self.failed.append((file, reason))
+        elif any(map(is_hidden, name.split("/"))):
+            self.passed_over["hidden"] += 1
+        elif not is_image:
+            self.passed_over["other"] += 1
         else:
             self.images.append(file)
 
@@ -218,7 +220,7 @@ def _plan_objects(objects: Objects, place: Place, target: str, kind: str) -> Pla
         FORMAT_BY_SUFFIX.get(file.suffix.lower(), "png") if kind == "keep" else kind
         for file in objects.images
     ]
-    names = output_names([Path(file.relative) for file in objects.images], kinds)
+    names = output_names([PurePosixPath(file.relative) for file in objects.images], kinds)
     plan = Plan([], root, objects.failed, objects.passed_over, objects.hints, place=output, tree=True)
     above = _key_below(place, output) if output else ""
     inputs = {f"{above}/{file.key}" for file in objects.images} if above else set()
@@ -256,15 +258,14 @@ def _output_folder(target: str) -> Path:
 def _output_place(target: str) -> Place:
     """Return OUTPUT as a place for many images. Raises UsageError."""
     place, is_prefix = place_of(target)
-    _check_writable(target, place)
     if not is_prefix and has_file_suffix(Path(place.url)):
         raise UsageError(f"{target}: INPUT is many images, so OUTPUT must be a prefix, not an image")
     return place
 
 
-def _check_writable(target: str, place: Place) -> None:
+def _check_writable(target: str) -> None:
     """Raise UsageError for a place that takes no objects."""
-    if place.scheme not in WRITABLE:
+    if place_of(target)[0].scheme not in WRITABLE:
         known = " and ".join(f"{scheme}://" for scheme in WRITABLE)
         raise UsageError(f"{target}: outputs go to {known}, or to files; choose another OUTPUT")
 
@@ -274,8 +275,6 @@ def _check_writable(target: str, place: Place) -> None:
 
 def _plan_local_input(source: str, target: str, kind: str, names: list[str] | None, frames: bool) -> Plan:
     """Return the plan for local images that become objects. Raises UsageError."""
-    place, _ = place_of(target)
-    _check_writable(target, place)
     folder = Path(source)
     if source != STREAM and is_folder(folder):
         return _plan_folder(folder, target, kind, names, frames)
@@ -290,7 +289,6 @@ def _plan_local_input(source: str, target: str, kind: str, names: list[str] | No
 def _plan_to_object(job: Job, name: PurePosixPath, target: str, kind: str) -> Plan:
     """Return the plan for one image that becomes an object: OUTPUT itself, where it has the suffix of an image."""
     place, is_prefix = place_of(target)
-    _check_writable(target, place)
     suffix = PurePosixPath(place.url).suffix.lower()
     if is_prefix or not has_file_suffix(Path(place.url)) or place.url.count("/") < 3:
         output = RemoteFile(place, output_name(Path(name), job.kind).as_posix())
