@@ -63,12 +63,16 @@ ModelsDir = Annotated[
 
 Source = Annotated[
     str,
-    typer.Argument(metavar="INPUT", help="An image, a folder (with all below it), a URL (s3:// ...), or - for standard input."),
+    typer.Argument(
+        metavar="INPUT",
+        help="An image, a folder (with all below it), a URL (s3:// ...), or - for standard input.",
+    ),
 ]
 Target = Annotated[
     str | None,
     typer.Argument(
-        metavar="OUTPUT", help="A folder; an image file, when INPUT is one image; s3:// or gs://; or - for standard output."
+        metavar="OUTPUT",
+        help="A folder; an image file, when INPUT is one image; s3:// or gs://; or - for standard output.",
     ),
 ]
 Model = Annotated[str, option(help="Which model restores: lite, zimage or flux2.", panel=MODEL)]

@@ -52,20 +52,20 @@ class RemoteState(BatchState):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.record: RemoteJournal | None = None
-        self.claims: RemoteClaims | None = None
+        self._claims: RemoteClaims | None = None
         if self.place is None:
             return
         if self.remember:
             self.record = RemoteJournal(self.place, self.silent)
         if not self.silent:
             beats = {} if self.heartbeat is None else {"heartbeat": self.heartbeat}
-            self.claims = RemoteClaims(self.place, **beats)
+            self._claims = RemoteClaims(self.place, **beats)
         self.objects = {file.key: file for file in self.place.objects()}
 
     def enter(self, settings: str) -> None:
         """Begin a run with the settings of that hash. Raises UsageError where another one, with others, is under way."""
-        if self.claims is not None:
-            self.claims.enter(settings)
+        if self._claims is not None:
+            self._claims.enter(settings)
 
     # --- while planning ---
 
@@ -145,18 +145,18 @@ class RemoteState(BatchState):
         return [made for made, _ in self.record.records(job.target.key)]
 
     def _taken_by_others(self, job: Job) -> str | None:
-        if self.claims is None or not isinstance(job.target, RemoteFile):
+        if self._claims is None or not isinstance(job.target, RemoteFile):
             return None
         key = job.target.key
-        if not self.claims.take(key):
+        if not self._claims.take(key):
             return "another process is at it"
         try:
             if not self._made_meanwhile(job, job.target):
                 return None
         except BaseException:
-            self.claims.release(key)
+            self._claims.release(key)
             raise
-        self.claims.release(key)
+        self._claims.release(key)
         return "another process has done it"
 
     def _made_meanwhile(self, job: Job, target: RemoteFile) -> bool:
@@ -210,14 +210,14 @@ class RemoteState(BatchState):
     def release(self, job: Job) -> None:
         """End a job that `take` has begun, done or failed."""
         super().release(job)
-        if self.claims is not None and isinstance(job.target, RemoteFile):
-            self.claims.release(job.target.key)
+        if self._claims is not None and isinstance(job.target, RemoteFile):
+            self._claims.release(job.target.key)
 
     def close(self) -> None:
         """Give back what is still claimed."""
         super().close()
-        if self.claims is not None:
-            self.claims.close()
+        if self._claims is not None:
+            self._claims.close()
 
 
 def check_own_object(target: RemoteFile) -> None:
