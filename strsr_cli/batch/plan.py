@@ -123,8 +123,8 @@ def make_plan(
         if plan is not None:
             return plan
     if add is not None:
-        return _plan_single(job_beside(path, target, kind, add), None)
-    return _plan_single(job_of(path, str(target), kind), target)
+        return plan_single(job_beside(path, target, kind, add), None)
+    return plan_single(job_of(path, str(target), kind), target)
 
 
 def _plan_stream(pipe: Path | None, target: str, kind: str, frames: bool) -> Plan:
@@ -132,7 +132,7 @@ def _plan_stream(pipe: Path | None, target: str, kind: str, frames: bool) -> Pla
     if frames:
         name = STREAM if pipe is None else pipe
         raise UsageError(f"INPUT {name}: --frames all needs a file, whose frames can be counted first")
-    return _plan_single(replace(job_of(None, target, kind), pipe=pipe), target)
+    return plan_single(replace(job_of(None, target, kind), pipe=pipe), target)
 
 
 def _plan_frames(source: Path, target: str | None, kind: str, add: str | None) -> Plan | None:
@@ -151,7 +151,7 @@ def _plan_frames(source: Path, target: str | None, kind: str, add: str | None) -
     return _plan_outputs(FileList([source]), source.parent, folder, kind, add or "", frames=True)
 
 
-def _plan_single(job: Job, target: str | None) -> Plan:
+def plan_single(job: Job, target: str | None) -> Plan:
     """Return the plan for a single image, which has a root only where its folder has a journal already.
 
     target: OUTPUT, where the image's name may be what it gives.

@@ -26,7 +26,7 @@ from ...images.read import frames_of
 from ...system.paths import is_folder, is_url
 from ..job import STREAM, Job, Source
 from ..naming import frame_name, output_name, output_names
-from ..plan import Plan, _plan_single, make_plan, pass_over_recorded
+from ..plan import Plan, make_plan, pass_over_recorded, plan_single
 from ..targets import has_file_suffix, is_stdout, job_of, kept_kind, output_stream, refused_name
 from .journal import FOLDER as JOURNAL
 from .journal import read_sources
@@ -107,8 +107,8 @@ def _plan_single_object(source: RemoteFile, target: str, kind: str) -> Plan:
     if isinstance(job.target, Path) and job.target != Path(target):
         # OUTPUT is a folder.
         _refuse_name(source)
-        return _plan_single(Job(source, Path(target) / output_name(Path(source.name), kept), kept), target)
-    return _plan_single(replace(job, source=source), target)
+        return plan_single(Job(source, Path(target) / output_name(Path(source.name), kept), kept), target)
+    return plan_single(replace(job, source=source), target)
 
 
 def _refuse_name(source: RemoteFile) -> None:
