@@ -34,10 +34,14 @@ FRESH = 20.0  # s for which another run is believed to be as it was
 class RemoteClaims:
     """The claims of this process below one remote OUTPUT."""
 
-    def __init__(self, place: Place, heartbeat: float = HEARTBEAT) -> None:
-        """Claim nothing yet. heartbeat: seconds between two signs of life."""
+    def __init__(self, place: Place, heartbeat: float = HEARTBEAT, driver: str | None = None) -> None:
+        """Claim nothing yet. heartbeat: seconds between two signs of life.
+
+        driver: the name of another process's run, which claims for this one; this one then claims nothing.
+        """
         self.output, self.place = place, Place(f"{place.url}/{FOLDER}")
-        self.run = f"{RUN}{machine_id()}-{secrets.token_hex(6)}"
+        self.run = driver or f"{RUN}{machine_id()}-{secrets.token_hex(6)}"
+        self._driven = driver is not None
         self.heartbeat = heartbeat
         self._settings = ""
         # The objects of each claim, by the output's name.
@@ -72,13 +76,13 @@ class RemoteClaims:
 
     def take(self, name: str) -> bool:
         """Claim an output; False where another living process has it. Raises ImageError."""
-        self._begin()
         if self._closed.is_set():
             return False
-        with self._lock:
-            if name in self._held:
-                return False
-        first = claim = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]
+        # What this process has claimed before is its own.
+        if self._driven or name in self._held:
+            return self.holds(name)
+        self._begin()
+        first = claim = _claim_on(name)
         chain = [claim]
         while not self.place.put(claim, self.run.encode(), new=True):
             try:
@@ -93,6 +97,22 @@ class RemoteClaims:
         with self._lock:
             self._held[name] = chain
         return True
+
+    def holds(self, name: str) -> bool:
+        """Whether an output is claimed by this run, or its driver's, and has not been taken over. Raises ImageError."""
+        first = claim = _claim_on(name)
+        while self.place.look(claim) is not None:
+            run = self.place.read(claim).decode(errors="replace")
+            after = f"{first}.after-{run}"
+            if run == self.run:
+                return self.place.look(after) is None
+            claim = after
+        return False
+
+    @property
+    def works(self) -> bool:
+        """Whether this run has given a sign of life, so that claims can be made."""
+        return self._heart is not None or self._driven
 
     def release(self, name: str) -> None:
         """Give a claim back."""
@@ -186,3 +206,8 @@ class RemoteClaims:
         for name in names:
             with contextlib.suppress(ImageError):
                 self.place.remove(name)
+
+
+def _claim_on(name: str) -> str:
+    """Return what the claim on an output is called, whose name has one length for all."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]

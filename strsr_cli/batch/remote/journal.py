@@ -26,8 +26,8 @@ MOST_LINES = 500  # of an object: some 250 kB
 class RemoteJournal:
     """What was made below a remote OUTPUT, and what failed; threads may share it. Lines are told in full when asked for."""
 
-    def __init__(self, place: Place, silent: bool = False) -> None:
-        """Read all that is there. silent: nothing is put. Raises ImageError."""
+    def __init__(self, place: Place, silent: bool = False, blind: bool = False) -> None:
+        """Read all that is there. silent: nothing is put. blind: nothing is read. Raises ImageError."""
         self.place, self.silent = Place(f"{place.url}/{FOLDER}"), silent
         # Lines by the output's name, in the order of their times; a million of them must fit the memory.
         self._lines: dict[str, list[bytes]] = {}
@@ -39,7 +39,8 @@ class RemoteJournal:
         self._own: list[bytes] = []
         self._added = self._stored = 0
         self._lock, self._putting = threading.Lock(), threading.Lock()
-        self._read()
+        if not blind:
+            self._read()
 
     def _read(self) -> None:
         entries = []

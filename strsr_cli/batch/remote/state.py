@@ -20,7 +20,7 @@ from ..job import Job
 from ..journal import Made, Version
 from ..report import DONE, EXISTS
 from ..state import CHANGED, FOREIGN, NOT_FAILED, OTHER_SOURCE, BatchState, TakenOver
-from .claims import RemoteClaims
+from .claims import HEARTBEAT, RemoteClaims
 from .journal import RemoteJournal
 
 # Names of the metadata of outputs.
@@ -45,7 +45,7 @@ class RemoteState(BatchState):
     """The state of a batch that is written below `place`; None for a single object, which has neither journal nor claims."""
 
     place: Place | None = None
-    heartbeat: float | None = None  # s between signs of life; None: those of RemoteClaims
+    heartbeat: float = HEARTBEAT  # s between signs of life
     # The objects that there were when the run began, by name.
     objects: dict[str, RemoteFile] = field(default_factory=dict)
 
@@ -56,16 +56,37 @@ class RemoteState(BatchState):
         if self.place is None:
             return
         if self.remember:
-            self.record = RemoteJournal(self.place, self.silent)
+            self.record = RemoteJournal(self.place, self.silent, blind=self.driver is not None)
         if not self.silent:
-            beats = {} if self.heartbeat is None else {"heartbeat": self.heartbeat}
-            self._claims = RemoteClaims(self.place, **beats)
-        self.objects = {file.key: file for file in self.place.objects()}
+            self._claims = RemoteClaims(self.place, self.heartbeat, self.driver)
+        # A worker looks for single objects, when it comes to them.
+        if self.driver is None:
+            self.objects = {file.key: file for file in self.place.objects()}
 
     def enter(self, settings: str) -> None:
         """Begin a run with the settings of that hash. Raises UsageError where another one, with others, is under way."""
         if self._claims is not None:
             self._claims.enter(settings)
+
+    @property
+    def session(self) -> str:
+        """The name by which workers know whose claims they work under; empty where nothing can be claimed."""
+        return self._claims.run if self._claims is not None and self._claims.works else ""
+
+    def left_over(self, jobs: list[Job]) -> list[Job]:
+        """Return those jobs of other shards whose outputs nobody has put so far; `take` sees who is at them."""
+        if self.record is None or self._claims is None:
+            return []
+        return [job for job in jobs if self.settled(job) is None and not self._is_put(job)]
+
+    def _is_put(self, job: Job) -> bool:
+        """Whether an output was put since the run began, as far as can be known."""
+        if not isinstance(job.target, RemoteFile):
+            return False
+        with contextlib.suppress(ImageError):
+            before, there = self.objects.get(job.target.key), job.target.place.look(job.target.key)
+            return there is not None and (before is None or not _same(before, there))
+        return True
 
     # --- while planning ---
 
@@ -151,7 +172,7 @@ class RemoteState(BatchState):
         if not self._claims.take(key):
             return "another process is at it"
         try:
-            if not self._made_meanwhile(job, job.target):
+            if not self.made_meanwhile(job):
                 return None
         except BaseException:
             self._claims.release(key)
@@ -159,13 +180,18 @@ class RemoteState(BatchState):
         self._claims.release(key)
         return "another process has done it"
 
-    def _made_meanwhile(self, job: Job, target: RemoteFile) -> bool:
+    def made_meanwhile(self, job: Job) -> bool:
         """Whether another process has done a job since this run was planned. Raises ImageError."""
-        assert self.place is not None
+        target = job.target
+        if self.place is None or not isinstance(target, RemoteFile):
+            return False
         before, there = self.objects.get(target.key), self.place.look(target.key)
         if there is None or (before is not None and _same(before, there)):
             return False
         self.objects[target.key] = there
+        if self.driver is not None:
+            # The driver has looked before it claimed this.
+            return False
         if self.record is None or job.source is None:
             return not self.overwrite
         with contextlib.suppress(OSError):
