@@ -146,6 +146,9 @@ class Gallery:
         if source is None or target is None:
             entry.remark = "came or went through a stream, which cannot be read back"
             return
+        if not (isinstance(source, Path) and isinstance(target, Path)):
+            entry.remark = "lies in a remote place, from which nothing is read back"
+            return
         try:
             entry.detail = make_detail(source, target, None if job is None else job.frame)
         # Whatever it is costs the page one picture, and the batch nothing.

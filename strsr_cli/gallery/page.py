@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
-from ..batch.job import Job
+from ..batch.job import Job, Source
 from ..system.console import duration_text, size_text, visible
 from .details import QUALITY
 from .entries import Entries, Entry
@@ -177,17 +177,17 @@ def card(entry: Entry, folder: str, path: Path, jobs: dict[str, Job]) -> dict[st
     }
 
 
-def bytes_of(path: Path | None) -> str:
+def bytes_of(path: Source | None) -> str:
     """Return the size of a file in words; empty where it is not known."""
     try:
-        return "" if path is None else size_text(path.stat().st_size)
+        return size_text(path.stat().st_size) if isinstance(path, Path) else ""
     except OSError:
         return ""
 
 
-def link(path: Path | None, page: Path) -> str:
+def link(path: Source | None, page: Path) -> str:
     """Return the address of a file as seen from the page; empty where there is none."""
-    if path is None or "://" in str(path):
+    if not isinstance(path, Path) or "://" in str(path):
         return ""
     try:
         relative = os.path.relpath(path, page.parent)

@@ -204,3 +204,21 @@ def test_a_driver_that_lost_its_claim_replaces_nothing(
     assert left["reason"] == "another process has taken it over"
     assert store.get(left["output"].removeprefix(f"s3://{BUCKET}/")) == b"of another process"
     assert (events[-1]["done"], events[-1]["left"]) == (7, 1)
+
+
+def test_reports_name_objects_without_reading_them_back(
+    store: Store, pictures: dict[str, bytes], arguments: list[str], tmp_path: Path
+) -> None:
+    assert go([*arguments, "--report", str(tmp_path / "page.html")])["done"] == 8
+    assert store.count("GET", "out/", without=".strsr-") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Traceback" not in page
+    assert "remote place" in page
+
+
+def test_parts_steal_from_each_other_on_a_store(
+    store: Store, pictures: dict[str, bytes], arguments: list[str]
+) -> None:
+    run = go([*arguments, "--shard", "1/2", "--steal"])
+    assert (run["done"], run["left"]) == (8, 0)
+    assert len(store.outputs("out")) == 8
