@@ -34,7 +34,7 @@ def descriptor_of(path: Path) -> int | None:
     return int(match["number"] or match["own"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One image to make; its source and its target are files or remote objects, or None where that is a stream.
 

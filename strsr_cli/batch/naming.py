@@ -40,7 +40,9 @@ def output_name(source: Named, kind: str, add: str = "", whole: bool = False) ->
     own = FORMAT_BY_SUFFIX.get(source.suffix.lower()) == kind
     suffix = source.suffix if own else OUTPUT_FORMATS[kind].suffix
     stem = source.name if whole and not own else source.stem
-    return source.with_name(stem + add + suffix)
+    name = stem + add + suffix
+    # Most keep theirs, and a list may have a million.
+    return source if name == source.name else source.with_name(name)
 
 
 def frame_name(source: Named, number: int, count: int) -> Named:
