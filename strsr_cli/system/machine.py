@@ -21,7 +21,7 @@ LIBRARIES = (
     "transformers",
     "numpy",
     "pillow",
-    "opencv-python",
+    "opencv-python-headless",
     "isal",
     "tifffile",
     "torchao",

@@ -13,6 +13,7 @@ import numpy as np
 from ..metadata.blocks import Blocks
 from ..metadata.texts import MOST_TEXTS, Text, inflate, read_text
 from ..picture import swap_red_blue
+from .opencv import load_opencv
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6  # colour types
@@ -150,8 +151,7 @@ def _take_text(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
 
 def read_deep_png(png: PngFile) -> np.ndarray:
     """Decode a 16-bit file to uint16 pixels (h, w[, c]), with the channels gray, gray-alpha, RGB or RGBA."""
-    import cv2
-
+    cv2 = load_opencv()
     cv2.utils.logging.setLogLevel(0)
     # A transparent colour is applied here; OpenCV's way with it depends on its version.
     plain = png.still
