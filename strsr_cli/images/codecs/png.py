@@ -157,7 +157,7 @@ def read_deep_png(png: PngFile) -> np.ndarray:
     plain = png.still
     if png.key is not None:
         plain = b"".join([SIGNATURE, *(whole for kind, _, whole in _chunks(plain) if kind != b"tRNS")])
-    pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (png.height, png.width):
         raise ValueError("damaged 16-bit PNG")
     if pixels.ndim == 3:
