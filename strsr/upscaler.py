@@ -21,6 +21,7 @@ from strsr_cli.images.picture import Picture
 from strsr_cli.images.rows import RowLayout
 from strsr_cli.images.write import EncodeSettings, write_image
 from strsr_cli.system.atomic import whole_file
+from strsr_cli.system.machine import advice_on_cuda
 from strsr_cli.upscale.failures import loading
 from strsr_cli.upscale.options import UpscaleOptions, resolve_options
 from strsr_cli.upscale.request import check_request
@@ -314,6 +315,8 @@ def upscale(
 def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
     """Load the model that the options ask for; return it with the precision that it computes in."""
     device = resolve_device(options.device)
+    if options.device == "auto" and device.type == "cpu" and (advice := advice_on_cuda()):
+        log.warning(advice)
     big = options.big
     if big is None:
         precision = resolve_precision(options.precision, device)
