@@ -44,6 +44,17 @@ def install_command(requirement: str) -> str:
     }[installer()]
 
 
+def reinstall_command(package: str) -> str:
+    """Return the command that puts a package of strsr's back as it belongs, over what another one has left there."""
+    pip = f"install --force-reinstall --no-deps {package}"
+    return {
+        "pip": f"pip {pip}",
+        "pipx": f"pipx runpip strsr {pip}",
+        "uv tool": "uv tool install --reinstall strsr",
+        "uv": f"uv pip install --reinstall --no-deps {package}",
+    }[installer()]
+
+
 def cuda_command() -> str:
     """Return the command that replaces a PyTorch for the CPU alone by one for NVIDIA's cards."""
     pip = "install --force-reinstall torch torchvision"

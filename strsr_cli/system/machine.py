@@ -31,6 +31,7 @@ LIBRARIES = (
     "isal",
     "tifffile",
     "torchao",
+    "pi-heif",
     "pillow-heif",
     "pillow-jxl-plugin",
 )

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from strsr_models import packages
-
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the tool is a shell script, and torch is linked"
 )
@@ -111,19 +109,3 @@ def test_a_pytorch_with_cuda_needs_no_advice(with_card: dict[str, str], tmp_path
     version = tmp_path / "site" / "torch" / "version.py"
     version.write_text(FOR_THE_CPU.replace("cuda: str | None = None", "cuda: str | None = '12.8'"))
     assert advice(with_card) == "None\n"
-
-
-def test_commands_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    assert packages.install_command("strsr[jxl]") == "pip install 'strsr[jxl]'"
-    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.1\n")
-    assert packages.install_command("strsr[jxl]") == "uv pip install 'strsr[jxl]'"
-    assert packages.cuda_command().startswith("uv pip install --reinstall --torch-backend auto")
-    (tmp_path / "lib" / "python3.12" / "site-packages" / "pip").mkdir(parents=True)
-    assert packages.installer() == "pip"
-    (tmp_path / "uv-receipt.toml").touch()
-    assert packages.install_command("strsr[jxl]") == "uv tool install 'strsr[jxl]'"
-    assert packages.install_command("peft") == "uv tool install --with peft strsr"
-    (tmp_path / "uv-receipt.toml").rename(tmp_path / "pipx_metadata.json")
-    assert packages.install_command("strsr[jxl]") == "pipx runpip strsr install 'strsr[jxl]'"
-    assert packages.cuda_command().startswith("pipx runpip strsr install --force-reinstall torch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from strsr_models.errors import ImageError, first_line
+from strsr_models.packages import reinstall_command
 
 
 def load_opencv() -> Any:
@@ -17,7 +18,7 @@ def load_opencv() -> Any:
         import cv2
     except ImportError as error:
         raise ImageError(
-            f"OpenCV cannot be loaded ({first_line(error)}); mend it by: pip uninstall -y opencv-python "
-            "opencv-contrib-python; pip install --force-reinstall --no-deps opencv-python-headless"
+            f"OpenCV cannot be loaded ({first_line(error)}); to mend it: "
+            f"{reinstall_command('opencv-python-headless')}"
         ) from error
     return cv2

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from strsr_models.errors import first_line
+from strsr_models.packages import install_command
 
 from ...color.floats import BAND, scale_to_white
 from ...picture import apply_orientation
@@ -296,7 +297,9 @@ def _decode_by_tifffile(page: TiffPage, file: BinaryIO) -> np.ndarray:
     if importlib.util.find_spec("imagecodecs") is None:
         packed = page.number(259, 1)
         name = NAMES.get(packed, f"number {packed}")
-        raise ValueError(f"{describe(page)}, compressed as {name}; to read it: pip install 'strsr[tiff]'")
+        raise ValueError(
+            f"{describe(page)}, compressed as {name}; to read it: {install_command('strsr[tiff]')}"
+        )
     file.seek(0)
     with load_tifffile().TiffFile(BytesIO(file.read())) as tiff:
         first = tiff.pages.first
