@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from strsr_cli.batch.target_size import TargetSize
 from strsr_cli.images.color.restorer import fill_transparent, network_input
 from strsr_cli.images.formats import MAX_PIXELS, PNG_COMPRESSION, QUALITY, check_fits, check_pixels
 from strsr_cli.images.picture import Picture
@@ -94,7 +95,7 @@ class Upscaler:
             quantize=quantize,
         )
         self.options = UpscaleOptions(
-            scale=4,
+            size=TargetSize(),
             model=model,
             weights=None if weights is None else weights_folder(Path(weights)),
             tile=tile,
