@@ -29,9 +29,12 @@ def distill(
 ) -> None:
     """Teach one-step restoration by teachers, a coach and, in a second stage, a frequency loss (StrSR)."""
     from ..system.console import show_warnings
+    from ..system.machine import advice_on_cuda
     from ..training import distill as loop
 
     show_warnings()
+    if advice := advice_on_cuda():
+        typer.echo(advice, err=True)
     if make_pairs is not None:
         typer.echo(f"pairs in {loop.make_teachers_pairs(data, make_pairs, config, set or [], typer.echo)}")
     elif preview is not None:

@@ -20,9 +20,12 @@ def train(
     --set stage=autoencoder, flow or pixel (the default) says what is learnt.
     """
     from ..system.console import show_warnings
+    from ..system.machine import advice_on_cuda
     from ..training import train as loop
 
     show_warnings()
+    if advice := advice_on_cuda():
+        typer.echo(advice, err=True)
     if preview is not None:
         loop.preview(data, config, set or [], preview)
         typer.echo(f"look at {preview}")

@@ -143,6 +143,7 @@ def upscale(
     from ..images.read import is_whole_image
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
+    from ..system.machine import advice_on_cuda
     from ..system.paths import is_folder
     from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
     from ..upscale.options import UpscaleOptions, resolve_options, run_hash, settings_hash
@@ -224,6 +225,8 @@ def upscale(
             stop.watching(),
             report_page(page, reporter, stop, whole_plan.jobs, options_of(context), silent=json),
         ):
+            if device == "auto" and (advice := advice_on_cuda()):
+                reporter.note(advice)
             check_request(options)
             check_replaced(plan, state, replace)
             # A single image is an OUTPUT by itself, whatever is made beside it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from dataclasses import dataclass
 
 from strsr_models.errors import ImageError
+from strsr_models.packages import install_command
 
 QUALITY = 95  # of outputs, unless --quality says otherwise
 PNG_COMPRESSION = 1  # of outputs, unless --png-compression says otherwise
@@ -41,8 +43,8 @@ OTHER_IMAGE_SUFFIXES = frozenset(f".{name}" for name in _OTHER_IMAGES.split())
 READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, HEIC or JPEG XL"
 # Pillow's names of the formats that it reads by itself.
 PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-# Formats that packages add to Pillow, none of which is required -> (module, package).
-PLUGINS = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}
+# Formats that packages add to Pillow -> their modules, the first that is there is used, and strsr's extra.
+PLUGINS = {"HEIF": (("pillow_heif", "pi_heif"), "heic"), "JXL": (("pillow_jxl",), "jxl")}
 HEAD = 64  # bytes of a file's beginning that `sniff` looks at
 BMP_HEADERS = [bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)]
 
@@ -104,15 +106,19 @@ def sniff(head: bytes) -> str | None:
 
 
 def load_reader(kind: str, name: str) -> None:
-    """Make Pillow read a format that `sniff` names; ImageError names the package that is missing."""
+    """Make Pillow read a format that `sniff` names; ImageError says how to get a package that is missing."""
     if kind not in PLUGINS:
         return
-    module, package = PLUGINS[kind]
-    try:
-        plugin = importlib.import_module(module)
-    except ImportError as error:
+    modules, extra = PLUGINS[kind]
+    plugin = None
+    for module in modules:
+        # One that is broken is as good as none.
+        with contextlib.suppress(ImportError):
+            plugin = importlib.import_module(module)
+            break
+    if plugin is None:
         title = {"HEIF": "a HEIC", "JXL": "a JPEG XL"}[kind]
-        raise ImageError(f"{name}: {title} image; to read it: pip install {package}") from error
+        raise ImageError(f"{name}: {title} image; to read it: {install_command(f'strsr[{extra}]')}")
     if kind == "HEIF":
         plugin.register_heif_opener()
 

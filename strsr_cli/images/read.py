@@ -91,7 +91,7 @@ def read_frame(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Picture
                 pixels = animation.frame(number)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    return _picture(
+    return make_picture(
         pixels,
         orientation=orientation,
         icc=icc,
@@ -253,7 +253,7 @@ def _decode_png(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         pixels, _ = load_pixels(BytesIO(png.still), "PNG", name)
     warn_of_view(name, Aperture(shape=png.shape))
     blocks = png_files.png_blocks(png)
-    return _picture(
+    return make_picture(
         pixels,
         orientation=blocks.orientation,
         icc=png.icc,
@@ -287,7 +287,7 @@ def _decode_tiff(file: BinaryIO, name: str, max_pixels: int, alone: bool = False
     warn_of_view(name, Aperture(shape=pages.shape_of(page)))
     # Both readers of TIFF have turned the pixels by the tag, and know nothing of XMP.
     turned = page.number(ORIENTATION, 0) in range(1, 9)
-    return _picture(
+    return make_picture(
         pixels,
         orientation=1 if turned else page.blocks.orientation,
         icc=icc,
@@ -326,7 +326,7 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
     del image
     if kind == "JPEG" and is_damaged(data):
         log.warning("%s: its pixels are damaged: from some place on they may be wrong", name)
-    return _picture(
+    return make_picture(
         pixels,
         orientation=blocks.orientation,
         icc=icc,
@@ -349,7 +349,7 @@ def _warn_of_frames(name: str, count: int | str) -> None:
     log.warning("%s: has %s frames, only the first is used", name, count)
 
 
-def _picture(
+def make_picture(
     pixels: np.ndarray,
     orientation: int,
     icc: object,

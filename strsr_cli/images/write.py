@@ -153,7 +153,7 @@ def _layout_held(form: OutputFormat, layout: RowLayout) -> RowLayout:
 
 def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndarray]:
     """Bring bands to the layout's channels and type, a few rows at a time where they have to be changed."""
-    white = _whites(layout)
+    white = whites_of(layout)
     for band in bands:
         if band.shape[2:] == (layout.channels,) and band.dtype == layout.dtype:
             yield band if white is None else band * white
@@ -169,7 +169,7 @@ def _convert(bands: Iterable[np.ndarray], layout: RowLayout) -> Iterator[np.ndar
             yield pixels
 
 
-def _whites(layout: RowLayout) -> np.ndarray | None:
+def whites_of(layout: RowLayout) -> np.ndarray | None:
     """Return the number that 1 becomes in each channel of a file of floats; None where it stays 1."""
     if layout.dtype != np.float32 or layout.white == (1.0, 1.0):
         return None

@@ -15,7 +15,7 @@ from strsr_models.errors import StrsrError
 from .. import __version__
 from ..system.atomic import free_space
 from ..system.console import Tell, print_table, size_text
-from ..system.machine import examine_cpu, examine_gpus, or_none, versions
+from ..system.machine import advice_on_cuda, examine_cpu, examine_gpus, or_none, versions
 from . import store
 
 # How many parameters there are, as counted; the bytes follow from the precision.
@@ -54,6 +54,7 @@ def examine(models_dir: Path) -> dict[str, Any]:
         "cpu": cpu,
         "gpus": gpus,
         "default": or_none(_default),
+        "advice": or_none(advice_on_cuda),
         "models_dir": str(models_dir),
         "disks": {name: _disk(place) for name, place in places.items()},
         "weights": {model: examine_weights(models_dir, model) for model in ("lite", *FAMILIES)},
@@ -148,6 +149,8 @@ def show(examination: dict[str, Any], as_json: bool, report: Tell) -> None:
         report(
             "unless told otherwise, lite computes on {device} in {precision}".format(**examination["default"])
         )
+    if examination["advice"]:
+        report(examination["advice"])
     words = {"output": "this folder", "cache": "cache", "models": "models folder"}
     for name, disk in examination["disks"].items():
         report(f"{words[name]}: {disk['path'] or 'unknown'}, {_size(disk['free_bytes'])} free on its disk")

@@ -1,4 +1,4 @@
-"""The questions to huggingface.co (or HF_ENDPOINT): listings of repositories, and files, resumed by bytes.
+"""The questions to huggingface.co (or HF_ENDPOINT): listings of repositories, and files.
 
 Every failure of the network becomes one line. The library huggingface_hub is imported on the first question.
 """
@@ -9,6 +9,7 @@ import contextlib
 import fnmatch
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from typing import Any
 from strsr_models.checkpoints.published import Published
 from strsr_models.errors import StrsrError, WeightsError
 
+from ..system.atomic import whole_file
 from ..system.console import first_line
 from ..system.refusals import exclusive, put_in_place
 from ..system.terminal import takes_escapes
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 SECONDS = 20.0  # to wait for an answer
+COPY = 2**24  # bytes that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -143,38 +146,58 @@ def _find_part(published: Published, part: str, paths: list[str]) -> str:
     return chosen[0]
 
 
-def fetch(listing: Listing, file: RemoteFile, target: Path) -> None:
-    """Bring one file to `target`, going on from where an interrupted call has stopped. Raises WeightsError, OSError.
+def fetch(listing: Listing, file: RemoteFile, target: Path, cache: Path | None, again: bool) -> None:
+    """Bring one file to `target` by huggingface_hub. Raises WeightsError, OSError.
 
-    huggingface_hub's own downloads begin a file anew in each process; files here have 10 GB. Its
-    transfer is used, and the part that is there stays in a file beside `target`.
+    cache: the folder of its cache, where the file stays and gets `target` as a second name; None: nothing is left
+    there. again: whether what lies in the cache is damaged. A line that breaks is taken up by bytes, as long as the
+    process lives.
     """
     from filelock import Timeout
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
 
     if not takes_escapes(sys.stderr):
         disable_progress_bars()
     repository = listing.published.repository
-    url = hf_hub_url(repository, file.path, revision=listing.revision, endpoint=endpoint())
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(file, target)
+    beside = target.with_name(f".{target.name}.hub")
+    place = {"local_dir": beside} if cache is None else {"cache_dir": cache}
     try:
-        with exclusive(Path(f"{part}.lock"), timeout=0), one_line_errors(repository):
-            with part.open("ab") as stream:
-                if stream.tell() > file.size:
-                    stream.truncate(0)
-                begun = stream.tell()
-                http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=file.size)
-            put_in_place(part, target)
+        with exclusive(lock_of(target), timeout=0), one_line_errors(repository):
+            path = hf_hub_download(
+                repository,
+                file.path,
+                revision=listing.revision,
+                endpoint=endpoint(),
+                etag_timeout=SECONDS,
+                force_download=again,
+                **place,
+            )
+            if cache is None:
+                put_in_place(Path(path), target)
+            else:
+                give_name(Path(path).resolve(), target)
     except Timeout as error:
         raise WeightsError(f"{target}: another pull is fetching it; wait for that one") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
-def part_of(file: RemoteFile, target: Path) -> Path:
-    """Return where a file lies as long as it is not whole; another version of it has another name."""
-    return target.with_name(f"{target.name}.{(file.sha256 or file.git_blob or 'unknown')[:12]}.part")
+def lock_of(target: Path) -> Path:
+    """Return the lock file of a file that is being fetched."""
+    return target.with_name(f"{target.name}.lock")
+
+
+def give_name(source: Path, target: Path) -> None:
+    """Give a file a second name, which takes no space; on another disk, a copy. Raises OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with whole_file(target) as file, source.open("rb") as original:
+            shutil.copyfileobj(original, file, COPY)
 
 
 @contextlib.contextmanager
@@ -199,6 +222,12 @@ def one_line_errors(repository: str) -> Iterator[None]:
             f"{repository}: not at {endpoint()} (any more), or not for everyone: look at {where}; "
             f"files from elsewhere can be put into the models folder by hand"
         ) from error
+    except errors.LocalEntryNotFoundError as error:
+        # The library's words for a hub that does not answer; what it did answer stands behind them.
+        raise WeightsError(
+            f"{repository}: cannot be pulled from {endpoint()} ({_reason_behind(error)}); files that are whole are "
+            "kept, the same command goes on"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no"
         raise WeightsError(
@@ -210,6 +239,14 @@ def one_line_errors(repository: str) -> Iterator[None]:
             raise
         reason = first_line(error, skip_blank=True)
         raise WeightsError(
-            f"{repository}: cannot be pulled from {endpoint()} ({reason}); what was fetched is kept, the same "
-            f"command goes on"
+            f"{repository}: cannot be pulled from {endpoint()} ({reason}); files that are whole are kept, the "
+            f"same command goes on"
         ) from error
+
+
+def _reason_behind(error: BaseException) -> str:
+    """Return the first line of the error that another one came from, or of itself."""
+    response = getattr(error.__cause__, "response", None)
+    if response is not None:
+        return f"status {response.status_code}"
+    return first_line(error.__cause__ or error, skip_blank=True)

@@ -11,7 +11,7 @@ from strsr_models.errors import UsageError, WeightsError
 
 from ..system.atomic import free_space, sha256_of
 from ..system.console import Tell, print_table, size_text
-from . import hub, store
+from . import cache, hub, store
 
 SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 
@@ -27,6 +27,7 @@ def describe(root: Path) -> dict[str, Any]:
                 "state": state.word,
                 "missing": list(state.missing) if state.word == "incomplete" else [],
                 "bytes": state.size,
+                "cached_bytes": cache.cached_bytes(published),
                 "about_bytes": round(published.gigabytes * 1e9),
                 "licence": published.licence,
                 "repository": published.repository,
@@ -35,7 +36,12 @@ def describe(root: Path) -> dict[str, Any]:
             }
         )
     families = {family: list(folders) for family, folders in FAMILIES.items()}
-    return {"models_dir": str(root), "models": models, "families": families}
+    return {
+        "models_dir": str(root),
+        "cache": str(cache.cache_folder()),
+        "models": models,
+        "families": families,
+    }
 
 
 def list_models(root: Path, as_json: bool, report: Tell) -> None:
@@ -45,11 +51,14 @@ def list_models(root: Path, as_json: bool, report: Tell) -> None:
         report(json.dumps(description))
         return
     report(f"models folder: {root}")
+    report(f"Hugging Face cache: {description['cache']}")
     rows = []
     for model in description["models"]:
         absent = model["state"] == "absent"
         size = f"about {size_text(model['about_bytes'])}" if absent else size_text(model["bytes"])
         state = model["state"] + (f": no {', '.join(model['missing'][:3])}" if model["missing"] else "")
+        if model["cached_bytes"] and model["state"] in ("absent", "incomplete"):
+            state += f"; {size_text(model['cached_bytes'])} in the cache, for pull to use"
         rows.append([model["name"], state, size, model["licence"], model["repository"]])
     print_table(["name", "state", "size", "licence", "repository"], rows)
     for family, folders in FAMILIES.items():
@@ -92,12 +101,13 @@ def look_up(root: Path, published: Published, revision: str | None, text_encoder
 
 def check_space(root: Path, listings: list[hub.Listing]) -> None:
     """Raise WeightsError unless all that is still to be fetched fits on the disk."""
-    needed = 0
+    needed, linking = 0, cache.can_link(root)
     for listing in listings:
         for file in listing.files:
             paths = [folder / file.name for folder in folders_of(root, listing.published)]
-            if file.size not in [store.size_of(path) for path in paths]:
-                needed += file.size - (store.size_of(hub.part_of(file, paths[0])) or 0)
+            there = file.size in [store.size_of(path) for path in paths]
+            cached = linking and cache.cached_copies(listing.published, file)
+            needed += 0 if there or cached else file.size
     free = free_space(root)
     if free is not None and needed and needed + SPARE > free:
         raise WeightsError(
@@ -112,7 +122,7 @@ def folders_of(root: Path, published: Published) -> tuple[Path, Path]:
 
 
 def pull_one(root: Path, listing: hub.Listing, report: Tell) -> None:
-    """Fetch the files that are missing or damaged, then put all in their place."""
+    """Get the files that are missing or damaged, from the cache or the hub, then put all in their place."""
     published = listing.published
     gathered, folder = folders_of(root, published)
     files = {}
@@ -123,8 +133,8 @@ def pull_one(root: Path, listing: hub.Listing, report: Tell) -> None:
         paths = [gathered / file.name, folder / file.name]
         intact = [path for path in paths if vouched(file, path)]
         if not intact:
-            report(f"  {number}/{len(listing.files)} {file.name} {size_text(file.size)}")
-            intact = [fetch(listing, file, gathered / file.name)]
+            line = f"  {number}/{len(listing.files)} {file.name} {size_text(file.size)}"
+            intact = [obtain(listing, file, gathered / file.name, line, report)]
             fetched += 1
         files[file.name] = store.FileRecord(file.size, file.sha256 or sha256_of(intact[0]))
     record = store.read_record(folder)
@@ -134,9 +144,20 @@ def pull_one(root: Path, listing: hub.Listing, report: Tell) -> None:
     report(f"{published.folder}: whole, in {folder}" if fetched else f"{published.folder}: is there already")
 
 
-def fetch(listing: hub.Listing, file: hub.RemoteFile, target: Path) -> Path:
-    """Bring one file to `target` and check its hash. Raises WeightsError, OSError."""
-    hub.fetch(listing, file, target)
+def obtain(listing: hub.Listing, file: hub.RemoteFile, target: Path, line: str, report: Tell) -> Path:
+    """Bring one file to `target`, from the cache where it is whole there. Raises WeightsError, OSError.
+
+    line: what is reported of it.
+    """
+    for path in cache.cached_copies(listing.published, file):
+        if vouched(file, path):
+            report(f"{line}, from the Hugging Face cache")
+            hub.give_name(path, target)
+            return target
+    report(line)
+    # On another disk the cache would take the space twice.
+    folder = cache.cache_folder() if cache.can_link(target.parent) else None
+    hub.fetch(listing, file, target, folder, again=any(cache.places(listing.published, file)))
     if not vouched(file, target):
         target.unlink()
         raise WeightsError(

@@ -6,12 +6,18 @@ The module imports nothing heavy before it is asked.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from strsr_models.packages import cuda_command
 
 # Libraries that decide what is fast and what works; the rest are as the package asks for them.
 LIBRARIES = (
@@ -21,10 +27,11 @@ LIBRARIES = (
     "transformers",
     "numpy",
     "pillow",
-    "opencv-python",
+    "opencv-python-headless",
     "isal",
     "tifffile",
     "torchao",
+    "pi-heif",
     "pillow-heif",
     "pillow-jxl-plugin",
 )
@@ -118,6 +125,38 @@ def examine_gpus() -> list[dict[str, Any]]:
     for gpu in gpus:
         gpu["precisions"] = working_precisions(gpu["device"])
     return gpus
+
+
+def nvidia_card() -> str | None:
+    """Return the name of the first NVIDIA card, as its driver tells it; None where there is none. Loads no PyTorch."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        name = re.search(r"^Model:\s*(.+)$", or_none(path.read_text) or "", re.MULTILINE)
+        return name[1].strip() if name else "NVIDIA card"
+    # Windows, WSL and some containers have no such folder. The tool may be there without a card.
+    tool = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/lib/wsl/lib"]))
+    if tool is None:
+        return None
+    command = [tool, "--list-gpus"]
+    listed = or_none(lambda: subprocess.run(command, capture_output=True, text=True, timeout=10, check=True))
+    name = re.match(r"GPU 0: (.+?)(?: \(UUID|$)", listed.stdout) if listed else None
+    return name[1] if name else None
+
+
+def torch_is_for_cpu_alone() -> bool:
+    """Whether the PyTorch that is installed was built without CUDA and its like, without loading it."""
+    spec = or_none(lambda: importlib.util.find_spec("torch"))
+    folder = next(iter(spec.submodule_search_locations or ()), None) if spec else None
+    text = or_none((Path(folder) / "version.py").read_text) if folder else None
+    if text is None or not re.search(r"^cuda\b", text, re.MULTILINE):
+        return False
+    return not re.search(r"^(?:cuda|hip|rocm|xpu)\b[^=\n]*=\s*['\"]", text, re.MULTILINE)
+
+
+def advice_on_cuda() -> str | None:
+    """Say that an NVIDIA card lies idle, as PyTorch is for the CPU alone, and what mends it; None where all is well."""
+    if not torch_is_for_cpu_alone() or (card := nvidia_card()) is None:
+        return None
+    return f"{card}: not used, as this PyTorch is for the CPU alone; to use it: {cuda_command()}"
 
 
 def working_precisions(device: str) -> list[str]:

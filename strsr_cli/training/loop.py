@@ -20,6 +20,7 @@ from torch import nn
 
 from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import UsageError
+from strsr_models.packages import install_command
 from strsr_models.pipelines.base import OneStepPipeline
 
 from .data.crops import Batch, Crops, Teach, batches
@@ -43,7 +44,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise UsageError("training needs accelerate: pip install 'strsr[train]'") from error
+        raise UsageError(f"training needs accelerate: {install_command('strsr[train]')}") from error
     # `accelerate launch` tells its processes so in the environment.
     for name in SPREADING:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1", "yes"):

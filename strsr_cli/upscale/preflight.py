@@ -19,6 +19,7 @@ from ..batch.job import Job
 from ..batch.plan import Plan, planned_sizes
 from ..batch.report import Reporter, describe_plan
 from ..batch.state import BatchState
+from ..images.codecs.opencv import load_opencv
 from ..images.find import describe_passed_over
 from ..system.atomic import free_space, sha256_of, try_writing
 from ..system.console import Tell, duration_text, size_text
@@ -90,7 +91,13 @@ def preflight(
 
 
 def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[str, int | str]:
-    """Add what an image will take to the forecast. Returns {"error": ...} where the machine has too little memory."""
+    """Add what an image will take to the forecast. Returns {"error": ...} where the machine lacks what it takes."""
+    if job.kind == "jpg":
+        # Its encoder may be broken here: better known now than after all the computing.
+        try:
+            load_opencv()
+        except ImageError as error:
+            return {"error": f"{job.target_name}: {error}"}
     # The pixels of streams and objects are not known before they are read.
     if "height" not in sizes:
         forecast.input_bytes += int(sizes.get("bytes", 0))

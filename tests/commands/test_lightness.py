@@ -32,6 +32,7 @@ def loaded_after(statement: str) -> set[str]:
     [
         "import strsr_cli.app",
         "import strsr_models.errors",
+        "import strsr; dir(strsr); strsr.__version__, strsr.ImageError, strsr.Settings",
         "import strsr_models.checkpoints.published",
         "from strsr_cli.app import app\ntry: app(['upscale', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['fft-inspect', '--help'])\nexcept SystemExit: pass",
@@ -63,6 +64,11 @@ def test_local_paths_load_nothing_of_remote_places(tmp_path: Path) -> None:
 def test_plotting_is_loaded_for_a_picture_of_spectra_only() -> None:
     looking = "from strsr_cli.app import app\ntry: app(['fft-inspect', 'examples/cat.png'])\nexcept SystemExit: pass"
     assert "matplotlib" not in loaded_after(f"{looking}\nimport strsr_cli.upscale.stages")
+
+
+def test_an_upscaler_loads_no_other_family_and_no_command() -> None:
+    loaded = loaded_after("import strsr\nstrsr.Upscaler()")
+    assert loaded.isdisjoint({"diffusers", "transformers", "open_clip", "matplotlib", "torchvision", "typer"})
 
 
 def test_public_names_can_all_be_imported() -> None:

@@ -63,7 +63,7 @@ def test_a_family_is_pulled_and_loads(strsr: Run, hub: FakeHub, tmp_path: Path) 
     for folder in FAMILIES["zimage"]:
         assert f"{folder}: whole, in {tmp_path / folder}" in result.stdout
     assert "licence: test-licence" in result.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FAMILIES["zimage"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FAMILIES["zimage"], "cache"])
     base = tmp_path / "Z-Image-Turbo"
     assert (base / "LICENSE").exists()
     assert not (base / "all-in-one.safetensors").exists()
@@ -94,11 +94,7 @@ def test_the_text_encoder_comes_on_request_and_stays(strsr: Run, hub: FakeHub, t
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_interrupted_pull_goes_on_by_bytes(
-    strsr: Run, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The library writes blocks of 10 MB: what has come of the last one is lost.
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100)
+def test_an_interrupted_pull_goes_on_with_what_is_missing(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
     name, repository = ADAPTER
     pull = ("models", "pull", name, "--models-dir", tmp_path)
     path = f"{name}/state_dict.pth"
@@ -106,6 +102,7 @@ def test_an_interrupted_pull_goes_on_by_bytes(
     message = one_line(strsr(*pull))
     assert repository in message
     assert "503" in message
+    assert "try again later" in message
     assert not (tmp_path / name).exists()
     assert "incomplete" in strsr("models", "list", "--models-dir", tmp_path).stdout
     one_line(strsr("models", "path", name, "--models-dir", tmp_path))
@@ -113,9 +110,22 @@ def test_an_interrupted_pull_goes_on_by_bytes(
     hub.broken = False
     hub.requests.clear()
     assert strsr(*pull).exit_code == 0
-    assert hub.requests == [(path, "bytes=500-")]
+    assert hub.requests == [(path, None)]
     assert (tmp_path / name / "state_dict.pth").read_bytes() == hub.repositories[repository][path]
     assert strsr("models", "path", name, "--models-dir", tmp_path).stdout == f"{tmp_path / name}\n"
+
+
+def test_a_line_that_breaks_is_taken_up_by_bytes(
+    strsr: Run, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The library writes blocks of 10 MB: what has come of the last one is lost.
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100)
+    name, repository = ADAPTER
+    path = f"{name}/state_dict.pth"
+    hub.cut[path], hub.comes_back = 500, True
+    assert strsr("models", "pull", name, "--models-dir", tmp_path).exit_code == 0
+    assert [asked for asked in hub.requests if asked[0] == path] == [(path, None), (path, "bytes=500-")]
+    assert (tmp_path / name / "state_dict.pth").read_bytes() == hub.repositories[repository][path]
 
 
 def test_files_put_there_by_hand_are_adopted(strsr: Run, hub: FakeHub, models: Path, tmp_path: Path) -> None:
@@ -152,7 +162,8 @@ def test_verify_says_what_is_wrong_and_pull_repairs_it(strsr: Run, hub: FakeHub,
     hub.requests.clear()
     assert strsr("models", "pull", folder.name, "--models-dir", tmp_path).exit_code == 0
     names = {path for path, _ in hub.requests}
-    assert names == {"model.safetensors", "config.json", "tokenizer_config.json", "tokenizer.json"}
+    # What was damaged here was so in the cache, by its other name; what was removed here was still there.
+    assert names == {"model.safetensors", "config.json", "tokenizer.json"}
     assert strsr("models", "verify", folder.name, "--models-dir", tmp_path).exit_code == 0
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -169,9 +180,9 @@ def test_pulls_at_one_time_do_not_write_into_one_file(strsr: Run, hub: FakeHub, 
     pull = ("models", "pull", "StrSR-zimage", "--models-dir", tmp_path)
     hub.broken = True
     one_line(strsr(*pull))
-    (part,) = tmp_path.glob(".StrSR-zimage.pull/*.part")
+    (lock,) = tmp_path.glob(".StrSR-zimage.pull/*.lock")
     hub.broken = False
-    with FileLock(f"{part}.lock"):
+    with FileLock(lock):
         assert "another pull is fetching it" in one_line(strsr(*pull))
     assert strsr(*pull).exit_code == 0
     names = {"state_dict.pth", "projector.pth", store.RECORD}
@@ -193,6 +204,7 @@ def test_failures_of_the_hub_take_one_line(strsr: Run, hub: FakeHub, tmp_path: P
     assert "no such revision" in one_line(strsr(*pull, "--revision", "nowhere"))
     assert strsr(*pull, "--revision", COMMIT).exit_code == 0
     shutil.rmtree(tmp_path / "FLUX.2-klein-base-4B")
+    shutil.rmtree(tmp_path / "cache")
     hub.gated.add(repository)
     assert f"licence must be accepted first: at {hub.url}/{repository}" in one_line(strsr(*pull))
     files = hub.repositories.pop(repository)

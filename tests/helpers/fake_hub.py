@@ -2,7 +2,7 @@
 
     hub = FakeHub(); hub.repositories["owner/name"] = {"path": b"..."}; HF_ENDPOINT = hub.url
 
-Listings with git and LFS hashes, files with Range; and the ways in which a hub fails.
+Listings with git and LFS hashes, files with HEAD and Range; and the ways in which a hub fails.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+LARGE = (".safetensors", ".pth", ".bin")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -23,6 +24,7 @@ class FakeHub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.cut: dict[str, int] = {}  # path in a repository -> bytes after which the line breaks
+        self.comes_back = False  # whether a line that broke serves again at once
         self.broken = False  # every file is answered with status 503
         self.oversize = 0  # bytes that the first file of a listing is said to have on top
         self.damaged: set[str] = set()  # paths whose bytes come wrong
@@ -33,6 +35,9 @@ class FakeHub:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                hub.answer(self)
+
+            def do_HEAD(self) -> None:
                 hub.answer(self)
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -65,7 +70,8 @@ class FakeHub:
             reply(request, 404, b"", {})
             return
         file = rest.partition("/")[2]
-        self.requests.append((file, request.headers.get("Range")))
+        if request.command == "GET":
+            self.requests.append((file, request.headers.get("Range")))
         if name in self.gated:
             reply(request, 403, b"", {"X-Error-Code": "GatedRepo"})
         elif self.broken:
@@ -77,21 +83,25 @@ class FakeHub:
         data = self.repositories[name][file]
         if file in self.damaged:
             data = bytes(len(data))
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hash_of(file, self.repositories[name][file])}"'}
+        if request.command == "HEAD":
+            reply(request, 200, data, headers)
+            return
         begin = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         most = self.cut.pop(file, None)
-        headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if begin else {}
+        if begin:
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
         reply(request, 206 if begin else 200, data[begin:], headers, most)
         if most is not None:
-            self.broken = True
+            self.broken = not self.comes_back
 
     def listing(self, name: str) -> dict[str, Any]:
         siblings = []
         for path, data in self.repositories[name].items():
-            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": blob}
-            if path.endswith((".safetensors", ".pth", ".bin")):
+            entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": git_blob(data)}
+            if path.endswith(LARGE):
                 size = len(data) + self.oversize
-                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": size, "pointerSize": 130}
+                entry["lfs"] = {"sha256": hash_of(path, data), "size": size, "pointerSize": 130}
             siblings.append(entry)
         card = {"license": "test-licence"}
         return {
@@ -102,6 +112,15 @@ class FakeHub:
             "cardData": card,
             "tags": [],
         }
+
+
+def git_blob(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def hash_of(path: str, data: bytes) -> str:
+    """The hash by which the hub, and the library's cache, call a file."""
+    return hashlib.sha256(data).hexdigest() if path.endswith(LARGE) else git_blob(data)
 
 
 def reply(
@@ -116,6 +135,7 @@ def reply(
     for key, value in {"Content-Length": str(len(data)), **headers}.items():
         request.send_header(key, value)
     request.end_headers()
-    request.wfile.write(data[:most])
+    if request.command != "HEAD":
+        request.wfile.write(data[:most])
     if most is not None:
         request.close_connection = True

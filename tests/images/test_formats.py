@@ -197,17 +197,37 @@ def test_the_first_of_many_frames_is_used_with_a_warning(name: str, caplog: pyte
     ]
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
-def test_formats_of_other_packages_are_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "extra"), [("HEIF", "heic"), ("JXL", "jxl")])
+def test_formats_of_packages_that_are_missing_name_the_extra(
+    kind: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heads = {"HEIF": b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "JXL": b"\xff\x0a" + b"\0" * 20}
     assert sniff(heads[kind]) == kind
-    module, package = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}[
-        kind
-    ]
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImageError, match=f"pip install {package}"):
+    for module in ("pillow_heif", "pi_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImageError, match=rf"pip install 'strsr\[{extra}\]'"):
         decode_image(heads[kind], "x")
-    monkeypatch.undo()
+
+
+def test_a_phone_s_heic_is_read_upright_with_its_exif() -> None:
+    data = (Path(__file__).parents[1] / "helpers" / "phone.heic").read_bytes()
+    assert sniff(data) == "HEIF"
+    picture = decode_image(data, "phone.heic")
+    # Stored lying, 64x48 px, with a red that grows downwards once it is turned, and a green to the left.
+    y, x = np.mgrid[:64, 47:-1:-1]
+    expected = np.stack([4 * y, 5 * x, 255 - 2 * y - 2 * x], axis=-1).clip(0, 255)
+    assert picture.color.shape == (64, 48, 3)
+    assert np.abs(picture.color.astype(int) - expected).mean() < 2
+    assert picture.metadata.dpi == (300, 300)
+    assert picture.metadata.exif is not None
+    assert b"1999:12:31 23:59:58" in picture.metadata.exif
+    damaged = data[: len(data) // 2]
+    with pytest.raises(ImageError, match=r"phone.heic: cannot be decoded"):
+        decode_image(damaged, "phone.heic")
+
+
+@pytest.mark.parametrize(("kind", "module"), [("HEIF", "pillow_heif"), ("JXL", "pillow_jxl")])
+def test_formats_of_other_packages_are_read(kind: str, module: str) -> None:
     plugin = pytest.importorskip(module)
     if kind == "HEIF":
         plugin.register_heif_opener()

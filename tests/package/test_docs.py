@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "docs" / "developing" / "architecture.md"
 PLACES = ("*.md", "docs/**/*.md", "examples/**/*.md", "models/**/*.md", "scripts/**/*.md", "tests/**/*.md")
-PACKAGES = ("strsr_cli", "models/strsr_models")
+PACKAGES = ("strsr", "strsr_cli", "models/strsr_models")
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 PATH = re.compile(r"\b(?:strsr_cli|models|tests|scripts|examples|docs)/[\w./-]*\w/?")

@@ -34,9 +34,11 @@ def test_the_wheel_holds_the_weights(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("config.json", "model.safetensors", "README.md"):
         assert f"strsr_models/weights/lite/{name}" in names
-    assert "strsr_models/py.typed" in names
+    for package in ("strsr", "strsr_cli", "strsr_models"):
+        assert f"{package}/py.typed" in names
+    assert "strsr/upscaler.py" in names
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"strsr_cli", "strsr_models"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"strsr", "strsr_cli", "strsr_models"}
 
 
 @pytest.mark.slow
@@ -56,3 +58,7 @@ def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> 
     assert (summary["failed"], summary["done"]) == (0, 5)
     with Image.open(tmp_path / "out" / "cat.png") as image:
         assert image.size == (640, 480)
+    statement = f"import strsr; strsr.upscale({str(EXAMPLES / 'cat.png')!r}, output='own.png')"
+    python = [tmp_path / "venv/bin/python", "-c", statement]
+    subprocess.run(python, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "out" / "cat.png").read_bytes()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, WeightsError
+from ..packages import install_command
 from .files import mismatches, shorten
 
 PREFIX = "base_model.model."
@@ -40,7 +41,7 @@ def add_lora(dit: nn.Module, targets: tuple[str, ...], rank: int = 256) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UsageError("training this family needs peft: pip install 'strsr[train]'") from error
+        raise UsageError(f"training this family needs peft: {install_command('strsr[train]')}") from error
     if rank < 1:
         raise UsageError(f"rank {rank}: must be at least 1")
     names = target_names(dit, targets)

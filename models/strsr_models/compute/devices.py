@@ -7,6 +7,7 @@ import contextlib
 import torch
 
 from ..errors import DeviceError, UsageError
+from ..packages import cuda_command
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # The precision to try next when a result is not finite: DiTs overflow float16 (largest value 65504).
@@ -31,7 +32,9 @@ def resolve_device(name: str, local: int | None = None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise DeviceError(f"--device {name}: {count} CUDA devices here; use --device auto or cpu")
+            for_cpu = torch.version.cuda is None and torch.version.hip is None
+            why = f" for this PyTorch, which is for the CPU alone ({cuda_command()})" if for_cpu else ""
+            raise DeviceError(f"--device {name}: {count} CUDA devices here{why}; use --device auto or cpu")
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise DeviceError("--device mps: no Apple GPU here; use --device auto or cpu")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import DeviceError, UsageError
+from ..packages import install_command
 
 # The bytes per weight, with the scales of its group.
 BYTES = {"int8": 1.0, "int4": 0.6}
@@ -21,7 +22,7 @@ def require_torchao(kind: str) -> None:
     try:
         import torchao.quantization  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"--quantize {kind}: needs torchao: pip install 'strsr[quant]'") from error
+        raise UsageError(f"--quantize {kind}: needs torchao: {install_command('strsr[quant]')}") from error
 
 
 def quantize(network: nn.Module, kind: str, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..checkpoints.files import read_tensors
 from ..errors import UsageError, WeightsError, nearest
+from ..packages import install_command
 from .frozen import FrozenNetwork, fill
 
 NAME, TAG = "convnext_xxlarge", "laion2b_s34b_b82k_augreg_soup"
@@ -100,7 +101,7 @@ def _open_clip() -> Any:
         import open_clip.timm_model
     except ImportError as error:
         raise UsageError(
-            f"a ConvNeXt trunk needs open_clip: pip install open_clip_torch ({error})"
+            f"a ConvNeXt trunk needs open_clip: {install_command('open_clip_torch')} ({error})"
         ) from error
     return open_clip
 

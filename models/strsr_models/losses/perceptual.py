@@ -18,6 +18,7 @@ from ..checkpoints.files import read_tensors
 from ..encoders.features import unit
 from ..encoders.frozen import FrozenNetwork, fill
 from ..errors import UsageError, WeightsError, nearest
+from ..packages import install_command
 
 BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # torchvision's names
 
@@ -107,7 +108,7 @@ def _lpips_package(net: str) -> Any:
         import lpips
     except ImportError as error:
         raise WeightsError(
-            "LPIPS needs the package lpips: pip install 'strsr[train]'; "
+            f"LPIPS needs the package lpips: {install_command('strsr[train]')}; "
             "or use the feature distance on a local network instead"
         ) from error
     with warnings.catch_warnings():

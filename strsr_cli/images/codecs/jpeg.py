@@ -13,6 +13,7 @@ import numpy as np
 from ..metadata.segments import COMMENT, START_OF_SCAN, segments
 from ..metadata.texts import PHOTOSHOP, iptc_block
 from ..rows import RowLayout, restrip
+from .opencv import load_opencv
 from .pillow_writer import pillow_metadata, save_with_pillow
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,7 @@ def _encode(strip: np.ndarray, quality: int, restarts: bool) -> bytes:
 
     restarts: whether a restart marker follows each row of blocks.
     """
-    import cv2
-
+    cv2 = load_opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     if restarts:

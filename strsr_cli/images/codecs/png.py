@@ -13,6 +13,7 @@ import numpy as np
 from ..metadata.blocks import Blocks
 from ..metadata.texts import MOST_TEXTS, Text, inflate, read_text
 from ..picture import swap_red_blue
+from .opencv import load_opencv
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6  # colour types
@@ -150,14 +151,13 @@ def _take_text(png: PngFile, kind: bytes, body: bytes, limit: int) -> None:
 
 def read_deep_png(png: PngFile) -> np.ndarray:
     """Decode a 16-bit file to uint16 pixels (h, w[, c]), with the channels gray, gray-alpha, RGB or RGBA."""
-    import cv2
-
+    cv2 = load_opencv()
     cv2.utils.logging.setLogLevel(0)
     # A transparent colour is applied here; OpenCV's way with it depends on its version.
     plain = png.still
     if png.key is not None:
         plain = b"".join([SIGNATURE, *(whole for kind, _, whole in _chunks(plain) if kind != b"tRNS")])
-    pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (png.height, png.width):
         raise ValueError("damaged 16-bit PNG")
     if pixels.ndim == 3:

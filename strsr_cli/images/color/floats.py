@@ -8,6 +8,7 @@ import numpy as np
 WHITES = (255, 1_023, 4_095, 16_383, 65_535)
 OVERSHOOT = 1.1  # beyond white, as sharpening and enlarging leave it
 LEAST = 32  # of numbers with fractions, from which on their white is one of WHITES
+LARGEST = 1e30  # of floats: sums of a few must be finite too
 BAND = 256  # rows that are looked at at a time
 
 
@@ -31,6 +32,24 @@ def white_of(pixels: np.ndarray) -> float:
             if largest <= OVERSHOOT * white:
                 return float(white)
     return largest
+
+
+def scale_to_white(pixels: np.ndarray, has_alpha: bool) -> tuple[float, float]:
+    """Bring floats (h, w, c) to a white of 1, in place; return what was white, of colours and of alpha.
+
+    has_alpha: whether the last channel is alpha. Raises ValueError for numbers that are not finite or too large.
+    """
+    if not -LARGEST < pixels.min() <= pixels.max() < LARGEST:
+        raise ValueError(f"some of its pixels are not finite numbers, or beyond {LARGEST:.0e}")
+    colors = pixels[..., :-1] if has_alpha else pixels
+    white = white_of(colors)
+    # Where colours go to 255, alpha may still end at 1.
+    opaque = white if has_alpha and pixels[..., -1].max() > 1 else 1.0
+    if white != 1:
+        colors /= white
+    if opaque != 1:
+        pixels[..., -1] /= opaque
+    return white, opaque
 
 
 def has_highlights(pixels: np.ndarray) -> bool:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from strsr_models.checkpoints.files import read_tensors
 from strsr_models.compute.devices import autocast
 from strsr_models.errors import UsageError, WeightsError, first_line
+from strsr_models.packages import install_command
 
 from ...system.atomic import sha256_of
 from .degrade import KINDS
@@ -111,7 +112,9 @@ def load_teacher(path: Path, device: torch.device) -> Any:
     try:
         import spandrel
     except ImportError as error:
-        raise UsageError("a teacher needs the package spandrel: pip install 'strsr[train]'") from error
+        raise UsageError(
+            f"a teacher needs the package spandrel: {install_command('strsr[train]')}"
+        ) from error
     if not path.is_file():
         raise WeightsError(f"teacher {path}: no such file")
     # Pickled files are opened with weights_only.

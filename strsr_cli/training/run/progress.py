@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from strsr_models.errors import UsageError
+from strsr_models.packages import install_command
 
 from ...system.atomic import cannot_write, writing
 from ...system.console import Tell, make_console
@@ -151,7 +152,7 @@ def _summary_writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
-            "tensorboard is not installed: pip install 'strsr[train]', or set tensorboard=false"
+            f"tensorboard is not installed: {install_command('strsr[train]')}, or set tensorboard=false"
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from strsr_models.errors import first_line
+from strsr_models.packages import install_command
 
-from ...color.floats import BAND, white_of
+from ...color.floats import BAND, scale_to_white
 from ...picture import apply_orientation
 from ..pillow_reader import load_pixels
 from .kinds import NAMES, OF_BYTES, check_kind, describe, refusal
@@ -34,7 +35,6 @@ from .pages import (
     numbers_of,
 )
 
-LARGEST = 1e30  # of floats: sums of a few must be finite too
 GROUP = 2**25  # bytes of pixels whose compression is undone at a time
 
 
@@ -76,7 +76,7 @@ def read_deep_tiff(page: TiffPage, file: BinaryIO) -> DeepPixels:
     if kind == PALETTE:
         pixels = _colors(page, pixels)
     has_alpha = alpha is not None
-    white = _scale(pixels, has_alpha) if pixels.dtype == np.float32 else (1.0, 1.0)
+    white = scale_to_white(pixels, has_alpha) if pixels.dtype == np.float32 else (1.0, 1.0)
     top = 1 if pixels.dtype == np.float32 else np.iinfo(pixels.dtype).max
     if kind == WHITE_IS_ZERO:
         pixels[..., :1] = top - pixels[..., :1]
@@ -96,21 +96,6 @@ def _channels(page: TiffPage) -> list[int]:
     extras = numbers_of(page.tags.get(338, ()))
     alpha = _alpha(page)
     return [*range(page.base), *([] if alpha is None else [page.base + extras.index(alpha)])]
-
-
-def _scale(pixels: np.ndarray, has_alpha: bool) -> tuple[float, float]:
-    """Bring floats (h, w, c) to a white of 1, in place; return what was white, of colours and of alpha."""
-    if not -LARGEST < pixels.min() <= pixels.max() < LARGEST:
-        raise ValueError(f"some of its pixels are not finite numbers, or beyond {LARGEST:.0e}")
-    colors = pixels[..., :-1] if has_alpha else pixels
-    white = white_of(colors)
-    # Where colours go to 255, alpha may still end at 1.
-    opaque = white if has_alpha and pixels[..., -1].max() > 1 else 1.0
-    if white != 1:
-        colors /= white
-    if opaque != 1:
-        pixels[..., -1] /= opaque
-    return white, opaque
 
 
 def _colors(page: TiffPage, pixels: np.ndarray) -> np.ndarray:
@@ -312,7 +297,9 @@ def _decode_by_tifffile(page: TiffPage, file: BinaryIO) -> np.ndarray:
     if importlib.util.find_spec("imagecodecs") is None:
         packed = page.number(259, 1)
         name = NAMES.get(packed, f"number {packed}")
-        raise ValueError(f"{describe(page)}, compressed as {name}; to read it: pip install 'strsr[tiff]'")
+        raise ValueError(
+            f"{describe(page)}, compressed as {name}; to read it: {install_command('strsr[tiff]')}"
+        )
     file.seek(0)
     with load_tifffile().TiffFile(BytesIO(file.read())) as tiff:
         first = tiff.pages.first

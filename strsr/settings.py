@@ -1,0 +1,35 @@
+"""The settings of an Upscaler, which `strsr.upscale` takes as well. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from typing import TypedDict
+
+
+class Settings(TypedDict, total=False):
+    """What decides the pixels and how they are computed, as the command's options of the same names do.
+
+    A setting that is left out has the command's default.
+    """
+
+    model: str  # lite, zimage or flux2
+    weights: str | os.PathLike[str] | None  # a folder in place of the model's own weights
+    device: str  # auto, cpu, cuda, cuda:N or mps
+    precision: str  # auto, fp16, bf16 or fp32
+    tile: int | None  # output px: largest side of a tile; None: chosen to fit each image
+    overlap: int | None  # output px; None: the model's
+    steps: int  # of the network
+    batch: int | None  # tiles at once; None: what fits the memory
+    compile: bool  # whether the networks are compiled
+    quality: int  # of files written as JPEG, WebP or AVIF
+    png_compression: int  # of files written as PNG, 0 to 5
+    strip: bool  # whether all metadata but the colour profile is dropped
+    max_pixels: int  # of a file that is read
+    models_dir: (
+        str | os.PathLike[str] | None
+    )  # of zimage and flux2; None: STRSR_MODELS_DIR or the user's cache
+    conditioning: str | None  # of zimage and flux2: vlm, text or none
+    prompt: str | None  # of text conditioning
+    lora_scale: float | None  # of zimage and flux2
+    offload: str | None  # of zimage and flux2
+    quantize: str | None  # of zimage and flux2

@@ -1,0 +1,363 @@
+"""The Upscaler: a network loaded once, for many pictures, from as many threads as there are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from strsr_cli.batch.target_size import TargetSize
+from strsr_cli.images.color.restorer import fill_transparent, network_input
+from strsr_cli.images.formats import MAX_PIXELS, PNG_COMPRESSION, QUALITY, check_fits, check_pixels
+from strsr_cli.images.picture import Picture
+from strsr_cli.images.rows import RowLayout
+from strsr_cli.images.write import EncodeSettings, write_image
+from strsr_cli.system.atomic import whole_file
+from strsr_cli.system.machine import advice_on_cuda
+from strsr_cli.upscale.failures import loading
+from strsr_cli.upscale.options import UpscaleOptions, resolve_options
+from strsr_cli.upscale.request import check_request
+from strsr_cli.upscale.restoration import Restoration, begin
+from strsr_models import OneStepPipeline, load_pipeline
+from strsr_models.checkpoints.locations import weights_folder
+from strsr_models.compute.devices import resolve_device, resolve_precision
+from strsr_models.errors import ImageError, UsageError
+from strsr_models.pipelines.options import PretrainedOptions
+from strsr_models.tiling.memory import MemoryBudget, fitting_batch
+from strsr_models.tiling.sizes import output_size
+
+from .pictures import Given, layout_without_metadata, output_kind, picture_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+Name = str | os.PathLike[str]
+Pixels = TypeVar("Pixels", Image.Image, np.ndarray, Tensor)
+OnTile = Callable[[int, int], None]  # takes (tiles done, tiles in all)
+
+
+class Upscaler:
+    """A model that has been loaded, to enlarge any number of images with.
+
+    Several threads may use one Upscaler at a time. What it makes has the very pixels of the command
+    `strsr upscale` with the options of the same names.
+    """
+
+    def __init__(
+        self,
+        model: str = "lite",
+        *,
+        weights: Name | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
+        overlap: int | None = None,
+        steps: int = 1,
+        batch: int | None = None,
+        compile: bool = False,
+        quality: int = QUALITY,
+        png_compression: int = PNG_COMPRESSION,
+        strip: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        models_dir: Name | None = None,
+        conditioning: str | None = None,
+        prompt: str | None = None,
+        lora_scale: float | None = None,
+        offload: str | None = None,
+        quantize: str | None = None,
+    ) -> None:
+        """Load a model onto a device; for the arguments see `Settings`.
+
+        Raises UsageError for settings that make no sense, WeightsError for weights that are missing or do
+        not fit, DeviceError for a device that is not there.
+        """
+        big = resolve_options(
+            model,
+            [],
+            models_dir=None if models_dir is None else Path(models_dir),
+            conditioning=conditioning,
+            prompt=prompt,
+            lora_scale=lora_scale,
+            offload=offload,
+            quantize=quantize,
+        )
+        self.options = UpscaleOptions(
+            size=TargetSize(),
+            model=model,
+            weights=None if weights is None else weights_folder(Path(weights)),
+            tile=tile,
+            overlap=overlap,
+            device=device,
+            precision=precision,
+            quality=quality,
+            steps=steps,
+            strip=strip,
+            max_pixels=max_pixels,
+            batch=batch,
+            compile=compile,
+            png_compression=png_compression,
+            big=big,
+        )
+        check_numbers(self.options)
+        check_request(self.options)
+        self.pipeline, self.precision = load(self.options)
+        if compile:
+            self.pipeline.compile()
+        self.budget = MemoryBudget(batch or self.pipeline.tiles_at_once)
+        self._fitting = threading.Lock()
+        self._batches_fitted = batch is not None or self.pipeline.device.type != "cuda"
+
+    @overload
+    def upscale(
+        self, image: Pixels, scale: float = 4, *, output: None = None, on_tile: OnTile | None = None
+    ) -> Pixels: ...
+
+    @overload
+    def upscale(
+        self, image: Name, scale: float = 4, *, output: None = None, on_tile: OnTile | None = None
+    ) -> Image.Image: ...
+
+    @overload
+    def upscale(
+        self,
+        image: Name | Image.Image | np.ndarray,
+        scale: float = 4,
+        *,
+        output: Name,
+        on_tile: OnTile | None = None,
+    ) -> Path: ...
+
+    def upscale(
+        self,
+        image: Any,
+        scale: float = 4,
+        *,
+        output: Name | None = None,
+        on_tile: OnTile | None = None,
+    ) -> Any:
+        """Enlarge an image `scale` times, 1 to 16, and return what was given: round(side * scale) px a side.
+
+        image: the path of a file, for which a Pillow image is returned; a Pillow image; an array (h, w) or
+        (h, w, 1 to 4) of uint8, uint16 or floats; a tensor (3, h, w) or (b, 3, h, w) of floats in [0, 1].
+        output: a file to write instead, whose path is returned; its suffix says the format, and a file of
+        that name is replaced once the new one is whole. on_tile: called with (tiles done, tiles in all)
+        after each tile, in the calling thread; what it raises ends this image alone.
+        Raises ImageError for an image that cannot be read, enlarged or written, UsageError for arguments
+        that make no sense.
+        """
+        if isinstance(image, Tensor):
+            if output is not None:
+                raise UsageError("output: a tensor has no place in a file; give an array (h, w, c) instead")
+            return self._upscale_tensor(image, scale, on_tile)
+        target = None if output is None else Path(output)
+        kind = None if target is None else output_kind(target, image)
+        given = picture_of(image, self.options.max_pixels)
+        height, width = given.picture.color.shape[:2]
+        check_pixels(height, width, self.options.max_pixels, given.name)
+        if kind is not None:
+            check_fits(kind, *output_size(height, width, scale))
+        restoration = self._begin(fill_transparent(given.picture), scale)
+        layout = restoration.layout(given.picture.metadata)
+        if self.options.strip:
+            layout = layout_without_metadata(layout)
+        bands = self._rows(restoration, on_tile, given.name)
+        if target is None or kind is None:
+            return given.give_back(layout, stacked(layout, bands))
+        self._write(given, target, kind, layout, bands)
+        return target
+
+    def _upscale_tensor(self, image: Tensor, scale: float, on_tile: OnTile | None) -> Tensor:
+        """Enlarge (3, h, w) or (b, 3, h, w); the answer is on the device and of the type of the image."""
+        images = image[None] if image.ndim == 3 else image
+        large = self.pipeline.upscale(
+            images,
+            scale,
+            tile=self.options.tile,
+            overlap=self.options.overlap,
+            precision=self.precision,
+            steps=self.options.steps,
+            on_tile=on_tile,
+        )
+        return large[0] if image.ndim == 3 else large
+
+    @torch.inference_mode()
+    def _begin(self, picture: Picture, scale: float) -> Restoration:
+        """Cut a picture into tiles, and let the networks see the whole of it."""
+        lite, device = self.options.big is None, self.pipeline.device
+        # What the large models look at is never reduced.
+        cond = None if lite else self.pipeline.condition(network_input(picture), self.precision)
+        restoration = begin(
+            self.pipeline,
+            picture,
+            scale,
+            self.precision,
+            tile=self.options.tile,
+            overlap=self.options.overlap,
+            one_shape=self.options.compile or (device.type == "cuda" and lite),
+            cond=cond,
+        )
+        with self._fitting:
+            if not self._batches_fitted:
+                self._fit_batches(restoration)
+        return restoration
+
+    def _fit_batches(self, restoration: Restoration) -> None:
+        """Make batches as large as the memory of a GPU allows, by a tile of this picture."""
+        self._batches_fitted = True
+        # Networks that take turns in memory say themselves how many tiles make that worth while.
+        if self.pipeline.tiles_at_once == 1:
+            view, cond = restoration.tiled.view(0), restoration.cond
+            restore_one = partial(
+                self.pipeline.restore_tiles,
+                [view],
+                [cond],
+                self.precision,
+                self.options.steps,
+                MemoryBudget(1),
+            )
+            self.budget.batch = fitting_batch(self.pipeline.device, restore_one, threads=1)
+
+    # Of a generator it is on only while that runs.
+    @torch.inference_mode()
+    def _rows(self, restoration: Restoration, on_tile: OnTile | None, name: str) -> Iterator[np.ndarray]:
+        """Yield rows of the output (n, W, channels) from the top, as their tiles are computed."""
+        done = redone = 0
+        while done < restoration.tiles:
+            numbers = range(done, min(done + self.budget.batch, restoration.tiles))
+            views = [restoration.tiled.view(number) for number in numbers]
+            conds = [restoration.cond] * len(views)
+            tiles = self.pipeline.restore_tiles(views, conds, self.precision, self.options.steps, self.budget)
+            for number, (restored, precision) in zip(numbers, tiles, strict=True):
+                redone += precision != self.precision
+                for top, rows in restoration.add(number, restored):
+                    yield restoration.output_rows(top, rows.cpu())
+                done += 1
+                if on_tile is not None:
+                    on_tile(done, restoration.tiles)
+        if redone:
+            message = "%s: %d of %d tiles were not finite in %s: computed again"
+            log.warning(message, name, redone, restoration.tiles, self.precision)
+
+    def _write(
+        self, given: Given, target: Path, kind: str, layout: RowLayout, bands: Iterator[np.ndarray]
+    ) -> None:
+        """Write rows into a file, whole or not at all. Raises ImageError, and whatever the rows raise."""
+        settings = EncodeSettings(self.options.quality, self.options.png_compression)
+        try:
+            with whole_file(target) as file:
+                write_image(cast(BinaryIO, file), kind, layout, bands, settings)
+        except ImageError as error:
+            raise ImageError(f"{given.name}: {error}") from error
+        except OSError as error:
+            raise ImageError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+@overload
+def upscale(
+    image: Pixels,
+    scale: float = 4,
+    *,
+    output: None = None,
+    on_tile: OnTile | None = None,
+    **settings: Unpack[Settings],
+) -> Pixels: ...
+
+
+@overload
+def upscale(
+    image: Name,
+    scale: float = 4,
+    *,
+    output: None = None,
+    on_tile: OnTile | None = None,
+    **settings: Unpack[Settings],
+) -> Image.Image: ...
+
+
+@overload
+def upscale(
+    image: Name | Image.Image | np.ndarray,
+    scale: float = 4,
+    *,
+    output: Name,
+    on_tile: OnTile | None = None,
+    **settings: Unpack[Settings],
+) -> Path: ...
+
+
+def upscale(
+    image: Any,
+    scale: float = 4,
+    *,
+    output: Name | None = None,
+    on_tile: OnTile | None = None,
+    **settings: Unpack[Settings],
+) -> Any:
+    """Load a model and enlarge one image; see `Upscaler.upscale`, and for the settings `Upscaler`.
+
+    The model is loaded at each call: to enlarge more than one image, make an Upscaler.
+    """
+    return Upscaler(**settings).upscale(image, scale, output=output, on_tile=on_tile)
+
+
+def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
+    """Load the model that the options ask for; return it with the precision that it computes in."""
+    device = resolve_device(options.device)
+    if options.device == "auto" and device.type == "cpu" and (advice := advice_on_cuda()):
+        log.warning(advice)
+    big = options.big
+    if big is None:
+        precision = resolve_precision(options.precision, device)
+        return load_pipeline(options.model, options.weights, str(device)), precision
+    pretrained = PretrainedOptions(
+        conditioning=big.conditioning,
+        prompt=big.prompt or "",
+        adapter="published" if options.weights is None else str(options.weights),
+        lora_scale=big.lora_scale,
+        precision=options.precision,
+        offload=big.offload,
+        quantize=big.quantize,
+    )
+    with loading(f"--model {options.model}", device):
+        pipeline = load_pipeline(options.model, big.models_dir, str(device), options=pretrained)
+    return pipeline, pipeline.native_precision
+
+
+def check_numbers(options: UpscaleOptions) -> None:
+    """Raise UsageError for numbers out of their range, which the command refuses as it reads its options."""
+    ranges = {
+        "tile": (options.tile, 64, None),
+        "overlap": (options.overlap, 0, None),
+        "steps": (options.steps, 1, 100),
+        "batch": (options.batch, 1, None),
+        "quality": (options.quality, 1, 100),
+        "png_compression": (options.png_compression, 0, 5),
+        "max_pixels": (options.max_pixels, 1, None),
+    }
+    for name, (number, least, most) in ranges.items():
+        if number is not None and (number < least or (most is not None and number > most)):
+            bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            raise UsageError(f"{name} {number}: must be {bounds}")
+
+
+def stacked(layout: RowLayout, bands: Iterator[np.ndarray]) -> np.ndarray:
+    """Gather rows into an array (height, width, channels)."""
+    pixels = np.empty((layout.height, layout.width, layout.channels), layout.dtype)
+    top = 0
+    for rows in bands:
+        pixels[top : top + len(rows)] = rows
+        top += len(rows)
+    return pixels
