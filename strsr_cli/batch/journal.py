@@ -50,9 +50,9 @@ class Journal:
     last one after a full disk, is as good as none. Its names are relative to the folder.
     """
 
-    def __init__(self, root: Path, silent: bool = False) -> None:
-        """Read the journal of the folder `root`. silent: nothing is written."""
-        self.root, self.path, self.silent = root, root / JOURNAL, silent
+    def __init__(self, root: Path, silent: bool = False, blind: bool = False) -> None:
+        """Read the journal of the folder `root`. silent: nothing is written. blind: nothing is read."""
+        self.root, self.path, self.silent, self.blind = root, root / JOURNAL, silent, blind
         # Records by the output's name, the newest last.
         self.made: dict[str, list[Made]] = {}
         # The input's name that each output was last made from.
@@ -70,6 +70,8 @@ class Journal:
 
     def refresh(self) -> None:
         """Read what has been added since, by whomever."""
+        if self.blind:
+            return
         with self._lock:
             try:
                 with open(self.path, "rb", opener=_opened_at_once) as file:

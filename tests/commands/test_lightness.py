@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ HEAVY = (
     "open_clip",
     "matplotlib",
     "huggingface_hub",
+    "ray",
 )
 
 
@@ -47,6 +49,15 @@ def test_the_lite_path_loads_no_other_family_and_no_plotting() -> None:
     assert loaded.isdisjoint(
         {"diffusers", "transformers", "open_clip", "matplotlib", "torchvision", "huggingface_hub"}
     )
+
+
+def test_the_local_engine_never_loads_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    command = f"['upscale', 'examples', {str(tmp_path / 'out')!r}, '--scale', '1', '--max-pixels', '1']"
+    run = f"from strsr_cli.app import app\ntry: app({command})\nexcept SystemExit: pass"
+    loaded = loaded_after(f"{run}\nimport strsr_cli.upscale.stages")
+    assert "strsr_cli.upscale.preflight" in loaded
+    assert not {name for name in loaded if name.split(".")[0] == "ray" or name.endswith("ray_driver")}
 
 
 def test_plotting_is_loaded_for_a_picture_of_spectra_only() -> None:
