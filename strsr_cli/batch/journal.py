@@ -57,9 +57,9 @@ class Journal:
     names are relative to the folder.
     """
 
-    def __init__(self, root: Path, silent: bool = False) -> None:
-        """Read the journal of the folder `root`. silent: nothing is written."""
-        self.root, self.silent = root, silent
+    def __init__(self, root: Path, silent: bool = False, blind: bool = False) -> None:
+        """Read the journal of the folder `root`. silent: nothing is written. blind: nothing is read."""
+        self.root, self.silent, self.blind = root, silent, blind
         # The last records by the output's name, the newest last; each is of another content.
         self.made: dict[str, list[Made]] = {}
         # The input's name that each output was last made from.
@@ -79,6 +79,8 @@ class Journal:
 
     def refresh(self) -> None:
         """Read what has been added since, by whomever."""
+        if self.blind:
+            return
         with self._lock:
             for line, is_latest in self._files.new_lines():
                 self._take(line, is_latest)

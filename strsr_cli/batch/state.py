@@ -58,7 +58,10 @@ class BatchState:
     driver: str | None = None
 
     def __post_init__(self) -> None:
-        self.journal = Journal(self.root, self.silent) if self.root and self.remember else None
+        self.journal: Journal | None = None
+        if self.root and self.remember:
+            # What was made before is the driver's to know.
+            self.journal = Journal(self.root, self.silent, blind=self.driver is not None)
         # A driver without a session can claim nothing, and so can nobody else there.
         without = self.silent or self.driver == ""
         self._locks = OutputLocks(self.root, driver=self.driver) if self.root and not without else None
@@ -172,6 +175,12 @@ class BatchState:
     def sweep(self, jobs: list[Job]) -> int:
         """Remove what killed runs have left unfinished in the folders of these jobs; return how many files."""
         return sweep({job.target.parent for job in jobs if isinstance(job.target, Path)})
+
+    def made_meanwhile(self, job: Job) -> bool:
+        """Whether the output of a claimed job is made, as by a worker that is gone."""
+        if not isinstance(job.target, Path):
+            return False
+        return self._done_meanwhile(job, job.target, self._claim_on(job.target))
 
     def left_over(self, jobs: list[Job]) -> list[Job]:
         """Return those jobs of other shards that nobody has done, failed at or claimed so far.

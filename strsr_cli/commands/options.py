@@ -202,6 +202,25 @@ Steal = Annotated[
         panel=RUNS,
     ),
 ]
+Engine = Annotated[
+    Literal["local", "ray"],
+    option(help="Who makes the images of a folder: this process, or workers of a Ray cluster.", panel=RUNS),
+]
+RayWorkers = Annotated[
+    int | None,
+    option(
+        "--workers",
+        metavar="N",
+        min=1,
+        max=10_000,
+        help="With --engine ray; default: one for each GPU, or for each four CPUs.",
+        panel=RUNS,
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    option(metavar="N", min=0, max=64, help="With --engine ray; default: 1 where there are any.", panel=RUNS),
+]
 Tile = Annotated[str, option(metavar="auto|N", help="Largest tile side in output pixels.", panel=TILES)]
 Overlap = Annotated[
     int | None,

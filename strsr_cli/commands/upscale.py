@@ -20,10 +20,12 @@ from .options import (
     Conditioning,
     Cover,
     Device,
+    Engine,
     Files0From,
     FilesFrom,
     Format,
     Frames,
+    GpusPerWorker,
     GridLimit,
     Height,
     InPlaceSuffix,
@@ -48,6 +50,7 @@ from .options import (
     Quality,
     Quantize,
     Quiet,
+    RayWorkers,
     Replace,
     ReportPage,
     RetryFailed,
@@ -103,6 +106,9 @@ def upscale(
     no_journal: NoJournal = False,
     shard: ShardText = None,
     steal: Steal = False,
+    engine: Engine = "local",
+    workers: RayWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
     tile: Tile = "auto",
     overlap: Overlap = None,
     device: Device = "auto",
@@ -146,8 +152,17 @@ def upscale(
     from ..system.machine import advice_on_cuda
     from ..system.paths import is_folder
     from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
+    from ..upscale.engines.costs import cost_lines, cost_rows
+    from ..upscale.engines.engine import choose_engine
     from ..upscale.options import UpscaleOptions, resolve_options, run_hash, settings_hash
-    from ..upscale.preflight import check_space, check_writable, preflight, tell_forecast, weights_hash
+    from ..upscale.preflight import (
+        check_space,
+        check_writable,
+        measure_pace,
+        preflight,
+        tell_forecast,
+        weights_hash,
+    )
     from ..upscale.request import check_replaced, check_request
 
     size = resolve_target_size(scale, longest, shortest, width, height, megapixels, cover)
@@ -160,10 +175,15 @@ def upscale(
     names, hints = listed_names(files_from, files0_from)
     whole_plan = plan_any(source, target, format, names, in_place_suffix, frames == "all", keep_times)
     plan = whole_plan.shard(part)
+    # A single image is an OUTPUT by itself, whatever is made beside it.
+    is_batch = bool(plan.place or plan.tree) or is_folder(Path(source)) or any(job.frame for job in plan.jobs)
+    upscale_images = choose_engine(
+        engine, workers, gpus_per_worker, device, is_batch, bool(plan.place or plan.tree), dry_run
+    )
     if retry_failed:
         require_journal(plan.root, no_journal, plan.place is not None)
     if steal:
-        check_steal(no_journal, overwrite or replace, retry_failed)
+        check_steal(no_journal, overwrite or replace, retry_failed, engine)
     options = UpscaleOptions(
         size=size,
         model=model,
@@ -229,8 +249,7 @@ def upscale(
                 reporter.note(advice)
             check_request(options)
             check_replaced(plan, state, replace)
-            # A single image is an OUTPUT by itself, whatever is made beside it.
-            if plan.place or plan.tree or is_folder(Path(source)) or any(job.frame for job in plan.jobs):
+            if is_batch:
                 state.enter(run_hash(options, format, hashed_weights))
             for hint in hints + plan.hints:
                 reporter.note(hint)
@@ -244,17 +263,17 @@ def upscale(
             if forecast.pending:
                 check_writable(plan, dry_run)
             if dry_run:
-                text = tell_forecast(forecast, options, reporter)
-                if not json:
-                    typer.echo(visible(text))
+                measure_pace(forecast, options)
+                costs = cost_rows(forecast) if engine == "ray" else []
+                text = tell_forecast(forecast, reporter, **({"cluster": costs} if costs else {}))
+                for line in [] if json else [text, *cost_lines(costs)]:
+                    typer.echo(visible(line))
                 return
             state.sweep(plan.jobs)
             if forecast.pending:
                 if not no_space_check:
                     check_space(forecast.sizes)
-                from ..upscale.stages import upscale_batch
-
-                upscale_batch(forecast.pending, options, reporter, state)
+                upscale_images(forecast, options, reporter, state)
             if steal and part.count > 1:
                 from ..upscale.stealing import make_left_over
 
@@ -299,7 +318,7 @@ def check_output(target: str | None, json: bool, dry_run: bool) -> None:
         raise UsageError(f"OUTPUT {target} would write an image to the terminal; redirect it: > image.png")
 
 
-def check_steal(no_journal: bool, overwrite: bool, retry_failed: bool) -> None:
+def check_steal(no_journal: bool, overwrite: bool, retry_failed: bool, engine: str) -> None:
     """Raise UsageError for options with which nobody can tell what other parts have left undone."""
     if no_journal:
         raise UsageError("--steal: goes by the journal; drop --no-journal")
@@ -307,6 +326,10 @@ def check_steal(no_journal: bool, overwrite: bool, retry_failed: bool) -> None:
         raise UsageError("--steal: outputs that exist count as done; drop --overwrite, or --steal")
     if retry_failed:
         raise UsageError("--steal: what failed is left to its own part; drop --retry-failed, or --steal")
+    if engine != "local":
+        raise UsageError(
+            f"--steal: not with --engine {engine}, whose workers leave nothing over; drop one of them"
+        )
 
 
 def auto_or_number(option: str, text: str, least: int, unit: str) -> int | None:

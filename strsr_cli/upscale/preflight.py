@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -43,11 +44,13 @@ class Preflight:
     """The forecast of a batch: the pictures that are left to make, what they will take, and the number of others."""
 
     pending: list[Job] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)  # of each pending output, megapixels; 0 where not known
     sizes: dict[Path, int] = field(default_factory=dict)  # bytes of each output, about
     megapixels: float = 0.0  # of all outputs
     input_bytes: int = 0  # of inputs that are objects, whose pixels are not known
     skipped: int = 0
     will_fail: int = 0
+    pace: float | None = None  # seconds for an output megapixel, once it is measured
 
 
 def preflight(
@@ -87,6 +90,7 @@ def preflight(
                 reporter.failed(job.name, str(sizes["error"]))
         else:
             forecast.pending.append(job)
+            forecast.areas.append(int(sizes.get("to_height", 0)) * int(sizes.get("to_width", 0)) / 1e6)
     return forecast
 
 
@@ -113,13 +117,19 @@ def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[
     return {}
 
 
-def tell_forecast(forecast: Preflight, options: UpscaleOptions, reporter: Reporter) -> str:
-    """Report the end of a dry run as an event, and return it in words: how many, how much, how long."""
-    pace = None
+def measure_pace(forecast: Preflight, options: UpscaleOptions) -> None:
+    """Measure the pace of this machine, where there is something to make and that can be told."""
     if forecast.megapixels:
         weights = weights_folder(options.weights) if options.weights else None
-        pace = seconds_per_megapixel(options.model, weights, options.device, options.precision)
-    seconds = None if pace is None else round(pace * forecast.megapixels, 1)
+        forecast.pace = seconds_per_megapixel(options.model, weights, options.device, options.precision)
+
+
+def tell_forecast(forecast: Preflight, reporter: Reporter, **costs: Any) -> str:
+    """Report the end of a dry run as an event, and return it in words: how many, how much, how long.
+
+    costs: what else the event has.
+    """
+    seconds = None if forecast.pace is None else round(forecast.pace * forecast.megapixels, 1)
     size = sum(forecast.sizes.values())
     reporter.forecast(
         to_make=len(forecast.pending),
@@ -128,6 +138,7 @@ def tell_forecast(forecast: Preflight, options: UpscaleOptions, reporter: Report
         megapixels=round(forecast.megapixels, 3),
         bytes=size,
         seconds=seconds,
+        **costs,
     )
     fails = f", {forecast.will_fail} will fail" if forecast.will_fail else ""
     text = f"{len(forecast.pending)} to make, {forecast.skipped} skipped{fails}; nothing was written"

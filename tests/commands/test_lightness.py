@@ -18,6 +18,7 @@ HEAVY = (
     "huggingface_hub",
     "fsspec",
     "s3fs",
+    "ray",
 )
 
 
@@ -59,6 +60,15 @@ def test_local_paths_load_nothing_of_remote_places(tmp_path: Path) -> None:
     loaded = loaded_after(f"from strsr_cli.app import app\ntry: {local}\nexcept SystemExit: pass")
     assert "strsr_cli.images.places" in loaded
     assert loaded.isdisjoint({"fsspec", "s3fs", "aiohttp", "botocore"})
+
+
+def test_the_local_engine_never_loads_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    command = f"['upscale', 'examples', {str(tmp_path / 'out')!r}, '--scale', '1', '--max-pixels', '1']"
+    run = f"from strsr_cli.app import app\ntry: app({command})\nexcept SystemExit: pass"
+    loaded = loaded_after(f"{run}\nimport strsr_cli.upscale.stages")
+    assert "strsr_cli.upscale.preflight" in loaded
+    assert not {name for name in loaded if name.split(".")[0] == "ray" or name.endswith("ray_driver")}
 
 
 def test_plotting_is_loaded_for_a_picture_of_spectra_only() -> None:
