@@ -137,8 +137,8 @@ class Journal:
         """Remember an output that is about to appear under its name."""
         standing = self._standing(target, made)
         if standing is not None:
-            self._append(target, self.sources[self.name(target)], _entry_of(standing))
-        self._append(target, str(source), _entry_of(made))
+            self._append(target, self.sources[self.name(target)], entry_of(standing))
+        self._append(target, str(source), entry_of(made))
 
     def _standing(self, target: Path, made: Made) -> Made | None:
         """Return the record that a new one would push out though its output is what still lies there.
@@ -162,7 +162,7 @@ class Journal:
         name = self.name(target)
         with self._lock:
             at = max(time.time_ns() // 1000, self._newest(name) + 1)
-            named = {"output_name": name, "input_name": source, "at": _text_of(at)}
+            named = {"output_name": name, "input_name": source, "at": text_of(at)}
             line = json.dumps({**entry, **named}, separators=(",", ":")).encode()
             self._take(line)
             if self.silent:
@@ -185,7 +185,7 @@ def _time_of(made: Made) -> int:
     return made.at
 
 
-def _entry_of(made: Made) -> dict[str, Any]:
+def entry_of(made: Made) -> dict[str, Any]:
     """Return what the line of a record says of it, but for names and time."""
     versions = {"input": asdict(made.input), "output": asdict(made.output)}
     return {"state": "done", **versions, "settings": made.settings, "weights": made.weights}
@@ -201,7 +201,7 @@ def _microseconds(text: object) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1) if moment.year < 9999 else 0
 
 
-def _text_of(at: int) -> str:
+def text_of(at: int) -> str:
     """Return a time for a line, from microseconds since 1970."""
     return f"{(EPOCH + timedelta(microseconds=at)).isoformat(timespec='microseconds')}Z"
 

@@ -11,13 +11,12 @@ import secrets
 import sys
 import threading
 import time
-from dataclasses import asdict
 from typing import Any
 
 from ...images.places import Place, RemoteFile
 from ...system.processes import machine_id
 from ..job import Source
-from ..journal import Made, Version
+from ..journal import Made, Version, entry_of, text_of
 
 FOLDER = ".strsr-journal"  # below OUTPUT
 MOST_LINES = 500  # of an object: some 250 kB
@@ -50,7 +49,7 @@ class RemoteJournal:
                 at_and_entry = _parsed(line)
                 if at_and_entry is not None:
                     entries.append((*at_and_entry, line))
-        # Processes take turns; of one second, the order within an object is kept.
+        # Processes take turns, each by its own clock.
         entries.sort(key=lambda entry: entry[0])
         for _, name, reason, line in entries:
             self._take(name, reason, line)
@@ -92,16 +91,16 @@ class RemoteJournal:
 
     def done(self, target: RemoteFile, source: Source, made: Made, md5: str) -> None:
         """Remember an output that is about to be put. Raises ImageError: without a record it must not be."""
-        entry = asdict(made)
+        entry = entry_of(made)
         entry["output"]["md5"] = md5
-        self._append(target, source, {"state": "done", **entry}, None)
+        self._append(target, source, entry, None)
 
     def failed(self, target: RemoteFile, source: Source, reason: str) -> None:
         """Remember that an output could not be made. Raises ImageError."""
         self._append(target, source, {"state": "failed", "reason": reason}, reason)
 
     def _append(self, target: RemoteFile, source: Source, entry: dict[str, Any], reason: str | None) -> None:
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        at = text_of(time.time_ns() // 1000)
         named = {"output_name": target.key, "input_name": str(source), "at": at}
         line = json.dumps({**entry, **named}, separators=(",", ":")).encode()
         with self._lock:
