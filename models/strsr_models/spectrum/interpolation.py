@@ -21,12 +21,19 @@ CLASSES = 48  # places in a row that are told apart: all factors below divide it
 FACTORS = (2, 3, 4, 6, 8, 12, 16)
 MOST_SAMPLES = 200_000  # pixels along each axis that the weights are fitted to: enough for three digits
 LEAST_SAMPLES = 180  # for each place in a cell: ten for each weight
-ROUNDED = 0.55  # 8-bit steps, root mean square: what rounding, twice at most, leaves at the worst place of a cell
+ROUNDED = (
+    0.55  # 8-bit steps, root mean square: what rounding, twice at most, leaves at the worst place of a cell
+)
 ROUNDED_CLEARLY = 0.9, 3.0  # or so much, where a cell's own weights are better by so many dB
 LEAST_GAIN = 0.1  # dB, beyond what chance gives
-NEARLY_ALL = 0.9  # of the greatest gain: the smallest factor that has it is the one, since 4 holds 2's weights too
-LEAST_CONTRAST = 1.5  # 8-bit steps: root mean square of differences; ramps are smooth without having been enlarged
-EQUAL = 1e-4  # 8-bit steps
+NEARLY_ALL = (
+    0.9  # of the greatest gain: the smallest factor that has it is the one, since 4 holds 2's weights too
+)
+LEAST_CONTRAST = (
+    1.5  # 8-bit steps: root mean square of differences; ramps are smooth without having been enlarged
+)
+EQUAL = 1e-5  # of [0, 1]: equal colours may differ by so much as luma, by the order of sums
+LEAST_CELLS = 8  # of equal pixels, along each axis
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Interpolation:
 
     gain: dB by which weights for each place in a cell predict pixels better than the same for all. residual: 8-bit
     steps, root mean square, by which the prediction is off at the worst place. blocks: whether it was by nearest
-    neighbour, so that the pixels of a cell are equal.
+    neighbour, so that the pixels of a cell are equal; gain and residual are 0 then.
     """
 
     factor: int
@@ -49,6 +56,9 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
 
     clipped: (h, w) bool: pixels that are black or white in any channel, which need not follow from their neighbours.
     """
+    side = _side_of_cells(y)
+    if side > 1:
+        return Interpolation(side, 0.0, 0.0, True)
     plane = y[0] * 255
     if clipped is None:
         clipped = (y[0] <= 0) | (y[0] >= 1)
@@ -62,8 +72,23 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
     greatest = max((gain for gain, _ in fits.values()), default=0.0)
     for factor, (gain, residual) in fits.items():
         if gain >= NEARLY_ALL * greatest:
-            return Interpolation(factor, gain, residual, residual <= EQUAL)
+            return Interpolation(factor, gain, residual, False)
     return None
+
+
+def _side_of_cells(y: Tensor) -> int:
+    """The side in px of square cells of equal pixels that y (1, h, w) consists of; 1 where there are none."""
+    sides = []
+    for axis in (1, 2):
+        size = y.shape[axis]
+        differs = (y.narrow(axis, 1, size - 1) - y.narrow(axis, 0, size - 1)).abs() > EQUAL
+        places = differs.any(3 - axis)[0].nonzero().flatten().tolist()
+        side = math.gcd(*(place - places[0] for place in places))
+        # A drawing of a few lines has its edges on multiples of something too.
+        if side < 2 or len(places) < max(LEAST_CELLS, size / side / 2):
+            return 1
+        sides.append(side)
+    return math.gcd(*sides)
 
 
 def _products(pixels: Tensor, clipped: Tensor) -> Tensor | None:

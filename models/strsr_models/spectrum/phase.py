@@ -16,6 +16,10 @@ LOPSIDED = 3.0  # dB
 CHANCE = 3.09  # standard deviations: one in a thousand
 FAINT = 0.3  # dB of excess: what stands out less has no phase to speak of
 LOG_MEAN = 10 * 0.5772156649 / math.log(10)  # dB by which the mean log-power of noise lies below its power
+ROUNDED = (
+    4.0  # times the floor: rounding alone exceeds it in one block of fifty, in noise; in curved ramps oftener
+)
+LEAST_SEEN = 0.1  # share of the blocks that must show something
 CLIP = 2.0  # deviations of its own noise: no block counts for more
 LEAST_PRINT = 0.1 / 255  # root mean square: what is weaker nobody sees, however sure it is
 
@@ -36,8 +40,10 @@ def coherence(survey: Survey, pick: list[int], either_sign: bool = True) -> floa
     values = survey.values[:, pick]
     power = values.real.square() + values.imag.square()
     # (n, k), length near 1 or, where nothing is to be seen, 0.
-    unit = values / (power + survey.floor).sqrt() * (power > survey.floor)
+    unit = values / (power + survey.floor).sqrt() * (power > ROUNDED * survey.floor)
     length = unit.abs()
+    if float(length.mean()) < LEAST_SEEN:
+        return 0.0
     total = length.sum(0).clamp_min(1e-9)
     doubled = unit * unit / length.clamp_min(1e-9)
     same, opposite = (sums.sum(0).abs() / total for sums in (unit, doubled))  # (k,)

@@ -57,7 +57,9 @@ class LatticeReport:
     origin_aligned: tuple[bool, ...]  # cells end where a lattice that begins at pixel 0 would have them end
     peaks: tuple[Peak, ...]  # the strongest first
     region: tuple[int, int, int, int] | None  # x, y, w, h of the block that shows `main_period` best
-    certainty: tuple[float, ...] = ()  # -log10 of the chance that noise has a print of such phases; nan as above
+    certainty: tuple[
+        float, ...
+    ] = ()  # -log10 of the chance that noise has a print of such phases; nan as above
     trace: tuple[float, ...] = ()  # dB: of seams along one axis alone, which is texture that changes; 0: none
     interpolation: Interpolation | None = None  # a plain enlargement, whose traces are not counted above
     flat: float = 0.0  # share of pixels that are equal to the next, along both axes: much in what was drawn
@@ -138,6 +140,8 @@ def verdict(report: LatticeReport) -> str:
     suspect: one number clearly, SUSPECT_DB, SUSPECT_COHERENCE or SUSPECT_CERTAINTY; not in a plain enlargement, whose
     own spectrum is not smooth. Periods that the image is too small for count as clean.
     """
+    if _has_blocks(report):
+        return "grid"
     return ("clean", "suspect", "grid")[max(_ranks(report), default=0)]
 
 
@@ -145,13 +149,12 @@ def main_period(report: LatticeReport) -> int | None:
     """The period that the verdict is about, in px; None where it is "clean".
 
     The longest of those that give it: what repeats after 16 px has harmonics that a lattice of 8 or 4 would have too.
-    Blocks of equal pixels have their own side, which need not be among the report's periods.
+    Blocks of equal pixels that none of them shows have their own side, which need not be one of them.
     """
-    if _has_blocks(report):
-        assert report.interpolation is not None
-        return report.interpolation.factor
     ranks = _ranks(report)
     worst = max(ranks, default=0)
+    if worst < 2 and report.interpolation is not None and report.interpolation.blocks:
+        return report.interpolation.factor
     if worst == 0:
         return None
     return max(period for period, rank in zip(report.periods, ranks, strict=True) if rank == worst)
@@ -170,13 +173,9 @@ def check_period(period: int) -> None:
 
 def _ranks(report: LatticeReport) -> list[int]:
     """The rank of each period: 0 for clean, 1 for suspect, 2 for grid; nan compares as false."""
-    if _has_blocks(report):
-        return [2] * len(report.periods)
     certain = report.certainty or (0.0,) * len(report.periods)
-    plain = report.interpolation is not None
-    return [
-        _rank(*numbers, plain) for numbers in zip(report.excess, report.coherence, certain, strict=True)
-    ]
+    plain = report.interpolation is not None and not report.interpolation.blocks
+    return [_rank(*numbers, plain) for numbers in zip(report.excess, report.coherence, certain, strict=True)]
 
 
 def _rank(excess: float, coherent: float, certain: float, enlarged: bool) -> int:
@@ -185,9 +184,7 @@ def _rank(excess: float, coherent: float, certain: float, enlarged: bool) -> int
         return 2
     if enlarged:
         return 0
-    return int(
-        excess >= SUSPECT_DB or coherent >= SUSPECT_COHERENCE or certain >= SUSPECT_CERTAINTY
-    )
+    return int(excess >= SUSPECT_DB or coherent >= SUSPECT_COHERENCE or certain >= SUSPECT_CERTAINTY)
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,11 @@ def _inspect_period(
     of_seams = _both_ways(seams, 0.0)
     of_cross = max(coherence(printed, pick) for pick in (cross, diagonal))
     coherent = max(_both_ways(printed, ONE_AXIS), of_cross, of_seams)
-    choices = {AXES: (printed, axes), CROSS: (printed, diagonal), SEAMS: (seams, [*range(len(seams.harmonics))])}
+    choices = {
+        AXES: (printed, axes),
+        CROSS: (printed, diagonal),
+        SEAMS: (seams, [*range(len(seams.harmonics))]),
+    }
     survey, pick = choices[int(by_kind.argmax())]
     return _Lattice(
         excess=float(by_kind.max()),

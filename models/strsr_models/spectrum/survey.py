@@ -39,7 +39,9 @@ MOST_BLOCKS = 4096  # per period: where more would be needed to cover an image, 
 STRIP = 16  # px: lines over which seams are averaged first
 KNEE = 4 / 255  # third differences count up to about here, or else the few strong edges would rule
 SEAM_FLOOR = 1e-6  # variance of the seam signal, which lies in [0, 1]: what is weaker is not seen
-QUIET = 0.15 / 255**2  # variance of a block: rounding makes 1 / 12 of an 8-bit step squared, in patterns of any kind
+QUIET = (
+    0.15 / 255**2
+)  # variance of a block: rounding makes 1 / 12 of an 8-bit step squared, in patterns of any kind
 AXES, CROSS, SEAMS = range(3)
 
 
@@ -109,7 +111,9 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
     tops, lefts = grid_of_blocks(y.shape[-2], y.shape[-1], side)
     total = y.new_zeros(y.shape[0], side * (side // 2 + 1))
     values, standing = [], []
-    for top, spectra in _spectra(y, side, tops, lefts, QUIET if closely else 0.0):  # (b, across, s * (s/2 + 1))
+    for top, spectra in _spectra(
+        y, side, tops, lefts, QUIET if closely else 0.0
+    ):  # (b, across, s * (s/2 + 1))
         power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + ROUNDING)
         total = total + power.sum(1)
         if closely:
