@@ -21,17 +21,18 @@ CLASSES = 48  # places in a row that are told apart: all factors below divide it
 FACTORS = (2, 3, 4, 6, 8, 12, 16)
 MOST_SAMPLES = 200_000  # pixels along each axis that the weights are fitted to: enough for three digits
 LEAST_SAMPLES = 180  # for each place in a cell: ten for each weight
-ROUNDED = (
-    0.55  # 8-bit steps, root mean square: what rounding, twice at most, leaves at the worst place of a cell
-)
+# 8-bit steps, root mean square: what rounding, twice at most, leaves at the worst place of a cell.
+ROUNDED = 0.55
 ROUNDED_CLEARLY = 0.9, 3.0  # or so much, where a cell's own weights are better by so many dB
 LEAST_GAIN = 0.1  # dB, beyond what chance gives
-NEARLY_ALL = (
-    0.9  # of the greatest gain: the smallest factor that has it is the one, since 4 holds 2's weights too
-)
-LEAST_CONTRAST = (
-    1.5  # 8-bit steps: root mean square of differences; ramps are smooth without having been enlarged
-)
+# Of the greatest gain: the smallest factor that has as much is the one, since 4 holds the weights of 2 too.
+NEARLY_ALL = 0.9
+# Pixels of JPEG's blocks follow from each other too where few waves are left of each; but they end in a jump.
+BLOCK, JUMP = (
+    8,
+    1.5,
+)  # px from which on blocks are thought of; a gap's differences over those of the gaps beside it
+LEAST_CONTRAST = 0.3  # 8-bit steps: root mean square of differences; of what is flatter nothing can be told
 EQUAL = 1e-5  # of [0, 1]: equal colours may differ by so much as luma, by the order of sums
 LEAST_CELLS = 8  # of equal pixels, along each axis
 
@@ -72,8 +73,26 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
     greatest = max((gain for gain, _ in fits.values()), default=0.0)
     for factor, (gain, residual) in fits.items():
         if gain >= NEARLY_ALL * greatest:
+            if factor >= BLOCK and _greatest_jump(plane, factor) >= JUMP:
+                return None
             return Interpolation(factor, gain, residual, False)
     return None
+
+
+def _greatest_jump(plane: Tensor, side: int) -> float:
+    """The root mean square difference across one gap in a cell of `side` px over that across the gaps beside it.
+
+    The greatest of both axes of a plane (h, w), which enlargements leave near 1: even a short kernel's slope is as
+    steep beside the middle between two pixels of the input.
+    """
+    jumps = []
+    for pixels in (plane, plane.T):
+        differences = pixels[:, 1:] - pixels[:, :-1]
+        count = differences.shape[1] // side * side
+        gaps = differences[:, :count].square().mean(0).view(-1, side).mean(0).sqrt()
+        beside = torch.maximum(gaps.roll(1), gaps.roll(-1)).clamp_min(1e-6)
+        jumps.append(float((gaps / beside).max()))
+    return max(jumps)
 
 
 def _side_of_cells(y: Tensor) -> int:
