@@ -9,6 +9,8 @@ from PIL import Image
 
 from .metadata.carried import Metadata
 
+HIDDEN_LEAST = 0.01  # share of a picture's pixels: fewer that are hidden change no measure of it
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -61,6 +63,24 @@ def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if pixels.shape[2] in (2, 4):
         return pixels[..., :-1], pixels[..., -1:]
     return pixels, None
+
+
+def visible_color(color: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Return colours (h, w, c) with one flat colour wherever alpha (h, w, 1) hides them wholly: their visible mean.
+
+    What nobody sees is arbitrary, and no measure of the picture should count it. Where less than HIDDEN_LEAST of the
+    picture is hidden, colours are returned as they are.
+    """
+    if alpha is None:
+        return color
+    hidden = alpha[..., 0] <= 0
+    share = float(hidden.mean())
+    if share < HIDDEN_LEAST:
+        return color
+    mean = color[~hidden].mean(0, dtype=np.float64) if share < 1 else np.zeros(color.shape[2])
+    if color.dtype != np.float32:
+        mean = np.rint(mean)
+    return np.where(hidden[..., None], mean.astype(color.dtype), color)
 
 
 def to_8bit(pixels: np.ndarray) -> np.ndarray:

@@ -17,10 +17,12 @@ from rich.progress import track
 from torch import Tensor
 
 from strsr_models.errors import ImageError, UsageError
+from strsr_models.spectrum.interpolation import Interpolation
 
 from ..images.color.restorer import to_tensor
 from ..images.find import find_images, identity
 from ..images.formats import MAX_PIXELS
+from ..images.picture import visible_color
 from ..images.read import read_image
 from ..system.atomic import whole_file
 from ..system.console import Tell, make_console
@@ -116,13 +118,19 @@ def with_bar(sources: list[Source], beside_lines: bool) -> Iterator[Source]:
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:
     """The inspection of one image, and its pixels (1, c, h, w) without alpha. Raises ImageError."""
-    image = to_tensor(read_image(source.path, options.max_pixels).color)
+    image = read_colors(source.path, options.max_pixels)
     inspection = inspect_image(str(source.path), image, options.periods, options.channel, options.crop)
     if options.against is not None:
         path = find_reference(source, options.against)
-        reference = to_tensor(read_image(path, options.max_pixels).color)
+        reference = read_colors(path, options.max_pixels)
         inspection = compare(inspection, image, str(path), reference)
     return inspection, image
+
+
+def read_colors(path: Path, max_pixels: int) -> Tensor:
+    """The colours of an image file, (1, c, h, w); a flat one where transparency hides them. Raises ImageError."""
+    picture = read_image(path, max_pixels)
+    return to_tensor(visible_color(picture.color, picture.alpha))
 
 
 def find_reference(source: Source, against: Path) -> Path:
@@ -264,6 +272,10 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
             for peak in report.peaks
         ],
         "region": report.region,
+        "certainty": by_period(report.periods, report.certainty),
+        "trace_db": by_period(report.periods, report.trace),
+        "interpolation": None if report.interpolation is None else interpolation_values(report.interpolation),
+        "flat": report.flat,
         "slope": inspection.slope,
         "profile": {"frequency": inspection.frequency.tolist(), "db": inspection.profile_db.tolist()},
     }
@@ -280,6 +292,16 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         }
     rounded: dict[str, Any] = plain(values)
     return rounded
+
+
+def interpolation_values(interpolation: Interpolation) -> dict[str, Any]:
+    """The values of a plain enlargement, for JSON."""
+    return {
+        "factor": interpolation.factor,
+        "gain_db": interpolation.gain,
+        "residual_steps": interpolation.residual,
+        "blocks": interpolation.blocks,
+    }
 
 
 def by_period(periods: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:

@@ -29,15 +29,15 @@ from strsr_models.spectrum.blocks import one_channel, starts
 from strsr_models.spectrum.sample import finite
 from strsr_models.spectrum.survey import LEAST_PERIODS
 
+from .notes import lattice_note
+
 SIDE = 256  # px: of the blocks that the drawn spectrum is averaged over, at most
 BLOCKS = 16  # in a row and in a column, at most: enough to draw from, however large the image
 SLOPE_RANGE = (0.02, 0.2)  # cycles per pixel in which the fall of the spectrum is fitted
 NATURAL_SLOPE = -2.0  # of photos: power falls as frequency to this power, 6 dB an octave
 FDL_SIDE, FDL_PROJECTIONS = 256, 32  # px of the crop that is compared, and directions
 HIGH = 0.25  # cycles per pixel above which the energy is called high-frequency
-JPEG_PERIOD = 8  # px
 CHANNELS = {"luma": "luma", "r": "red", "g": "green", "b": "blue"}  # by the names of --channel
-SHARED = 3.0  # dB: what blocks of 8 px may show at the periods 4 and 2 more than at their own
 SEAMS_ONLY = "none: seams only"  # jumps at the borders of cells, with nothing in the spectrum
 
 
@@ -82,28 +82,8 @@ class Inspection:
 
     @property
     def note(self) -> str:
-        """A note on where else the lattice may come from; empty without one."""
+        """A note on where else the lattice may come from, or on what is none; empty without one."""
         return lattice_note(self.report)
-
-
-def lattice_note(report: LatticeReport) -> str:
-    """The note "JPEG blocks?" where a lattice of JPEG's period and phase stands out, and no lattice that contains it."""
-    if JPEG_PERIOD not in report.periods:
-        return ""
-    number = report.periods.index(JPEG_PERIOD)
-    jpeg_excess = report.excess[number]
-    rivals = []
-    for period, excess in zip(report.periods, report.excess, strict=True):
-        if period != JPEG_PERIOD and math.isfinite(excess):
-            divides = JPEG_PERIOD % period == 0
-            rivals.append(excess - SHARED if divides else excess)
-    stands_out_most = jpeg_excess >= max(rivals, default=-math.inf)
-    jpeg_report = replace(
-        report, periods=(JPEG_PERIOD,), excess=(jpeg_excess,), coherence=(report.coherence[number],)
-    )
-    if report.origin_aligned[number] and stands_out_most and verdict(jpeg_report) != "clean":
-        return "JPEG blocks?"
-    return ""
 
 
 @torch.inference_mode()
@@ -117,7 +97,7 @@ def inspect_image(
     """Measure one image (1, 3 or 1, h, w) in [0, 1]; crop: x, y, w, h in px. Raises ImageError."""
     part = cropped(name, image, crop)
     plane = one_channel(part, CHANNELS[channel])[:, None]
-    report = inspect_lattice(plane, tuple(periods))
+    report = inspect_lattice(part, tuple(periods), CHANNELS[channel])
     if not finite(report.excess):
         least, size = LEAST_PERIODS * min(periods), f"{part.shape[-1]}x{part.shape[-2]} px"
         # An image of that size has scores, unless its powers overflow.

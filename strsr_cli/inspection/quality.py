@@ -19,7 +19,7 @@ from torch import Tensor
 from strsr_models.errors import ImageError, WeightsError
 from strsr_models.losses.perceptual import Lpips, hub_path
 from strsr_models.spectrum import verdict
-from strsr_models.spectrum.sample import finite, sampled_report
+from strsr_models.spectrum.sample import finite, report_by_bands
 
 from ..images.color.restorer import network_input, to_tensor
 from ..images.picture import Picture
@@ -196,7 +196,7 @@ def distance(lpips: Lpips, read: Read, edges: tuple[int, int], columns: slice, n
 def grid_of(picture: Picture) -> tuple[str | None, float | None]:
     """Return the verdict on a picture's grid and its score in dB, as `strsr upscale --check-grid` has them."""
     color = picture.color
-    report = sampled_report(
+    report = report_by_bands(
         (color.shape[0], color.shape[1]), lambda rows, columns: to_tensor(np.asarray(color[rows, columns]))
     )
     scores = finite(report.excess)

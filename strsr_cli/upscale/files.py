@@ -13,8 +13,8 @@ import numpy as np
 
 from strsr_models.checkpoints.locations import weights_file
 from strsr_models.errors import ImageError, StrsrError, WeightsError
-from strsr_models.spectrum import main_period, verdict
-from strsr_models.spectrum.sample import finite, sampled_report
+from strsr_models.spectrum import LatticeReport, main_period, verdict
+from strsr_models.spectrum.sample import finite, report_by_bands
 
 from .. import __version__
 from ..batch.job import STREAM, Job
@@ -22,7 +22,8 @@ from ..batch.plan import fitting_size
 from ..batch.report import about
 from ..batch.target_size import TargetSize
 from ..images.color.restorer import fill_transparent, to_tensor
-from ..images.picture import Picture
+from ..images.formats import OUTPUT_FORMATS
+from ..images.picture import Picture, split_alpha, to_8bit, visible_color
 from ..images.places import RemoteFile
 from ..images.read import decode_image, read_frame, read_image, read_size, without_remarks
 from ..images.rows import RowLayout
@@ -31,6 +32,12 @@ from ..system.atomic import passing_file, sha256_of, whole_file
 from .options import BigModelOptions
 
 log = logging.getLogger(__name__)
+LOSSY = (
+    "jpg",
+    "webp",
+    "avif",
+    "bmp",
+)  # formats whose pixels may not be those that were written; BMP has no alpha
 
 BYTES_PER_PIXEL = 8  # of --max-pixels: larger objects are not read into memory
 
@@ -147,33 +154,57 @@ def file_times(job: Job) -> tuple[int, int] | None:
     return None if state is None else (state.st_atime_ns, state.st_mtime_ns)
 
 
-def grid_scores(job: Job, color: np.ndarray, limit: float | None) -> dict[str, Any]:
-    """The scores of an output (h, w, 1 or 3) for its "done" event; a warning where it shows a grid.
+def grid_scores(job: Job, pixels: np.ndarray, limit: float | None) -> dict[str, Any]:
+    """The scores of an output (h, w, 1 to 4), before it was encoded, for its "done" event; a warning where it shows a grid.
 
-    limit: dB of score to warn above; None: where the verdict is "grid". See `strsr fft-inspect`.
+    The numbers are those of `strsr fft-inspect`. Where the format loses something the file is read again, and both
+    stand under "before_encoding" and "after_encoding"; what went to standard output or a remote place is scored before alone.
+    limit: dB of score to warn above; None: where the verdict is "grid".
     """
-    report = sampled_report(
-        (color.shape[0], color.shape[1]), lambda rows, columns: to_tensor(color[rows, columns])
-    )
-    word, scores = verdict(report), finite(report.excess)
-    if not scores:
+    form = OUTPUT_FORMATS[job.kind]
+    report = report_on(*split_alpha(pixels), deep=form.deep)
+    scores = score_values(report)
+    if scores["score_db"] is None:
         # Smaller than four periods.
+        return scores
+    warn_of_grid(job, report, limit)
+    if job.kind in LOSSY and isinstance(job.target, Path):
+        picture = read_image(job.target, math.prod(pixels.shape[:2]))
+        after = report_on(picture.color, picture.alpha, deep=form.deep)
+        return {**scores, "before_encoding": scores, "after_encoding": score_values(after)}
+    return scores
+
+
+def report_on(color: np.ndarray, alpha: np.ndarray | None, deep: bool) -> LatticeReport:
+    """The report on colours (h, w, 1 or 3); alpha (h, w, 1) hides some. deep: whether more than 8 bits are kept."""
+    color = visible_color(color if deep else to_8bit(color), alpha)
+    size = (color.shape[0], color.shape[1])
+    return report_by_bands(size, lambda rows, columns: to_tensor(color[rows, columns]))
+
+
+def score_values(report: LatticeReport) -> dict[str, Any]:
+    """The verdict of a report and the score that it is named with; None for an image that is too small."""
+    scores = finite(report.excess)
+    if not scores:
         return {"verdict": None, "score_db": None}
-    score = max(scores)
-    if limit is None:
-        too_high, period = word == "grid", main_period(report)
-    else:
-        too_high, period = score > limit, None
-    if too_high:
-        number = report.excess.index(score) if period is None else report.periods.index(period)
-        log.warning(
-            "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
-            job.target_name,
-            report.periods[number],
-            report.excess[number],
-            job.target_name,
-        )
-    return {"verdict": word, "score_db": round(score, 3)}
+    return {"verdict": verdict(report), "score_db": round(max(scores), 3)}
+
+
+def warn_of_grid(job: Job, report: LatticeReport, limit: float | None) -> None:
+    """Warn where the verdict is "grid", or the score above a limit."""
+    score = max(finite(report.excess))
+    period = main_period(report) if limit is None else None
+    if not (verdict(report) == "grid" if limit is None else score > limit):
+        return
+    if period not in report.periods:
+        period = report.periods[report.excess.index(score)]
+    log.warning(
+        "%s: a grid of %d px stands out by %.1f dB; look: strsr fft-inspect --out sheet.png %s",
+        job.target_name,
+        period,
+        report.excess[report.periods.index(period)],
+        job.target_name,
+    )
 
 
 def provenance(model: str, weights: Path | None, big: BigModelOptions | None, size: TargetSize) -> str:

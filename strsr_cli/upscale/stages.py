@@ -40,7 +40,7 @@ from ..batch.report import Reporter
 from ..batch.state import BatchState
 from ..images.color.restorer import network_input
 from ..images.metadata.carried import Metadata
-from ..images.picture import Picture, split_alpha
+from ..images.picture import Picture
 from ..images.write import EncodeSettings
 from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
@@ -388,12 +388,12 @@ class Stages:
         metadata = Metadata() if options.strip else restoration.picture.metadata
         if self.software is not None:
             metadata = replace(metadata, software=self.software)
-        color_bands: list[np.ndarray] = []
+        bands: list[np.ndarray] = []
 
         def rows() -> Iterator[np.ndarray]:
             for band in open_picture.rows():
                 if options.check_grid:
-                    color_bands.append(split_alpha(band)[0])
+                    bands.append(band)
                 yield band
 
         settings = EncodeSettings(options.quality, options.png_compression)
@@ -402,8 +402,7 @@ class Stages:
         if open_picture.redone:
             message = "%s: %d of %d tiles were not finite in %s: computed again"
             log.warning(message, job.name, open_picture.redone, restoration.tiles, self.precision)
-        scored = options.check_grid
-        return grid_scores(job, np.concatenate(color_bands), options.grid_limit) if scored else {}
+        return grid_scores(job, np.concatenate(bands), options.grid_limit) if options.check_grid else {}
 
 
 def fail_all(tasks: list[TileTask], error: BaseException) -> None:

@@ -25,7 +25,7 @@ from strsr_cli.inspection.measure import fitted_slope, high_energy, inspect_imag
 from strsr_cli.inspection.text import SPECTRUM_COLUMNS, half_blocks, print_table, table_fits
 from strsr_cli.upscale.files import grid_scores
 from strsr_models.spectrum import LatticeReport, inspect_lattice, radial_profile
-from strsr_models.spectrum.sample import sampled_report
+from strsr_models.spectrum.sample import report_by_bands
 
 Run = Callable[..., Result]
 
@@ -106,6 +106,52 @@ def test_jpeg_blocks_at_the_origin_are_called_jpeg(strsr: Run, coffee: np.ndarra
     assert [one["note"] for one in found] == ["JPEG blocks?", None, None]
     assert [one["verdict"] for one in found] == ["grid", "grid", "grid"]
     assert found[0]["excess_db"]["8"] > 3
+
+
+@pytest.mark.parametrize("quality", [60, 80])
+def test_webp_blocks_at_the_origin_are_called_webp(
+    quality: int, strsr: Run, coffee: np.ndarray, tmp_path: Path
+) -> None:
+    save(tmp_path / "a.webp", coffee, quality=quality)
+    inspection = objects(strsr("fft-inspect", tmp_path / "a.webp", "--json").stdout)[0]
+    assert inspection["verdict"] == "grid"
+    assert "WebP blocks?" in inspection["note"]
+
+
+def test_a_plain_enlargement_is_clean_with_a_note(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
+    small = Image.fromarray(coffee[:64, :80])
+    small.resize((320, 256), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    small.resize((240, 192), Image.Resampling.NEAREST).save(tmp_path / "b.png")
+    bicubic, nearest = objects(strsr("fft-inspect", tmp_path, "--json").stdout)
+    assert bicubic["verdict"] == "clean"
+    assert bicubic["interpolation"]["factor"] == 4
+    gain = bicubic["interpolation"]["gain_db"]
+    assert bicubic["note"] == f"interpolated x4, {gain:.1f} dB"
+    assert nearest["verdict"] == "grid"
+    assert nearest["note"] == "blocks of 3 px: nearest neighbour"
+    assert "(interpolated x4" in strsr("fft-inspect", tmp_path / "a.png").stdout
+
+
+def test_a_screenshot_that_is_not_clean_is_called_one(strsr: Run, tmp_path: Path) -> None:
+    page = np.full((256, 320), 255, np.uint8)
+    page[4::16, 8:300:4] = 0  # dotted rules, 16 px apart
+    save(tmp_path / "page.png", page)
+    inspection = objects(strsr("fft-inspect", tmp_path / "page.png", "--json").stdout)[0]
+    assert inspection["verdict"] != "clean"
+    assert "screenshot or drawing?" in inspection["note"]
+
+
+def test_colours_that_transparency_hides_are_not_judged(
+    strsr: Run, coffee: np.ndarray, tmp_path: Path
+) -> None:
+    grid = planted(coffee, 16)
+    alpha = np.zeros((256, 320, 1), np.uint8)
+    alpha[:, :130] = 255
+    half = np.where(alpha > 0, coffee, grid)
+    save(tmp_path / "a.png", np.concatenate([half, alpha], axis=2))
+    save(tmp_path / "b.png", np.concatenate([grid, np.zeros_like(alpha)], axis=2))
+    for inspection in objects(strsr("fft-inspect", tmp_path, "--json").stdout):
+        assert inspection["verdict"] == "clean"
 
 
 def test_a_crop_is_looked_at_alone(strsr: Run, coffee: np.ndarray, tmp_path: Path) -> None:
@@ -323,27 +369,42 @@ def test_the_slope_of_noise_made_to_fall_is_found(slope: float) -> None:
 # --- strsr upscale --check-grid ----------------------------------------------------------------------
 
 
-def sampled(pixels: np.ndarray) -> LatticeReport:
+def banded(pixels: np.ndarray) -> LatticeReport:
     size = (pixels.shape[0], pixels.shape[1])
-    return sampled_report(size, lambda rows, columns: to_tensor(pixels[rows, columns]))
+    return report_by_bands(size, lambda rows, columns: to_tensor(pixels[rows, columns]))
 
 
-def test_samples_tell_a_grid_in_a_large_image_as_the_whole_does(coffee: np.ndarray) -> None:
-    def large(pixels: np.ndarray) -> LatticeReport:
-        """As if the image lay there 14 x 14 times: 16 million px, in which four squares are looked at."""
-        height, width, _ = pixels.shape
+def test_bands_of_a_picture_give_the_report_on_the_whole(coffee: np.ndarray) -> None:
+    tall = np.tile(planted(coffee, 16), (3, 1, 1))
+    assert banded(tall) == inspect_lattice(to_tensor(tall))
+    assert all(np.isnan(banded(np.zeros((9, 9, 1), np.uint16)).excess))
 
-        def see(rows: slice, columns: slice) -> torch.Tensor:
-            ys = np.arange(rows.start, rows.stop) % height
-            return to_tensor(pixels[np.ix_(ys, np.arange(columns.start, columns.stop) % width)])
 
-        return sampled_report((14 * height, 14 * width), see)
-
-    grid = large(planted(coffee, 16))
-    assert grid.coherence[2] > 0.5
-    assert grid.excess[2] > large(coffee).excess[2] + 2
-    small = sampled(np.zeros((9, 9, 1), np.uint16))
-    assert all(np.isnan(small.excess))
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_the_check_and_the_inspection_print_one_figure(
+    suffix: str, alpha: bool, strsr: Run, tiny_weights: Path, photo: np.ndarray, tmp_path: Path
+) -> None:
+    pixels = photo[:40, :50]
+    if alpha:
+        hidden = np.full((40, 50, 1), 255, np.uint8)
+        hidden[:, 25:] = 0
+        pixels = np.concatenate([pixels, hidden], axis=2)
+    source = save(tmp_path / "photo.png", pixels)
+    target = tmp_path / f"large{suffix}"
+    events = objects(
+        strsr("upscale", source, target, "--weights", tiny_weights, "--check-grid", "--json").stdout
+    )
+    done = next(event for event in events if event["event"] == "done")
+    file = objects(strsr("fft-inspect", target, "--json").stdout)[0]
+    if suffix in (".png", ".tif"):
+        assert "after_encoding" not in done
+        assert file["score_db"] == pytest.approx(done["score_db"], abs=0.05)
+        assert file["verdict"] == done["verdict"]
+    else:
+        assert done["before_encoding"] == {name: done[name] for name in ("verdict", "score_db")}
+        assert done["after_encoding"]["score_db"] == pytest.approx(file["score_db"], abs=0.05)
+        assert done["after_encoding"]["verdict"] == file["verdict"]
 
 
 def test_outputs_are_scored_as_they_are_made(
@@ -422,7 +483,7 @@ def test_a_warning_names_the_period_that_the_verdict_is_about(
     strong = planted(planted(coffee, 8, levels=2), 4, levels=8)
     job = Job(Path("in.png"), Path("out.png"), "png")
     found = grid_scores(job, strong, None)
-    excess = dict(zip((4, 8, 16), sampled(strong).excess, strict=True))
+    excess = dict(zip((4, 8, 16), banded(strong).excess, strict=True))
     assert found == {"verdict": "grid", "score_db": round(excess[4], 3)}
     assert excess[4] > excess[8]
     assert f"a grid of 8 px stands out by {excess[8]:.1f} dB" in caplog.text

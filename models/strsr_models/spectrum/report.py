@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .blocks import one_channel
+from .interpolation import Interpolation, find_interpolation
+from .phase import certainty, coherence
 from .survey import (
     AXES,
     CROSS,
     SEAMS,
     Survey,
-    coherence,
     kinds,
     on_diagonal,
     seam_signal,
@@ -30,6 +31,7 @@ PEAK_DB = 3.0  # of excess: what is less is no peak
 MOST_PEAKS = 8  # of each axis
 GRID_DB, GRID_COHERENCE = 2.0, 0.5  # docs/developing/grid-estimator.md has the figures behind these
 SUSPECT_DB, SUSPECT_COHERENCE = 6.0, 0.15  # dB: as much as a line of another period, one bin aside, can give
+SUSPECT_CERTAINTY = 3.0  # one picture in a thousand by chance, for each of a few kinds of sums
 ONE_AXIS = 0.45  # below GRID_COHERENCE: what is coherent on one axis alone is no grid
 ALIGNED = 0.75  # px by which seams may seem to lie beside the image's own origin
 
@@ -55,6 +57,12 @@ class LatticeReport:
     origin_aligned: tuple[bool, ...]  # cells end where a lattice that begins at pixel 0 would have them end
     peaks: tuple[Peak, ...]  # the strongest first
     region: tuple[int, int, int, int] | None  # x, y, w, h of the block that shows `main_period` best
+    certainty: tuple[
+        float, ...
+    ] = ()  # -log10 of the chance that noise has a print of such phases; nan as above
+    trace: tuple[float, ...] = ()  # dB: of seams along one axis alone, which is texture that changes; 0: none
+    interpolation: Interpolation | None = None  # a plain enlargement, whose traces are not counted above
+    flat: float = 0.0  # share of pixels that are equal to the next, along both axes: much in what was drawn
 
 
 @torch.no_grad()
@@ -63,18 +71,31 @@ def inspect_lattice(
 ) -> LatticeReport:
     """Look for lattices in one image (1, 3 or 1, h, w) in [0, 1].
 
-    excess is `spectrum.lattice_excess`. coherence is the greatest of three, of the harmonics on the axes, of all
-    cross-points and of the seams, each as in `survey.coherence`. Memory beyond the image's own grows with a
-    tenth of its pixels. region is None where the verdict is "clean". Raises UsageError for what is no
-    image, more than one, an unknown channel, and periods less than 2.
+    excess is `spectrum.lattice_excess`, but of a plain enlargement, whose own traces do not count: see
+    `_judge_enlargement`. coherence is the greatest of three, of the harmonics on the axes, of all cross-points and of
+    the seams, each as in `phase.coherence`. Memory beyond the image's own grows with a tenth of its pixels. region
+    is None where the verdict is "clean". Raises UsageError for what is no image, more than one, an unknown channel,
+    and periods less than 2.
     """
     y = one_channel(image, channel)
+    return inspect_plane(y, clipped_pixels(image), periods)
+
+
+def clipped_pixels(image: Tensor) -> Tensor:
+    """Where an image (b, c, h, w) is black or white in any channel: (h, w) bool, of the first of the batch."""
+    return ((image[0] <= 0) | (image[0] >= 1)).any(0)
+
+
+@torch.no_grad()
+def inspect_plane(y: Tensor, clipped: Tensor, periods: Sequence[int]) -> LatticeReport:
+    """Look for lattices as `inspect_lattice` does, in one channel y (1, h, w). clipped: as of `clipped_pixels`."""
     if y.shape[0] != 1:
         raise UsageError(f"expected one image, got {y.shape[0]}")
     for period in periods:
         check_period(period)
     signals = (seam_signal(y), seam_signal(y.transpose(1, 2)))
-    lattices = [_inspect_period(y, period, signals) for period in periods]
+    interpolation = find_interpolation(y, clipped)
+    lattices = [_inspect_period(y, period, signals, interpolation) for period in periods]
     report = LatticeReport(
         periods=tuple(periods),
         excess=tuple(lattice.excess for lattice in lattices),
@@ -82,11 +103,25 @@ def inspect_lattice(
         origin_aligned=tuple(lattice.aligned for lattice in lattices),
         peaks=_strongest([peak for lattice in lattices for peak in lattice.peaks]),
         region=None,
+        certainty=tuple(lattice.certainty for lattice in lattices),
+        trace=tuple(lattice.trace for lattice in lattices),
+        interpolation=interpolation,
+        flat=_flat_share(y),
     )
     main = main_period(report)
-    if main is None:
+    if main not in report.periods:
         return report
     return replace(report, region=lattices[report.periods.index(main)].region)
+
+
+def _flat_share(y: Tensor) -> float:
+    """The share of pixels of y (1, h, w) that are equal to the next one, along the axis that has fewer of them."""
+    shares = [
+        float((y.narrow(axis, 1, size - 1) == y.narrow(axis, 0, size - 1)).float().mean())
+        for axis, size in ((1, y.shape[1]), (2, y.shape[2]))
+        if size > 1
+    ]
+    return min(shares, default=0.0)
 
 
 def _strongest(peaks: list[Peak]) -> tuple[Peak, ...]:
@@ -101,9 +136,12 @@ def _strongest(peaks: list[Peak]) -> tuple[Peak, ...]:
 def verdict(report: LatticeReport) -> str:
     """The worst that any period gives: "grid", "suspect" or "clean".
 
-    grid: an excess of GRID_DB with a coherence of GRID_COHERENCE. suspect: one of them clearly, SUSPECT_DB or
-    SUSPECT_COHERENCE. Periods that the image is too small for count as clean.
+    grid: an excess of GRID_DB with a coherence of GRID_COHERENCE, or blocks of equal pixels (nearest neighbour).
+    suspect: one number clearly, SUSPECT_DB, SUSPECT_COHERENCE or SUSPECT_CERTAINTY; not in a plain enlargement, whose
+    own spectrum is not smooth. Periods that the image is too small for count as clean.
     """
+    if _has_blocks(report):
+        return "grid"
     return ("clean", "suspect", "grid")[max(_ranks(report), default=0)]
 
 
@@ -111,12 +149,20 @@ def main_period(report: LatticeReport) -> int | None:
     """The period that the verdict is about, in px; None where it is "clean".
 
     The longest of those that give it: what repeats after 16 px has harmonics that a lattice of 8 or 4 would have too.
+    Blocks of equal pixels that none of them shows have their own side, which need not be one of them.
     """
     ranks = _ranks(report)
     worst = max(ranks, default=0)
+    if worst < 2 and report.interpolation is not None and report.interpolation.blocks:
+        return report.interpolation.factor
     if worst == 0:
         return None
     return max(period for period, rank in zip(report.periods, ranks, strict=True) if rank == worst)
+
+
+def _has_blocks(report: LatticeReport) -> bool:
+    """Whether the image was enlarged by nearest neighbour."""
+    return report.interpolation is not None and report.interpolation.blocks
 
 
 def check_period(period: int) -> None:
@@ -126,15 +172,19 @@ def check_period(period: int) -> None:
 
 
 def _ranks(report: LatticeReport) -> list[int]:
-    """The rank of each period."""
-    return [_rank(excess, coherent) for excess, coherent in zip(report.excess, report.coherence, strict=True)]
+    """The rank of each period: 0 for clean, 1 for suspect, 2 for grid; nan compares as false."""
+    certain = report.certainty or (0.0,) * len(report.periods)
+    plain = report.interpolation is not None and not report.interpolation.blocks
+    return [_rank(*numbers, plain) for numbers in zip(report.excess, report.coherence, certain, strict=True)]
 
 
-def _rank(excess: float, coherent: float) -> int:
-    """The rank 0 for clean, 1 for suspect, 2 for grid; nan compares as false."""
+def _rank(excess: float, coherent: float, certain: float, enlarged: bool) -> int:
+    """The rank of one period."""
     if excess >= GRID_DB and coherent >= GRID_COHERENCE:
         return 2
-    return int(excess >= SUSPECT_DB or coherent >= SUSPECT_COHERENCE)
+    if enlarged:
+        return 0
+    return int(excess >= SUSPECT_DB or coherent >= SUSPECT_COHERENCE or certain >= SUSPECT_CERTAINTY)
 
 
 @dataclass(frozen=True)
@@ -146,40 +196,105 @@ class _Lattice:
     aligned: bool
     peaks: tuple[Peak, ...]
     region: tuple[int, int, int, int] | None
+    certainty: float
+    trace: float
 
 
-def _inspect_period(y: Tensor, period: int, signals: tuple[Tensor, Tensor]) -> _Lattice:
+def _inspect_period(
+    y: Tensor, period: int, signals: tuple[Tensor, Tensor], interpolation: Interpolation | None
+) -> _Lattice:
     """Look for a lattice of one period in y (1, h, w). signals: `seam_signal` of y and of y transposed."""
     if side_of_blocks(y.shape, period) == 0:
-        return _Lattice(math.nan, math.nan, False, (), None)
+        return _Lattice(math.nan, math.nan, False, (), None, math.nan, 0.0)
     printed = survey_print(y, period, closely=True)
+    assert printed.values is not None
+    if not bool(printed.values.any()):
+        # All blocks are flat, or ramps: rounding makes stairs of these, which have seams.
+        return _Lattice(0.0, 0.0, False, (), None, 0.0, 0.0)
     seams = survey_seams(y, period, closely=True, signals=signals)
+    if interpolation is not None and not interpolation.blocks:
+        return _judge_enlargement(printed, seams, period)
     by_kind = kinds(printed, seams, period)[0]
-    axes = [i for i, point in enumerate(printed.harmonics) if point.axis != "xy"]
-    cross = [i for i, point in enumerate(printed.harmonics) if point.axis == "xy"]
-    whole = list(range(len(seams.harmonics)))
-    of_seams = _both_ways(seams)
-    diagonal = [i for i in cross if on_diagonal(printed.harmonics[i], period)]
+    axes, cross, diagonal = _places(printed, period)
+    of_seams = _both_ways(seams, 0.0)
     of_cross = max(coherence(printed, pick) for pick in (cross, diagonal))
-    coherent = max(_both_ways(printed), of_cross, of_seams)
-    choices = {AXES: (printed, axes), CROSS: (printed, diagonal), SEAMS: (seams, whole)}
+    coherent = max(_both_ways(printed, ONE_AXIS), of_cross, of_seams)
+    choices = {
+        AXES: (printed, axes),
+        CROSS: (printed, diagonal),
+        SEAMS: (seams, [*range(len(seams.harmonics))]),
+    }
     survey, pick = choices[int(by_kind.argmax())]
-    aligned = of_seams > 0 and all(_aligned(seams, axis, period) for axis in "xy")
-    region = _best_block(survey, pick)
     return _Lattice(
         excess=float(by_kind.max()),
         coherence=coherent,
-        aligned=aligned,
+        aligned=of_seams > 0 and all(_aligned(seams, axis, period) for axis in "xy"),
         peaks=_peaks(printed, period),
-        region=region,
+        region=_best_block(survey, pick),
+        certainty=certainty(printed, period),
+        trace=_trace(seams) if of_seams < SUSPECT_COHERENCE else 0.0,
     )
 
 
-def _both_ways(survey: Survey) -> float:
-    """The coherence on both axes; on one alone, as of slats, blinds and courses of bricks, it counts up to ONE_AXIS."""
+def _judge_enlargement(printed: Survey, seams: Survey, period: int) -> _Lattice:
+    """What a plain enlargement shows beyond itself.
+
+    Its roughness repeats with its factor, so that it has seams; and images of low frequencies lie beside multiples
+    of 1 / factor, whose phases follow the picture. A print on top of it has one phase, on both axes, and stands far
+    out, since nothing else is left at high frequencies. What has less than GRID_COHERENCE is the enlargement's own
+    and its excess no lattice's.
+    """
+    by_kind = kinds(printed, seams, period)[0, :SEAMS]
+    axes, cross, diagonal = _places(printed, period)
+    coherent = max(
+        _both_ways(printed, 0.0, either_sign=False),
+        *(coherence(printed, pick, either_sign=False) for pick in (cross, diagonal)),
+    )
+    steady = coherent >= GRID_COHERENCE
+    excess = float(by_kind.max())
+    return _Lattice(
+        excess=excess if steady else min(excess, 0.0),
+        coherence=coherent if steady else 0.0,
+        aligned=False,
+        peaks=_peaks(printed, period) if steady else (),
+        region=_best_block(printed, (axes, diagonal)[int(by_kind.argmax())]),
+        certainty=0.0,
+        trace=max(0.0, float(seams.excess.mean())),
+    )
+
+
+def _places(printed: Survey, period: int) -> tuple[list[int], list[int], list[int]]:
+    """The numbers of harmonics on the axes, at cross-points, and on the diagonals among these."""
+    axes = [i for i, point in enumerate(printed.harmonics) if point.axis != "xy"]
+    cross = [i for i, point in enumerate(printed.harmonics) if point.axis == "xy"]
+    return axes, cross, [i for i in cross if on_diagonal(printed.harmonics[i], period)]
+
+
+def _by_axis(survey: Survey) -> tuple[list[int], list[int]]:
+    """The numbers of harmonics on the axis of columns, and on that of rows."""
     down, across = ([i for i, point in enumerate(survey.harmonics) if point.axis == axis] for axis in "yx")
-    lesser = min(coherence(survey, down), coherence(survey, across))
-    return max(lesser, min(coherence(survey, down + across), ONE_AXIS))
+    return down, across
+
+
+def _both_ways(survey: Survey, alone: float, either_sign: bool = True) -> float:
+    """The coherence on both axes. alone: as much as what is coherent on one of them counts, as slats and courses are."""
+    down, across = _by_axis(survey)
+    lesser = min(coherence(survey, pick, either_sign) for pick in (down, across))
+    if not alone:
+        return lesser
+    return max(lesser, min(coherence(survey, down + across, either_sign), alone))
+
+
+def _trace(seams: Survey) -> float:
+    """The excess of seams along the axis that has them, in dB; 0 where neither axis' seams are coherent."""
+    return max(
+        (
+            max(0.0, float(seams.excess[0, pick].mean()))
+            for pick in _by_axis(seams)
+            if coherence(seams, pick) >= SUSPECT_COHERENCE
+        ),
+        default=0.0,
+    )
 
 
 def _aligned(seams: Survey, axis: str, period: int) -> bool:

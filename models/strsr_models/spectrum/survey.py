@@ -39,8 +39,9 @@ MOST_BLOCKS = 4096  # per period: where more would be needed to cover an image, 
 STRIP = 16  # px: lines over which seams are averaged first
 KNEE = 4 / 255  # third differences count up to about here, or else the few strong edges would rule
 SEAM_FLOOR = 1e-6  # variance of the seam signal, which lies in [0, 1]: what is weaker is not seen
-LOPSIDED = 3.0  # dB
-CHANCE = 3.09  # standard deviations: one in a thousand
+QUIET = (
+    0.15 / 255**2
+)  # variance of a block: rounding makes 1 / 12 of an 8-bit step squared, in patterns of any kind
 AXES, CROSS, SEAMS = range(3)
 
 
@@ -100,13 +101,19 @@ def grid_of_blocks(height: int, width: int, side: int) -> tuple[list[int], list[
 
 
 def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
-    """Survey the image itself. closely: keep each block's values too, for the first image of the batch."""
+    """Survey the image itself.
+
+    closely: keep each block's values too, for the first image of the batch; and count a block as flat that holds no
+    more than rounding may have left there, which prints patterns of its own into ramps.
+    """
     side, points = side_of_blocks(y.shape, period), harmonics_of(period)
     index = bins_of(points, period, side, y.device)
     tops, lefts = grid_of_blocks(y.shape[-2], y.shape[-1], side)
     total = y.new_zeros(y.shape[0], side * (side // 2 + 1))
     values, standing = [], []
-    for top, spectra in _spectra(y, side, tops, lefts):  # (b, across, s * (s/2 + 1))
+    for top, spectra in _spectra(
+        y, side, tops, lefts, QUIET if closely else 0.0
+    ):  # (b, across, s * (s/2 + 1))
         power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + ROUNDING)
         total = total + power.sum(1)
         if closely:
@@ -122,17 +129,22 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
     return survey
 
 
-def _spectra(y: Tensor, side: int, tops: list[int], lefts: list[int]) -> Iterator[tuple[int, Tensor]]:
+def _spectra(
+    y: Tensor, side: int, tops: list[int], lefts: list[int], quiet: float
+) -> Iterator[tuple[int, Tensor]]:
     """Tops and spectra (b, across, s * (s/2 + 1)) of a row of blocks at a time; white noise has the power of its variance.
 
-    Memory does not grow with the height.
+    quiet: variance below which blocks are taken for flat. Memory does not grow with the height.
     """
     weights = hann(side, y)[:, None] * hann(side, y)
     weights = weights / weights.square().sum().sqrt()
     for top in tops:
         rows = y[:, top : top + side]
         pieces = torch.stack([rows[..., left : left + side] for left in lefts], dim=1)  # (b, across, s, s)
-        yield top, torch.fft.rfft2(without_plane(pieces) * weights).flatten(2)
+        pieces = without_plane(pieces) * weights
+        if quiet:
+            pieces = pieces * (pieces.square().sum((-2, -1), keepdim=True) > quiet)
+        yield top, torch.fft.rfft2(pieces).flatten(2)
 
 
 def seam_signal(y: Tensor) -> Tensor:
@@ -234,43 +246,3 @@ def _overlap(begins: list[int], side: int) -> float:
     hop = round((begins[-1] - begins[0]) / (len(begins) - 1))
     shared = float((window[hop:] * window[: max(side - hop, 0)]).sum() / window.square().sum())
     return 1 + 2 * shared * (1 - 1 / len(begins))
-
-
-def coherence(survey: Survey, pick: list[int]) -> float:
-    """The agreement of blocks on the phase of some harmonics, 0 to 1, beyond what one in a thousand has by chance.
-
-    1: the same phase in all blocks, or the opposite one (a weave under a beat changes its sign); each harmonic
-    counts by its excess in dB. Blocks in which nothing is to be seen do not count; nor do their strengths else.
-    """
-    assert survey.values is not None
-    weights = survey.excess[0, pick].clamp_min(0) + 1e-3
-    # A line one bin aside, of another period, turns by half a circle from block to block: no change of sign.
-    even = survey.lopsided[0, pick] < LOPSIDED
-    values = survey.values[:, pick]
-    size = (values.real.square() + values.imag.square() + survey.floor).sqrt()
-    unit = values / size  # (n, k), length near 1 or, where nothing is to be seen, 0
-    length = unit.abs()
-    total = length.sum(0).clamp_min(1e-9)
-    doubled = unit * unit / length.clamp_min(1e-9)
-    same, opposite = (sums.sum(0).abs() / total for sums in (unit, doubled))  # (k,)
-    # Of agreement squared, at random phases.
-    chance = survey.overlap * length.square().sum(0) / total.square()
-    agreed = _beyond_chance(same, chance, weights)
-    # Any two real numbers agree but for their signs: that proves nothing.
-    if survey.real:
-        return agreed
-    return max(agreed, _beyond_chance(opposite * even, chance, weights))
-
-
-def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
-    """The root mean square of agreements (k,), less what chance would give in 999 of 1000 cases."""
-    weights = weights / weights.sum()
-    # As of a mean of that many exponentials: a gamma distribution.
-    shape = 1 / float(weights.square().sum())
-    # Wilson and Hilferty's quantile.
-    reach = (1 - 1 / (9 * shape) + CHANCE / (3 * math.sqrt(shape))) ** 3
-    bound = float((weights * chance).sum()) * reach
-    if bound >= 1:
-        return 0.0
-    squared = float((weights * agreement.square()).sum())
-    return math.sqrt(min(1.0, max(0.0, (squared - bound) / (1 - bound))))
