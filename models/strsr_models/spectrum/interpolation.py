@@ -128,7 +128,7 @@ def _products(pixels: Tensor, clipped: Tensor) -> Tensor | None:
     seen = ~hidden.unfold(1, taps, 1)[:, :count].any(-1)
     windows = windows - windows.mean(-1, keepdim=True)
     windows = torch.cat([windows, torch.ones_like(windows[..., :1])], dim=-1) * seen[..., None]
-    by_class = windows.unflatten(1, (-1, CLASSES)).permute(2, 0, 1, 3).flatten(1, 2)
+    by_class: Tensor = windows.view(len(rows), -1, CLASSES, taps + 1).permute(2, 0, 1, 3).flatten(1, 2)
     return by_class.mT @ by_class
 
 
@@ -136,7 +136,7 @@ def _fit_both(tables: list[Tensor], factor: int) -> tuple[float, float] | None:
     """The lesser gain and the greater residual of both axes for a factor; None where it explains nothing."""
     gains, residuals = [], []
     for table in tables:
-        by_place = table.unflatten(0, (-1, factor)).sum(0)
+        by_place = table.view(-1, factor, *table.shape[1:]).sum(0)
         counts = by_place[:, -1, -1]
         if float(counts.min()) < LEAST_SAMPLES:
             return None
@@ -160,5 +160,5 @@ def _unexplained(products: Tensor) -> Tensor:
     asked = products[:, others, REACH]
     ridge = 1e-3 * torch.eye(len(others), dtype=products.dtype, device=products.device)
     weights = torch.linalg.solve(known + ridge, asked)
-    left = products[:, REACH, REACH] - 2 * (weights * asked).sum(-1)
+    left: Tensor = products[:, REACH, REACH] - 2 * (weights * asked).sum(-1)
     return (left + torch.einsum("ni,nij,nj->n", weights, known, weights)).clamp_min(0)
