@@ -14,6 +14,7 @@ from rich.progress import track
 
 from strsr_models.errors import ImageError, UsageError
 from strsr_models.losses.perceptual import Lpips
+from strsr_models.packages import install_command
 
 from ..images.formats import MAX_PIXELS
 from ..images.read import read_image
@@ -183,7 +184,7 @@ def remarks(rows: list[Row], pairs: Pairs, net: str, options: EvaluateOptions) -
     if equal and len(rows) > 1:
         lines.append(f"equal to the reference, and left out of the mean of PSNR: {equal}")
     if not has_ssim():
-        lines.append("SSIM needs scikit-image: pip install 'strsr[evaluate]'")
+        lines.append(f"SSIM needs scikit-image: {install_command('strsr[evaluate]')}")
     if not net and options.lpips == "auto":
         lines.append("LPIPS is left out, as its weights are not here: --lpips alex says where they come from")
     border = f"; {options.border} px at each edge left out" if options.border else ""
