@@ -18,7 +18,6 @@ from PIL import Image
 
 from strsr_models.errors import ImageError
 
-from ..images.color.restorer import network_input, to_tensor
 from ..images.picture import Picture, to_8bit
 from ..images.read import read_frame, read_image, read_size, without_remarks
 from .entries import Detail
@@ -140,6 +139,9 @@ def liveliest(picture: Picture, width: int, height: int) -> Region:
 
 def flat(picture: Picture, region: Region) -> Image.Image:
     """Return a part of a picture in sRGB, 8 bits, on white where it is transparent."""
+    # PyTorch comes with it, which a run with nothing to do need not load.
+    from ..images.color.restorer import network_input, to_tensor
+
     color = network_input(picture, region.rows, region.columns)
     if picture.alpha is not None:
         alpha = to_tensor(picture.alpha[region.rows, region.columns]).clamp(0, 1)
