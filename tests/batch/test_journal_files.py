@@ -82,10 +82,10 @@ def test_two_processes_lose_no_lines(tmp_path: Path, count: int) -> None:
     writers = [subprocess.Popen([*command, mark, str(count)], env=environment, **pipes) for mark in "xy"]  # type: ignore[call-overload]
     for writer in writers:
         assert writer.stdout.readline() == b"ready\n"
+    journal, counts = Journal(tmp_path), [0]
     for writer in writers:
         writer.stdin.write(b"\n")
         writer.stdin.flush()
-    journal, counts = Journal(tmp_path), [0]
     while any(writer.poll() is None for writer in writers):
         journal.refresh()
         counts.append(len(journal.made))
