@@ -269,7 +269,7 @@ def enlarged_table(files: list[Path]) -> None:
     for path in files[::4]:
         image = Image.fromarray(read_image(path).rgb8())
         size = (image.width * 3 // 16, image.height * 3 // 16)
-        small.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+        small.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)).copy())
     for name, kernel in kernels().items():
         cells, right, gains = [], [], []
         for factor in (2, 3, 4, 8):

@@ -24,7 +24,7 @@ LEAST_SAMPLES = 180  # for each place in a cell: ten for each weight
 # 8-bit steps, root mean square: what rounding, twice at most, leaves at the worst place of a cell.
 ROUNDED = 0.55
 ROUNDED_CLEARLY = 0.9, 3.0  # or so much, where a cell's own weights are better by so many dB
-LEAST_GAIN = 0.1  # dB, beyond what chance gives
+LEAST_GAIN = 0.05  # dB, beyond what chance gives
 # Of the greatest gain: the smallest factor that has as much is the one, since 4 holds the weights of 2 too.
 NEARLY_ALL = 0.9
 # Pixels of JPEG's blocks follow from each other too where few waves are left of each; but they end in a jump.
@@ -34,6 +34,7 @@ BLOCK, JUMP = (
 )  # px from which on blocks are thought of; a gap's differences over those of the gaps beside it
 LEAST_CONTRAST = 0.3  # 8-bit steps: root mean square of differences; of what is flatter nothing can be told
 EQUAL = 1e-5  # of [0, 1]: equal colours may differ by so much as luma, by the order of sums
+SOME_LINES = 64
 LEAST_CELLS = 8  # of equal pixels, along each axis
 
 
@@ -100,6 +101,16 @@ def _side_of_cells(y: Tensor) -> int:
     sides = []
     for axis in (1, 2):
         size = y.shape[axis]
+        # Some lines tell most images from cells.
+        some = y.narrow(3 - axis, 0, min(y.shape[3 - axis], SOME_LINES))
+        if bool(
+            (some.narrow(axis, 1, size - 1) - some.narrow(axis, 0, size - 1))
+            .abs()
+            .gt(EQUAL)
+            .any(3 - axis)
+            .all()
+        ):
+            return 1
         differs = (y.narrow(axis, 1, size - 1) - y.narrow(axis, 0, size - 1)).abs() > EQUAL
         places = differs.any(3 - axis)[0].nonzero().flatten().tolist()
         side = math.gcd(*(place - places[0] for place in places))
@@ -128,15 +139,16 @@ def _products(pixels: Tensor, clipped: Tensor) -> Tensor | None:
     seen = ~hidden.unfold(1, taps, 1)[:, :count].any(-1)
     windows = windows - windows.mean(-1, keepdim=True)
     windows = torch.cat([windows, torch.ones_like(windows[..., :1])], dim=-1) * seen[..., None]
-    by_class: Tensor = windows.view(len(rows), -1, CLASSES, taps + 1).permute(2, 0, 1, 3).flatten(1, 2)
-    return by_class.mT @ by_class
+    by_class = windows.reshape(len(windows), -1, CLASSES, taps + 1).permute(2, 0, 1, 3).flatten(1, 2)
+    products: Tensor = by_class.mT @ by_class
+    return products
 
 
 def _fit_both(tables: list[Tensor], factor: int) -> tuple[float, float] | None:
     """The lesser gain and the greater residual of both axes for a factor; None where it explains nothing."""
     gains, residuals = [], []
     for table in tables:
-        by_place = table.view(-1, factor, *table.shape[1:]).sum(0)
+        by_place = table.reshape(-1, factor, *table.shape[1:]).sum(0)
         counts = by_place[:, -1, -1]
         if float(counts.min()) < LEAST_SAMPLES:
             return None
@@ -160,5 +172,6 @@ def _unexplained(products: Tensor) -> Tensor:
     asked = products[:, others, REACH]
     ridge = 1e-3 * torch.eye(len(others), dtype=products.dtype, device=products.device)
     weights = torch.linalg.solve(known + ridge, asked)
-    left: Tensor = products[:, REACH, REACH] - 2 * (weights * asked).sum(-1)
-    return (left + torch.einsum("ni,nij,nj->n", weights, known, weights)).clamp_min(0)
+    left = products[:, REACH, REACH] - 2 * (weights * asked).sum(-1)
+    errors: Tensor = left + torch.einsum("ni,nij,nj->n", weights, known, weights)
+    return errors.clamp_min(0)
