@@ -40,6 +40,8 @@ class Stop:
         self.requested = False
         # Whether an image is under way, which a first ^C lets finish.
         self.working = False
+        # What a signal has raised.
+        self.ended: EndedBySignal | None = None
         self._quiet = quiet
 
     @contextlib.contextmanager
@@ -67,7 +69,8 @@ class Stop:
             return
         self.requested = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise EndedBySignal(number)
+        self.ended = EndedBySignal(number)
+        raise self.ended
 
 
 def quiet_pipes() -> None:

@@ -121,7 +121,7 @@ def begin(
 
 def finish(process: subprocess.Popen[str], code: int, lines: list[str] | None = None) -> list[dict]:
     """Wait for the end of a run; returns its events. What it says is JSON alone, and nothing on stderr."""
-    stdout, stderr = process.communicate(timeout=600)
+    stdout, stderr = rest(process)
     assert process.returncode == code, stderr
     assert stderr == ""
     events = [json.loads(line) for line in [*(lines or []), *stdout.splitlines()]]
@@ -129,6 +129,15 @@ def finish(process: subprocess.Popen[str], code: int, lines: list[str] | None = 
     assert last["event"] == "summary"
     assert last["found"] == sum(last[part] for part in ("done", "skipped", "failed", "left", "unreached"))
     return events
+
+
+def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for the end of a run; returns what it says from here on, read from where `readline` has come to."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = process.stdout.read(), process.stderr.read()
+    process.wait()
+    return said
 
 
 def until_done(process: subprocess.Popen[str], count: int) -> list[str]:
@@ -237,7 +246,7 @@ def test_signals_end_a_run_on_ray_as_they_end_others(
             while "^C again" not in process.stderr.readline():
                 assert process.poll() is None
         os.killpg(process.pid, number)
-    stdout, stderr = process.communicate(timeout=200)
+    stdout, stderr = rest(process)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
     events = [json.loads(line) for line in [*lines, *stdout.splitlines()]]

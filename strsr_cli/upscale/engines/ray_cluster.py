@@ -21,6 +21,7 @@ from ...system.machine import cores
 ADDRESS = "RAY_ADDRESS"
 OBJECT_STORE = 80_000_000  # bytes, about the least that Ray takes: names and events are all that pass it
 CPUS = 4  # of a worker without a GPU, at most: more threads for one network pay little
+LOST = "its node was lost"
 ANSWER = 10.0  # s that a cluster has to answer; Ray itself would wait for minutes
 # Ray reports nothing to its makers, and gives no hints about its next versions.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -144,5 +145,5 @@ def cause_of(error: Exception) -> str:
     if "memory" in text.partition("exit detail")[0]:
         return "its node ran out of memory"
     if "node has died" in text or "node was terminated" in text:
-        return "its node was lost"
+        return LOST
     return "the process ended without a word, as for lack of memory or a fault of a driver"

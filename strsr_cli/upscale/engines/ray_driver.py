@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -18,11 +19,12 @@ from ...batch.report import Reporter
 from ...batch.state import BatchState
 from ...images.read import read_size
 from ...system.console import first_line
+from ...system.signals import Stop
 from ..options import UpscaleOptions
 from ..preflight import Preflight
 from .chunks import Chunks
 from .events import LAST, Event, replay
-from .ray_cluster import Share, cause_of, cluster, share_out
+from .ray_cluster import LOST, Share, cause_of, cluster, share_out
 from .worker import Order, Worker
 
 RETRIES = 3  # of an image whose worker died
@@ -47,13 +49,22 @@ def upscale_on_ray(
     """
     assert state.root is not None
     reporter.start(len(forecast.pending))
-    with cluster() as ray:
+    with ended_by_signals(state.stop), cluster() as ray:
         share = share_out(ray.nodes(), options.device, workers, gpus_per_worker)
         order = make_order(forecast.pending, options, reporter, state, share)
         crew = Crew(ray, order, state, forecast, min(share.workers, len(forecast.pending)))
         with crew:
             for event in crew.run():
                 replay(event, reporter)
+
+
+@contextlib.contextmanager
+def ended_by_signals(stop: Stop) -> Iterator[None]:
+    """Let a signal end the work as EndedBySignal, in whose place Ray raises a KeyboardInterrupt without its number."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise stop.ended or error from None
 
 
 def make_order(
@@ -72,7 +83,7 @@ def make_order(
         sample=next(iter(sources), state.root),
         session=state.session,
         weights=state.weights,
-        cpus=max(1, share.cpus),
+        cpus=share.cpus,
         gpus=share.gpus,
         overwrite=state.overwrite,
         remember=state.remember,
@@ -209,7 +220,11 @@ class Crew:
         try:
             events = self.ray.get(next(slot.stream))
         except StopIteration:
-            self._end(slot)
+            # The events of a worker whose node is lost may end like those of one that is done.
+            if slot.chunk is not None and slot.chunk.jobs and not self.state.stop.requested:
+                yield from self._lose(slot, LOST)
+            else:
+                self._end(slot)
         except self.ray.exceptions.RayTaskError as error:
             raise StrsrError(
                 f"{first_line(error.cause)}; this is a bug of strsr, please report it"

@@ -47,7 +47,7 @@ class Order:
     sample: Path  # one of the inputs
     session: str  # the driver's, which claims the images; "" where nothing can be claimed
     weights: str  # hash
-    cpus: int  # threads of a worker
+    cpus: int  # of a worker; 0: less than one, for a part of a GPU
     gpus: float  # of a worker; 0: it computes on the CPU
     overwrite: bool = False
     remember: bool = True  # whether there is a journal
@@ -66,6 +66,7 @@ class Worker:
         self.order, self.options = order, order.options
         self.reporter = Forwarder(order.quiet, order.verbose)
         self.stop_wish = Stop()
+        self.threads = max(1, order.cpus)
         self.stages: Stages | None = None
         self.state = BatchState()
 
@@ -118,7 +119,7 @@ class Worker:
         self.options = replace(
             order.options,
             device=devices(order.gpus),
-            jobs=order.options.jobs or max(1, order.cpus // 2),
+            jobs=order.options.jobs or max(1, self.threads // 2),
             local=None,
         )
         hashed = weights_hash(self.options)
@@ -139,8 +140,8 @@ class Worker:
             from ..stages import load_stages
             from ..workers import set_thread_count
 
-            set_thread_count(order.cpus)
-            loaded = load_stages([], self.options, self.reporter, self.state, order.cpus)
+            set_thread_count(self.threads)
+            loaded = load_stages([], self.options, self.reporter, self.state, self.threads)
             self.stages = loaded[0] if loaded is not None else None
 
     def _check_node(self) -> None:
@@ -160,7 +161,7 @@ class Worker:
                     f"{order.folder}: is not there; give absolute paths, or start the command in a shared folder"
                 ) from error
         # While the driver lives its session is a file in OUTPUT, and in no folder that is only called like it.
-        session = order.root / FOLDER / order.session
+        session = order.root / FOLDER / order.session if order.session else order.root
         for path, shared in ((session, order.root), (order.sample, order.sample)):
             if not exists(path):
                 raise DeviceError(
@@ -173,7 +174,7 @@ class Worker:
         from ..stages import load_stages
         from ..workers import pool_size, set_thread_count, threads_for_workers
 
-        set_thread_count(self.order.cpus)
+        set_thread_count(self.threads)
         with threads_for_workers(2 * min(pool_size(self.options.jobs), len(jobs)) + 1) as threads:
             stages = self.stages
             if stages is None:
