@@ -22,7 +22,7 @@ from strsr_models.spectrum import verdict
 from strsr_models.spectrum.sample import finite, report_by_bands
 
 from ..images.color.restorer import network_input, to_tensor
-from ..images.picture import Picture
+from ..images.picture import Picture, visible_color
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def distance(lpips: Lpips, read: Read, edges: tuple[int, int], columns: slice, n
 
 def grid_of(picture: Picture) -> tuple[str | None, float | None]:
     """Return the verdict on a picture's grid and its score in dB, as `strsr upscale --check-grid` has them."""
-    color = picture.color
+    color = visible_color(picture.color, picture.alpha)
     report = report_by_bands(
         (color.shape[0], color.shape[1]), lambda rows, columns: to_tensor(np.asarray(color[rows, columns]))
     )

@@ -32,7 +32,8 @@ BLOCK, JUMP = (
     8,
     1.5,
 )  # px from which on blocks are thought of; a gap's differences over those of the gaps beside it
-LEAST_CONTRAST = 0.3  # 8-bit steps: root mean square of differences; of what is flatter nothing can be told
+STEPS = 1 / 3  # 8-bit steps squared: twice what rounding adds to a difference's square
+LEAST_CONTRAST = 0.05  # 8-bit steps: root mean square of differences; of what is flatter nothing can be told
 EQUAL = 1e-5  # of [0, 1]: equal colours may differ by so much as luma, by the order of sums
 SOME_LINES = 64
 LEAST_CELLS = 8  # of equal pixels, along each axis
@@ -90,8 +91,9 @@ def _greatest_jump(plane: Tensor, side: int) -> float:
     for pixels in (plane, plane.T):
         differences = pixels[:, 1:] - pixels[:, :-1]
         count = differences.shape[1] // side * side
-        gaps = differences[:, :count].square().mean(0).view(-1, side).mean(0).sqrt()
-        beside = torch.maximum(gaps.roll(1), gaps.roll(-1)).clamp_min(1e-6)
+        # Where a sky takes one step in a cell, rounding says at which gap.
+        gaps = (differences[:, :count].square().mean(0).view(-1, side).mean(0) + STEPS).sqrt()
+        beside = torch.maximum(gaps.roll(1), gaps.roll(-1))
         jumps.append(float((gaps / beside).max()))
     return max(jumps)
 
