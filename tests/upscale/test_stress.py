@@ -21,6 +21,7 @@ from strsr_cli.batch.locks import FOLDER
 from strsr_cli.batch.plan import make_plan
 from strsr_cli.batch.report import Reporter
 from strsr_cli.batch.state import BatchState
+from strsr_cli.batch.target_size import TargetSize
 from strsr_cli.images import read as images
 from strsr_cli.images import write as encode
 from strsr_cli.images.color.restorer import ColorRestorer
@@ -100,7 +101,7 @@ def run(
     folder: Path, out: Path, weights: Path, stop_after: int | None = None, **options: Any
 ) -> tuple[Told, Any]:
     """One batch in a thread of its own, since it might not end; what it told, and what it raised."""
-    settings = {"scale": 3, "model": "lite", "weights": weights, "tile": 64, "overlap": 16}
+    settings = {"size": TargetSize(3.0), "model": "lite", "weights": weights, "tile": 64, "overlap": 16}
     settings |= {"device": "cpu", "precision": "fp32", "quality": 95, "jobs": 1, **options}
     state = BatchState(out)
     told, raised = Told(state, stop_after), list[BaseException]()
