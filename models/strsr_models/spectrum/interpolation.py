@@ -28,10 +28,9 @@ LEAST_GAIN = 0.05  # dB, beyond what chance gives
 # Of the greatest gain: the smallest factor that has as much is the one, since 4 holds the weights of 2 too.
 NEARLY_ALL = 0.9
 # Pixels of JPEG's blocks follow from each other too where few waves are left of each; but they end in a jump.
-BLOCK, JUMP = (
-    8,
-    1.5,
-)  # px from which on blocks are thought of; a gap's differences over those of the gaps beside it
+BLOCK = 8  # px from which on blocks are thought of
+JUMP = 1.16  # a gap's differences over those of the gaps beside it
+JUMP_CLEARLY = 1.35, 3.0  # of short kernels such as Hamming's, whose gain is so many dB at least
 STEPS = 1 / 3  # 8-bit steps squared: twice what rounding adds to a difference's square
 LEAST_CONTRAST = 0.05  # 8-bit steps: root mean square of differences; of what is flatter nothing can be told
 EQUAL = 1e-5  # of [0, 1]: equal colours may differ by so much as luma, by the order of sums
@@ -75,10 +74,16 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
     greatest = max((gain for gain, _ in fits.values()), default=0.0)
     for factor, (gain, residual) in fits.items():
         if gain >= NEARLY_ALL * greatest:
-            if factor >= BLOCK and _greatest_jump(plane, factor) >= JUMP:
+            if factor >= BLOCK and _greatest_jump(plane, factor) >= _jump_allowed(gain):
                 return None
             return Interpolation(factor, gain, residual, False)
     return None
+
+
+def _jump_allowed(gain: float) -> float:
+    """The greatest jump that an enlargement of such a gain has."""
+    larger, clearly = JUMP_CLEARLY
+    return larger if gain >= clearly else JUMP
 
 
 def _greatest_jump(plane: Tensor, side: int) -> float:
@@ -154,6 +159,9 @@ def _fit_both(tables: list[Tensor], factor: int) -> tuple[float, float] | None:
         counts = by_place[:, -1, -1]
         if float(counts.min()) < LEAST_SAMPLES:
             return None
+        # What each place has more or less than others is left to the lattices.
+        means = by_place[:, :-1, -1]
+        by_place = by_place[:, :-1, :-1] - means[:, :, None] * means[:, None, :] / counts[:, None, None]
         errors, common = _unexplained(by_place), float(_unexplained(by_place.sum(0, keepdim=True)))
         own = max(float(errors.sum()), 1e-12)
         # As many weights more as these have make an error less by their share of the samples.
@@ -167,9 +175,9 @@ def _fit_both(tables: list[Tensor], factor: int) -> tuple[float, float] | None:
 
 
 def _unexplained(products: Tensor) -> Tensor:
-    """Sums of squares (n,) of the middle pixel that the others do not explain, of `_products` (n, t + 1, t + 1)."""
+    """Sums of squares (n,) of the middle pixel that the others do not explain, of sums of products (n, t, t)."""
     # The outermost is left out: windows are less their mean, so that it follows from the rest.
-    others = [i for i in range(1, 2 * REACH + 2) if i != REACH]
+    others = [i for i in range(1, 2 * REACH + 1) if i != REACH]
     known = products[:, others][:, :, others]
     asked = products[:, others, REACH]
     ridge = 1e-3 * torch.eye(len(others), dtype=products.dtype, device=products.device)

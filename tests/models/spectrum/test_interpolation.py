@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from skimage import data
 from torch import Tensor
 
@@ -111,10 +111,13 @@ def test_photos_and_jpegs_are_no_enlargements(quality: int | None, photo: np.nda
     assert inspect_lattice(as_image(photo)).interpolation is None
 
 
-def test_blocks_of_a_smooth_jpeg_are_no_enlargement() -> None:
+@pytest.mark.parametrize(("quality", "radius"), [(10, 0), (60, 2), (85, 3)])
+def test_blocks_of_a_smooth_jpeg_are_no_enlargement(quality: int, radius: int) -> None:
     """Few waves are left in each, so that pixels follow from their neighbours; but across borders they jump."""
-    moon = Image.fromarray(data.moon()).resize((384, 384), Image.Resampling.LANCZOS)
-    report = inspect_lattice(as_image(as_jpeg(np.asarray(moon), 30)))
+    moon = Image.fromarray(data.moon()).filter(ImageFilter.GaussianBlur(radius))
+    moon = moon.convert("F").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    pixels = np.rint(np.asarray(moon)).clip(0, 255).astype(np.uint8)
+    report = inspect_lattice(as_image(as_jpeg(pixels, quality)))
     assert report.interpolation is None
     assert verdict(report) == "grid"
     assert report.origin_aligned[1]
@@ -148,18 +151,36 @@ def test_pictures_without_content_are_clean(name: str) -> None:
     assert verdict(report) == "clean"
 
 
+def planted_wave(name: str, both: object, side: int) -> tuple[Tensor, Tensor]:
+    """A photo, and the same with cosines of 16 px and one step of root mean square."""
+    image = Image.fromarray(getattr(data, name)()).convert("L")
+    image = image.crop((0, 0, min(image.size), min(image.size))).resize(
+        (side, side), Image.Resampling.LANCZOS
+    )
+    y = as_image(np.asarray(image).copy())
+    wave = torch.cos(2 * math.pi * torch.arange(side) / 16)
+    lattice = both(wave, wave[:, None]).expand(side, side)  # type: ignore[operator]
+    return y, ((y + lattice / lattice.square().mean().sqrt() / 255) * 255).round() / 255
+
+
 @pytest.mark.parametrize("both", [lambda x, y: x + y, lambda x, y: x * y, lambda x, y: x])
-def test_cosines_of_one_step_are_noticed(both: object) -> None:
+@pytest.mark.parametrize("name", ["camera", "chelsea", "coffee", "rocket"])
+def test_cosines_of_one_step_are_noticed(name: str, both: object) -> None:
     """Nothing but the first harmonic, where photos are loud."""
-    wave = torch.cos(2 * math.pi * torch.arange(SIDE) / 16)
-    lattice = both(wave, wave[:, None]).expand(SIDE, SIDE)  # type: ignore[operator]
-    camera = Image.fromarray(data.camera()).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    y = as_image(np.asarray(camera).copy())
-    planted = ((y + lattice / lattice.square().mean().sqrt() / 255) * 255).round() / 255
-    assert verdict(inspect_lattice(y)) == "clean"
+    clean, planted = planted_wave(name, both, SIDE)
+    assert verdict(inspect_lattice(clean)) == "clean"
     report = inspect_lattice(planted)
+    assert report.interpolation is None
     assert verdict(report) != "clean"
     assert main_period(report) == 16
+
+
+def test_a_wave_that_single_blocks_do_not_show_adds_up_over_the_picture() -> None:
+    report = inspect_lattice(planted_wave("coffee", lambda x, y: x, 256)[1], (16,))
+    assert report.excess[0] < 2
+    assert report.coherence[0] < 0.15
+    assert report.certainty[0] > 4
+    assert verdict(report) == "suspect"
 
 
 def test_certainty_is_what_its_name_says_of_noise() -> None:
