@@ -95,14 +95,7 @@ class Journal:
             if is_latest:
                 at = max(at, self._newest(name) + 1)
             if entry["state"] == "done":
-                made = Made(
-                    _version(entry["input"]),
-                    _version(entry["output"]),
-                    sys.intern(str(entry["settings"])),
-                    sys.intern(str(entry["weights"])),
-                    at,
-                )
-                self._take_made(name, str(entry["input_name"]), made)
+                self._take_made(name, str(entry["input_name"]), made_of(entry, at))
             elif entry["state"] == "failed" and at >= self._newest(name):
                 self.reasons[name], self._failed[name] = str(entry["reason"]), at
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -162,8 +155,7 @@ class Journal:
         name = self.name(target)
         with self._lock:
             at = max(time.time_ns() // 1000, self._newest(name) + 1)
-            named = {"output_name": name, "input_name": source, "at": text_of(at)}
-            line = json.dumps({**entry, **named}, separators=(",", ":")).encode()
+            line = line_of(name, source, at, entry)
             self._take(line)
             if self.silent:
                 return
@@ -191,6 +183,23 @@ def entry_of(made: Made) -> dict[str, Any]:
     return {"state": "done", **versions, "settings": made.settings, "weights": made.weights}
 
 
+def made_of(entry: dict[str, Any], at: int = 0) -> Made:
+    """Return the record that a line holds. Raises KeyError, TypeError, ValueError or OverflowError for another kind."""
+    return Made(
+        _version(entry["input"]),
+        _version(entry["output"]),
+        sys.intern(str(entry["settings"])),
+        sys.intern(str(entry["weights"])),
+        at,
+    )
+
+
+def line_of(name: str, source: str, at: int, entry: dict[str, Any]) -> bytes:
+    """Return a line on an output by its name. source: its input's name. at: microseconds since 1970."""
+    named = {"output_name": name, "input_name": source, "at": _text_of(at)}
+    return json.dumps({**entry, **named}, separators=(",", ":")).encode()
+
+
 def _microseconds(text: object) -> int:
     """Return the time that a line gives in microseconds since 1970; 0 for what is none."""
     try:
@@ -201,7 +210,7 @@ def _microseconds(text: object) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1) if moment.year < 9999 else 0
 
 
-def text_of(at: int) -> str:
+def _text_of(at: int) -> str:
     """Return a time for a line, from microseconds since 1970."""
     return f"{(EPOCH + timedelta(microseconds=at)).isoformat(timespec='microseconds')}Z"
 

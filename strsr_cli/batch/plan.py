@@ -229,7 +229,7 @@ def pass_over_recorded(files: FileList, top: Path) -> list[str]:
     files.images = inputs
     if counts:
         files.passed_over["output"] += counts.total()
-    return [_hint_of(folder, count) for folder, count in sorted(counts.items())]
+    return [outputs_hint(folder, "folder", count) for folder, count in sorted(counts.items())]
 
 
 def _recording_folder(path: Path, top: Path, journals: dict[Path, dict[str, str]]) -> Path | None:
@@ -249,49 +249,57 @@ def _recording_folder(path: Path, top: Path, journals: dict[Path, dict[str, str]
     return None
 
 
-def _hint_of(folder: Path, count: int) -> str:
-    """Say which outputs of an earlier run are no inputs."""
+def outputs_hint(where: Path | Place, word: str, count: int) -> str:
+    """Say which outputs of an earlier run are no inputs. word: what `where` is called."""
     what = "1 output of strsr is" if count == 1 else f"{count} outputs of strsr are"
-    return f"{folder}: {what} passed over, as its {JOURNAL} names them; to enlarge them again give that folder as INPUT"
+    return f"{where}: {what} passed over, as its {JOURNAL} names them; to enlarge them again give that {word} as INPUT"
 
 
 def _plan_outputs(files: FileList, source: Path, root: Path, kind: str, add: str, frames: bool) -> Plan:
     """Return a plan of a job for each image, or for each of its frames; no output replaces any of the images."""
     plan = Plan([], root, list(files.failed), files.passed_over)
-    images: list[tuple[Path, int | None]] = [(path, None) for path in files.images]
-    if frames:
-        images = list(_split_frames(files.images, plan.refused))
-    kinds = {path: kept_kind(path) if kind == "keep" else kind for path in files.images}
-    counts = Counter(path for path, _ in images)
-    names: list[Path] = []
-    are_frames: set[int] = set()
-    for number, (path, frame) in enumerate(images):
-        name = path.relative_to(source)
-        names.append(name if frame is None else frame_name(name, frame, counts[path]))
-        if frame is not None:
-            are_frames.add(number)
-    outputs = output_names(names, [kinds[path] for path, _ in images], add, are_frames)
     inputs = {identity(path) for path in files.images} - {None}
-    for (path, frame), name in zip(images, outputs, strict=True):
-        job = Job(
-            source=path,
-            target=root / name,
-            kind=kinds[path],
-            frame=frame,
-            count=1 if frame is None else counts[path],
-        )
+    for job, name in jobs_with_names(files.images, source, kind, plan.refused, add, frames):
         reason = refused_name(root / name)
         if reason is None and identity(root / name) in inputs:
             reason = f"its output {root / name} would replace an input; choose another OUTPUT"
         if reason is None:
-            plan.jobs.append(job)
+            plan.jobs.append(replace(job, target=root / name))
         else:
             plan.refused.append((Path(job.name), reason))
     return plan
 
 
-def _split_frames(paths: list[Path], refused: list[tuple[Source, str]]) -> Iterator[tuple[Path, int | None]]:
-    """Yield each image, or each frame of it by its number; a file whose frames cannot be counted is refused."""
+def jobs_with_names(
+    paths: list[Path],
+    top: Path,
+    kind: str,
+    refused: list[tuple[Source, str]],
+    add: str = "",
+    frames: bool = False,
+) -> list[tuple[Job, Path]]:
+    """Return a job without a target for each image below `top`, or for each of its frames, and its output's name.
+
+    What cannot be counted in frames is added to `refused`.
+    """
+    images = list(_split_frames(paths, refused)) if frames else [(path, None, 1) for path in paths]
+    kinds = {path: kept_kind(path) if kind == "keep" else kind for path in paths}
+    names: list[Path] = []
+    are_frames: set[int] = set()
+    for number, (path, frame, count) in enumerate(images):
+        name = path.relative_to(top)
+        names.append(name if frame is None else frame_name(name, frame, count))
+        if frame is not None:
+            are_frames.add(number)
+    outputs = output_names(names, [kinds[path] for path, _, _ in images], add, are_frames)
+    jobs = [Job(path, None, kinds[path], frame, count) for path, frame, count in images]
+    return list(zip(jobs, outputs, strict=True))
+
+
+def _split_frames(
+    paths: list[Path], refused: list[tuple[Source, str]]
+) -> Iterator[tuple[Path, int | None, int]]:
+    """Yield each image, or each frame of it by its number with their count; what cannot be counted is refused."""
     for path in paths:
         try:
             count = frames_of(path)
@@ -299,9 +307,9 @@ def _split_frames(paths: list[Path], refused: list[tuple[Source, str]]) -> Itera
             refused.append((path, str(error).removeprefix(f"{path}: ")))
             continue
         if count == 1:
-            yield path, None
+            yield path, None, 1
         else:
-            yield from ((path, number) for number in range(1, count + 1))
+            yield from ((path, number, count) for number in range(1, count + 1))
 
 
 def planned_sizes(

@@ -21,13 +21,10 @@ from strsr_models.errors import ImageError, UsageError
 
 from ...images.places import Place
 from ...system.processes import lives, machine_id, started
+from ..locks import FOLDER, HEARTBEAT, RUN, STALE
 
 log = logging.getLogger(__name__)
 
-FOLDER = ".strsr-locks"  # below OUTPUT
-RUN = "run-"  # how the names of runs' objects begin in it
-HEARTBEAT = 60.0  # s between two signs of life
-STALE = 600.0  # s without one
 FRESH = 20.0  # s for which another run is believed to be as it was
 
 

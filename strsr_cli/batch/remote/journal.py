@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 import threading
 import time
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 from ...images.places import Place, RemoteFile
 from ...system.processes import machine_id
 from ..job import Source
-from ..journal import Made, Version, entry_of, text_of
+from ..journal import Made, entry_of, line_of, made_of
+from ..journal_files import JOURNAL
 
-FOLDER = ".strsr-journal"  # below OUTPUT
 MOST_LINES = 500  # of an object: some 250 kB
 
 
@@ -27,7 +26,7 @@ class RemoteJournal:
 
     def __init__(self, place: Place, silent: bool = False, blind: bool = False) -> None:
         """Read all that is there. silent: nothing is put. blind: nothing is read. Raises ImageError."""
-        self.place, self.silent = Place(f"{place.url}/{FOLDER}"), silent
+        self.place, self.silent = Place(f"{place.url}/{JOURNAL}"), silent
         # Lines by the output's name, in the order of their times; a million of them must fit the memory.
         self._lines: dict[str, list[bytes]] = {}
         # Reasons of failure by the output's name, where the last try failed.
@@ -66,13 +65,7 @@ class RemoteJournal:
         records = []
         for line in self._lines.get(name, ()):
             entry = json.loads(line)
-            made = Made(
-                _version(entry["input"]),
-                _version(entry["output"]),
-                sys.intern(str(entry["settings"])),
-                sys.intern(str(entry["weights"])),
-            )
-            records.append((made, str(entry["output"].get("md5", ""))))
+            records.append((made_of(entry), str(entry["output"].get("md5", ""))))
         return records
 
     def source(self, name: str) -> str:
@@ -100,9 +93,7 @@ class RemoteJournal:
         self._append(target, source, {"state": "failed", "reason": reason}, reason)
 
     def _append(self, target: RemoteFile, source: Source, entry: dict[str, Any], reason: str | None) -> None:
-        at = text_of(time.time_ns() // 1000)
-        named = {"output_name": target.key, "input_name": str(source), "at": at}
-        line = json.dumps({**entry, **named}, separators=(",", ":")).encode()
+        line = line_of(target.key, str(source), time.time_ns() // 1000, entry)
         with self._lock:
             self._take(target.key, reason, line)
             self._own.append(line)
@@ -134,14 +125,10 @@ def _parsed(line: bytes) -> tuple[str, str, str | None] | None:
             return None
         if entry["state"] == "failed":
             return at, name, str(entry["reason"])
-        _version(entry["input"]), _version(entry["output"])
+        made_of(entry)
         return at, name, None if entry["state"] == "done" else str(entry["reason"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-
-
-def _version(entry: dict[str, Any]) -> Version:
-    return Version(int(entry["size"]), int(entry["mtime_ns"]), str(entry["sha256"]))
 
 
 def read_sources(place: Place) -> dict[str, str]:

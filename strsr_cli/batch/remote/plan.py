@@ -6,7 +6,6 @@ Objects are images by their suffixes: to look into those of other names would co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -22,13 +21,12 @@ from ...images.find import (
 )
 from ...images.formats import FORMAT_BY_SUFFIX
 from ...images.places import WEB, WRITABLE, Place, RemoteFile, place_of, split_url
-from ...images.read import frames_of
 from ...system.paths import is_folder, is_url
 from ..job import STREAM, Job, Source
-from ..naming import frame_name, output_name, output_names
-from ..plan import Plan, make_plan, pass_over_recorded, plan_single
+from ..journal_files import JOURNAL
+from ..naming import output_name, output_names
+from ..plan import Plan, jobs_with_names, make_plan, outputs_hint, pass_over_recorded, plan_single
 from ..targets import has_file_suffix, is_stdout, job_of, kept_kind, output_stream, refused_name
-from .journal import FOLDER as JOURNAL
 from .journal import read_sources
 
 
@@ -185,10 +183,7 @@ def _pass_over_outputs(objects: Objects, place: Place, folder: str) -> None:
     inputs = [file for file in objects.images if file.key not in outputs]
     count = len(objects.images) - len(inputs)
     if count:
-        what = "1 output of strsr is" if count == 1 else f"{count} outputs of strsr are"
-        objects.hints.append(
-            f"{own}: {what} passed over, as its {JOURNAL} names them; to enlarge them again give that place as INPUT"
-        )
+        objects.hints.append(outputs_hint(own, "place", count))
         objects.passed_over["output"] += count
         objects.images = inputs
 
@@ -322,28 +317,6 @@ def _plan_folder(source: Path, target: str, kind: str, names: list[str] | None, 
         counts = describe_passed_over(files.passed_over)
         raise UsageError("; ".join(filter(None, [f"{source}: no images in this folder", counts, *hints])))
     plan = Plan([], None, list(files.failed), files.passed_over, hints, place=output)
-    images = list(_frames_of(files.images, plan)) if frames else [(path, None, 1) for path in files.images]
-    relative = [
-        path.relative_to(source) if frame is None else frame_name(path.relative_to(source), frame, count)
-        for path, frame, count in images
-    ]
-    kinds = [kept_kind(path) if kind == "keep" else kind for path, _, _ in images]
-    are_frames = {number for number, (_, frame, _) in enumerate(images) if frame is not None}
-    outputs = output_names(relative, kinds, are_frames=are_frames)
-    for (path, frame, count), own, name in zip(images, kinds, outputs, strict=True):
-        plan.jobs.append(Job(path, RemoteFile(output, name.as_posix()), own, frame, count))
+    for job, name in jobs_with_names(files.images, source, kind, plan.refused, frames=frames):
+        plan.jobs.append(replace(job, target=RemoteFile(output, name.as_posix())))
     return plan
-
-
-def _frames_of(paths: Iterable[Path], plan: Plan) -> Iterable[tuple[Path, int | None, int]]:
-    """Yield each image, or each frame of it by its number with their count; what cannot be counted is refused."""
-    for path in paths:
-        try:
-            count = frames_of(path)
-        except ImageError as error:
-            plan.refused.append((path, str(error).removeprefix(f"{path}: ")))
-            continue
-        if count == 1:
-            yield path, None, 1
-        else:
-            yield from ((path, number, count) for number in range(1, count + 1))

@@ -18,9 +18,10 @@ from strsr_models.errors import ImageError, UsageError
 from ...images.places import Place, RemoteFile
 from ..job import Job
 from ..journal import Made, Version
+from ..locks import HEARTBEAT
 from ..report import DONE, EXISTS
 from ..state import CHANGED, FOREIGN, NOT_FAILED, OTHER_SOURCE, BatchState, TakenOver
-from .claims import HEARTBEAT, RemoteClaims
+from .claims import RemoteClaims
 from .journal import RemoteJournal
 
 # Names of the metadata of outputs.
