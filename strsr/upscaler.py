@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, overload
 
@@ -23,16 +22,16 @@ from strsr_cli.images.rows import RowLayout
 from strsr_cli.images.write import EncodeSettings, write_image
 from strsr_cli.system.atomic import whole_file
 from strsr_cli.system.machine import advice_on_cuda
+from strsr_cli.upscale.conditions import pretrained_options
 from strsr_cli.upscale.failures import loading
 from strsr_cli.upscale.options import UpscaleOptions, resolve_options
 from strsr_cli.upscale.request import check_request
-from strsr_cli.upscale.restoration import Restoration, begin
+from strsr_cli.upscale.restoration import Restoration, are_of_one_shape, begin, fit_batch, warn_of_redone
 from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import weights_folder
 from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import ImageError, UsageError
-from strsr_models.pipelines.options import PretrainedOptions
-from strsr_models.tiling.memory import MemoryBudget, fitting_batch
+from strsr_models.tiling.memory import MemoryBudget
 from strsr_models.tiling.sizes import output_size
 
 from .pictures import Given, layout_without_metadata, output_kind, picture_of
@@ -196,9 +195,9 @@ class Upscaler:
     @torch.inference_mode()
     def _begin(self, picture: Picture, scale: float) -> Restoration:
         """Cut a picture into tiles, and let the networks see the whole of it."""
-        lite, device = self.options.big is None, self.pipeline.device
         # What the large models look at is never reduced.
-        cond = None if lite else self.pipeline.condition(network_input(picture), self.precision)
+        is_lite = self.options.big is None
+        cond = None if is_lite else self.pipeline.condition(network_input(picture), self.precision)
         restoration = begin(
             self.pipeline,
             picture,
@@ -206,29 +205,16 @@ class Upscaler:
             self.precision,
             tile=self.options.tile,
             overlap=self.options.overlap,
-            one_shape=self.options.compile or (device.type == "cuda" and lite),
+            one_shape=are_of_one_shape(self.options, self.pipeline.device),
             cond=cond,
         )
         with self._fitting:
             if not self._batches_fitted:
-                self._fit_batches(restoration)
+                self._batches_fitted = True
+                fit_batch(
+                    self.pipeline, self.budget, restoration, self.precision, self.options.steps, threads=1
+                )
         return restoration
-
-    def _fit_batches(self, restoration: Restoration) -> None:
-        """Make batches as large as the memory of a GPU allows, by a tile of this picture."""
-        self._batches_fitted = True
-        # Networks that take turns in memory say themselves how many tiles make that worth while.
-        if self.pipeline.tiles_at_once == 1:
-            view, cond = restoration.tiled.view(0), restoration.cond
-            restore_one = partial(
-                self.pipeline.restore_tiles,
-                [view],
-                [cond],
-                self.precision,
-                self.options.steps,
-                MemoryBudget(1),
-            )
-            self.budget.batch = fitting_batch(self.pipeline.device, restore_one, threads=1)
 
     # Of a generator it is on only while that runs.
     @torch.inference_mode()
@@ -247,9 +233,7 @@ class Upscaler:
                 done += 1
                 if on_tile is not None:
                     on_tile(done, restoration.tiles)
-        if redone:
-            message = "%s: %d of %d tiles were not finite in %s: computed again"
-            log.warning(message, name, redone, restoration.tiles, self.precision)
+        warn_of_redone(name, redone, restoration.tiles, self.precision)
 
     def _write(
         self, given: Given, target: Path, kind: str, layout: RowLayout, bands: Iterator[np.ndarray]
@@ -322,15 +306,7 @@ def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
     if big is None:
         precision = resolve_precision(options.precision, device)
         return load_pipeline(options.model, options.weights, str(device)), precision
-    pretrained = PretrainedOptions(
-        conditioning=big.conditioning,
-        prompt=big.prompt or "",
-        adapter="published" if options.weights is None else str(options.weights),
-        lora_scale=big.lora_scale,
-        precision=options.precision,
-        offload=big.offload,
-        quantize=big.quantize,
-    )
+    pretrained = pretrained_options(big, options.weights, options.precision, prompt=big.prompt or "")
     with loading(f"--model {options.model}", device):
         pipeline = load_pipeline(options.model, big.models_dir, str(device), options=pretrained)
     return pipeline, pipeline.native_precision

@@ -39,6 +39,21 @@ log = logging.getLogger(__name__)
 FORMAT = 2  # of the cache's entries; to be raised when the same pictures come to give other tokens
 
 
+def pretrained_options(
+    options: BigModelOptions, adapter: Path | None, precision: str, prompt: str = ""
+) -> PretrainedOptions:
+    """Return what a family is loaded with. adapter: a folder in place of the published one. Raises UsageError."""
+    return PretrainedOptions(
+        conditioning=options.conditioning,
+        prompt=prompt,
+        adapter="published" if adapter is None else str(adapter),
+        lora_scale=options.lora_scale,
+        precision=precision,
+        offload=options.offload,
+        quantize=options.quantize,
+    )
+
+
 class Conditions:
     """The conditions of a batch's images: made in the first phase, looked up in the second."""
 
@@ -49,14 +64,7 @@ class Conditions:
         self.model, self.options, self.device = model, options, device
         family = pretrained_family(model)
         self.root = options.models_dir or default_models_dir()
-        self.pretrained = PretrainedOptions(
-            conditioning=options.conditioning,
-            adapter="published" if adapter is None else str(adapter),
-            lora_scale=options.lora_scale,
-            precision=precision,
-            offload=options.offload,
-            quantize=options.quantize,
-        )
+        self.pretrained = pretrained_options(options, adapter, precision)
         require_pieces(self.root, family.pieces(self.pretrained))
         require_torchao(options.quantize)
         # A bad adapter is refused now, not after hours of the first phase.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,12 +14,16 @@ from torch import Tensor
 
 from strsr_models import OneStepPipeline
 from strsr_models.encoders.lite import reduced, reduction
+from strsr_models.tiling.memory import MemoryBudget, fitting_batch
 from strsr_models.tiling.walk import TiledPicture
 
 from ..images.color.restorer import ColorRestorer, network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture, reduced_picture
 from ..images.rows import RowLayout
+from .options import UpscaleOptions
+
+log = logging.getLogger(__name__)
 
 ROWS = 64  # of the output, finished at a time
 
@@ -98,6 +104,43 @@ def layout_of(picture: Picture, size: tuple[int, int], metadata: Metadata) -> Ro
         metadata=metadata,
         white=picture.white,
     )
+
+
+def are_of_one_shape(options: UpscaleOptions, device: torch.device) -> bool:
+    """Whether tiles of all pictures are of one shape.
+
+    They are for lite on a GPU, whose tiles are too small to fill it one by one, and for all that is compiled.
+    It changes pixels a little, near borders, so that it must not depend on how large batches are.
+    """
+    return options.compile or (device.type == "cuda" and options.big is None)
+
+
+def fit_batch(
+    pipeline: OneStepPipeline,
+    budget: MemoryBudget,
+    restoration: Restoration,
+    precision: str,
+    steps: int,
+    threads: int,
+) -> None:
+    """Make a budget's batch as large as the memory of a GPU allows, by a tile of this picture.
+
+    threads: how many give tiles to that GPU at a time.
+    """
+    # Networks that take turns in memory say themselves how many tiles make that worth while.
+    if pipeline.tiles_at_once > 1:
+        return
+    view, cond = restoration.tiled.view(0), restoration.cond
+    restore_one = partial(pipeline.restore_tiles, [view], [cond], precision, steps, MemoryBudget(1))
+    budget.batch = fitting_batch(pipeline.device, restore_one, threads)
+    log.debug("%d tiles at once on %s", budget.batch, pipeline.device)
+
+
+def warn_of_redone(name: str, redone: int, tiles: int, precision: str) -> None:
+    """Warn where tiles of a picture had to be computed again in a safer precision."""
+    if redone:
+        message = "%s: %d of %d tiles were not finite in %s: computed again"
+        log.warning(message, name, redone, tiles, precision)
 
 
 def begin(

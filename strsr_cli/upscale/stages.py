@@ -33,7 +33,7 @@ from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import cache_dir, weights_folder
 from strsr_models.compute.devices import resolve_devices, resolve_precision
 from strsr_models.errors import StrsrError
-from strsr_models.tiling.memory import MemoryBudget, fitting_batch
+from strsr_models.tiling.memory import MemoryBudget
 
 from ..batch.job import Job
 from ..batch.report import Reporter
@@ -46,7 +46,7 @@ from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
 from .options import UpscaleOptions
-from .restoration import Reduction, Restoration, begin
+from .restoration import Reduction, Restoration, are_of_one_shape, begin, fit_batch, warn_of_redone
 from .workers import (
     THREADS_PER_GPU,
     OpenPicture,
@@ -337,16 +337,8 @@ class Stages:
 
     def fit_batches(self, restoration: Restoration) -> None:
         """Make batches as large as the memory of each GPU allows, by a tile of this picture."""
-        view, cond, steps = restoration.tiled.view(0), restoration.cond, self.options.steps
         for pipeline, budget in zip(self.pipelines, self.budgets, strict=True):
-            # Networks that take turns in memory say themselves how many tiles make that worth while.
-            if pipeline.tiles_at_once > 1:
-                continue
-            restore_one = partial(
-                pipeline.restore_tiles, [view], [cond], self.precision, steps, MemoryBudget(1)
-            )
-            budget.batch = fitting_batch(pipeline.device, restore_one, THREADS_PER_GPU)
-            log.debug("%d tiles at once on %s", budget.batch, pipeline.device)
+            fit_batch(pipeline, budget, restoration, self.precision, self.options.steps, THREADS_PER_GPU)
 
     def restore_apart(self, number: int, tasks: list[TileTask], error: Exception) -> None:
         """Restore the pictures of a batch that has failed one by one, since one of them may be the cause."""
@@ -368,12 +360,8 @@ class Stages:
 
     @property
     def one_shape(self) -> bool:
-        """Whether tiles of all pictures are of one shape.
-
-        They are for lite on a GPU, whose tiles are too small to fill it one by one, and for all that is compiled.
-        It changes pixels a little, near borders, so that it must not depend on how large batches are.
-        """
-        return self.options.compile or (self.device.type == "cuda" and self.options.big is None)
+        """Whether tiles of all pictures are of one shape; see `are_of_one_shape`."""
+        return are_of_one_shape(self.options, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -399,9 +387,7 @@ class Stages:
         settings = EncodeSettings(options.quality, options.png_compression)
         before, keep_times = self.state.recorder(job), options.keep_times
         write_output(job, restoration.layout(metadata), rows(), settings, before, keep_times=keep_times)
-        if open_picture.redone:
-            message = "%s: %d of %d tiles were not finite in %s: computed again"
-            log.warning(message, job.name, open_picture.redone, restoration.tiles, self.precision)
+        warn_of_redone(job.name, open_picture.redone, restoration.tiles, self.precision)
         return grid_scores(job, np.concatenate(bands), options.grid_limit) if options.check_grid else {}
 
 
