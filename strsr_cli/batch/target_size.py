@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from strsr_models.errors import ImageError, UsageError
-from strsr_models.tiling.sizes import LARGEST_SCALE, check_scale, output_size
+from strsr_models.tiling.sizes import LARGEST_SCALE, check_scale, output_size, scaled_size
 
 LIMIT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<larger>[<>]?)")
 REFUSE, REDUCE, KEEP = "", ">", "<"  # what becomes of a picture that is larger
@@ -81,14 +81,10 @@ class TargetSize:
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) in px of the output of an input. Raises the errors of `factor`."""
-        return scaled(height, width, self.factor(height, width))
-
-
-def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
-    """The size (height, width) times a factor from 0 to 16, halves rounded up, at least 1 px."""
-    if factor >= 1:
-        return output_size(height, width, factor)
-    return max(1, math.floor(height * factor + 0.5)), max(1, math.floor(width * factor + 0.5))
+        factor = self.factor(height, width)
+        if factor >= 1:
+            return output_size(height, width, factor)
+        return scaled_size(height, width, factor)
 
 
 def resolve_target_size(

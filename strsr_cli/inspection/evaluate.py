@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-from rich.progress import track
 
 from strsr_models.errors import ImageError, UsageError
 from strsr_models.losses.perceptual import Lpips
@@ -19,7 +16,7 @@ from strsr_models.packages import install_command
 from ..images.formats import MAX_PIXELS
 from ..images.read import read_image
 from ..system.console import Tell, first_line, make_console, visible
-from ..system.terminal import takes_escapes
+from .inspect import plain, with_bar
 from .pairs import Pairs, pair
 from .quality import Quality, has_ssim, load_lpips, measure
 
@@ -31,6 +28,7 @@ COLUMNS = {
     "lpips": ("LPIPS", 4),
     "grid_db": ("grid dB", 1),
 }
+DIGITS = 6  # of numbers in JSON
 DEFINITIONS = (
     "PSNR-Y, SSIM-Y: luma of BT.601, 16 to 235, peak 255, as in papers; PSNR-RGB: over R, G and B; "
     "SSIM: Gaussian window, sigma 1.5"
@@ -71,7 +69,7 @@ def evaluate_folder(out: Path, options: EvaluateOptions, report: Tell, remark: T
     pairs = pair(out, options.against)
     lpips = load_lpips(options.lpips, options.lpips_weights)
     rows = [Row(output, None, error=f"{output}: {reason}") for output, reason in pairs.lonely]
-    rows += [evaluate_pair(output, reference, options, lpips) for output, reference in with_bar(pairs.pairs)]
+    rows += [evaluate_pair(*paths, options, lpips) for paths in with_bar(pairs.pairs, "comparing")]
     rows.sort(key=lambda row: row.output)
     net = "" if lpips is None else lpips_name(lpips, options)
     if options.json:
@@ -82,12 +80,6 @@ def evaluate_folder(out: Path, options: EvaluateOptions, report: Tell, remark: T
         for line in remarks(rows, pairs, net, options):
             remark(line)
     return all(row.quality is not None for row in rows)
-
-
-def with_bar(pairs: list[tuple[Path, Path]]) -> Any:
-    """Yield the pairs; a terminal shows a bar that vanishes."""
-    hidden = len(pairs) < 2 or not takes_escapes(sys.stderr)
-    return track(pairs, "comparing", console=make_console(stderr=True), transient=True, disable=hidden)
 
 
 def evaluate_pair(output: Path, reference: Path, options: EvaluateOptions, lpips: Lpips | None) -> Row:
@@ -204,7 +196,7 @@ def as_json(rows: list[Row], pairs: Pairs, net: str, options: EvaluateOptions) -
                 "reference": str(row.reference),
                 # Their PSNR would be infinite.
                 "equal": row.quality.psnr_rgb == math.inf,
-                **finite_numbers(asdict(row.quality)),
+                **plain(asdict(row.quality), DIGITS),
             }
             for row in rows
             if row.quality is not None
@@ -219,17 +211,8 @@ def as_json(rows: list[Row], pairs: Pairs, net: str, options: EvaluateOptions) -
             if row.quality is None
         ],
         "unused": [str(path) for path in pairs.unused],
-        "mean": finite_numbers(dict(means(rows))),
+        "mean": plain(means(rows), DIGITS),
         "border": options.border,
         "lpips_net": net or None,
         "definitions": DEFINITIONS,
     }
-
-
-def finite_numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values rounded to six decimals, and None in place of those that are not finite."""
-    plain = dict(values)
-    for key, value in values.items():
-        if isinstance(value, float):
-            plain[key] = round(value, 6) if math.isfinite(value) else None
-    return plain

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.progress import track
 from torch import Tensor
@@ -31,6 +31,9 @@ from . import text as spectrum_text
 from .measure import Inspection, compare, inspect_image
 
 SUMMARY = "summary.png"
+DIGITS = 5  # of numbers in JSON
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def inspect_paths(paths: list[str], options: InspectOptions, report: Tell) -> bo
     table = console.is_terminal and spectrum_text.table_fits(console, options.periods) and not options.json
     inspections: list[Inspection] = []
     failed = 0
-    for source in with_bar(sources, beside_lines=console.is_terminal and not table):
+    for source in with_bar(sources, "looking", beside_lines=console.is_terminal and not table):
         try:
             inspection, image = inspect_source(source, options)
             if source.path in sheets:
@@ -109,11 +112,11 @@ def find_sources(paths: list[str], out: Path | None) -> list[Source]:
     return list(sources.values())
 
 
-def with_bar(sources: list[Source], beside_lines: bool) -> Iterator[Source]:
-    """Yield the sources; a terminal shows a bar that vanishes, unless lines are printed there meanwhile."""
+def with_bar(items: Sequence[Item], words: str, beside_lines: bool = False) -> Iterator[Item]:
+    """Yield the items; a terminal shows a bar that vanishes, unless lines are printed there meanwhile."""
     console = make_console(stderr=True)
-    hidden = beside_lines or len(sources) < 2 or not takes_escapes(sys.stderr)
-    yield from track(sources, "looking", console=console, transient=True, disable=hidden)
+    hidden = beside_lines or len(items) < 2 or not takes_escapes(sys.stderr)
+    yield from track(items, words, console=console, transient=True, disable=hidden)
 
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:
@@ -309,12 +312,12 @@ def by_period(periods: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
     return {str(period): value for period, value in zip(periods, values, strict=True)}
 
 
-def plain(value: Any) -> Any:
-    """The value with numbers rounded to five decimals, and None in place of those that are not finite."""
+def plain(value: Any, digits: int = DIGITS) -> Any:
+    """The value with numbers rounded to so many decimals, and None in place of those that are not finite."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, digits) for item in value]
     if isinstance(value, float):
-        return round(value, 5) if math.isfinite(value) else None
+        return round(value, digits) if math.isfinite(value) else None
     return value

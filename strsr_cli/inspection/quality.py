@@ -18,8 +18,7 @@ from torch import Tensor
 
 from strsr_models.errors import ImageError, WeightsError
 from strsr_models.losses.perceptual import Lpips, hub_path
-from strsr_models.spectrum import verdict
-from strsr_models.spectrum.sample import finite, report_by_bands
+from strsr_models.spectrum.sample import report_by_bands, verdict_and_score
 
 from ..images.color.restorer import network_input, to_tensor
 from ..images.picture import Picture, visible_color
@@ -199,5 +198,4 @@ def grid_of(picture: Picture) -> tuple[str | None, float | None]:
     report = report_by_bands(
         (color.shape[0], color.shape[1]), lambda rows, columns: to_tensor(np.asarray(color[rows, columns]))
     )
-    scores = finite(report.excess)
-    return (verdict(report), max(scores)) if scores else (None, None)
+    return verdict_and_score(report)

@@ -14,6 +14,7 @@ from pathlib import Path
 from strsr_models.checkpoints.published import Published
 from strsr_models.errors import WeightsError
 
+from ..system.paths import nearest_folder
 from .hub import RemoteFile, choose
 from .store import size_of
 
@@ -73,7 +74,7 @@ def _bytes_of(published: Published, snapshot: Path) -> int:
 
 def can_link(root: Path) -> bool:
     """Whether files of the cache can have a second name below `root`, which takes no space: by trying it."""
-    source, target = _existing(cache_folder()), _existing(root)
+    source, target = nearest_folder(cache_folder()), nearest_folder(root)
     try:
         with tempfile.NamedTemporaryFile(prefix=".strsr-link-", dir=source) as file:
             second = target / f"{Path(file.name).name}-2"
@@ -82,10 +83,3 @@ def can_link(root: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that is there."""
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    return folder

@@ -29,6 +29,13 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def nearest_folder(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    while not is_folder(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def is_url(text: str | None) -> bool:
     """Whether an argument names a remote place; a drive such as C:// has one letter, and is none."""
     return text is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None

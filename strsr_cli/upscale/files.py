@@ -14,7 +14,7 @@ import numpy as np
 from strsr_models.checkpoints.locations import weights_file
 from strsr_models.errors import ImageError, StrsrError, WeightsError
 from strsr_models.spectrum import LatticeReport, main_period, verdict
-from strsr_models.spectrum.sample import finite, report_by_bands
+from strsr_models.spectrum.sample import finite, report_by_bands, verdict_and_score
 
 from .. import __version__
 from ..batch.job import STREAM, Job
@@ -184,10 +184,8 @@ def report_on(color: np.ndarray, alpha: np.ndarray | None, deep: bool) -> Lattic
 
 def score_values(report: LatticeReport) -> dict[str, Any]:
     """The verdict of a report and the score that it is named with; None for an image that is too small."""
-    scores = finite(report.excess)
-    if not scores:
-        return {"verdict": None, "score_db": None}
-    return {"verdict": verdict(report), "score_db": round(max(scores), 3)}
+    word, score = verdict_and_score(report)
+    return {"verdict": word, "score_db": None if score is None else round(score, 3)}
 
 
 def warn_of_grid(job: Job, report: LatticeReport, limit: float | None) -> None:

@@ -24,7 +24,7 @@ from ..images.codecs.opencv import load_opencv
 from ..images.find import describe_passed_over
 from ..system.atomic import free_space, sha256_of, try_writing
 from ..system.console import Tell, duration_text, size_text
-from ..system.paths import is_folder
+from ..system.paths import nearest_folder
 from .options import UpscaleOptions
 
 
@@ -204,7 +204,7 @@ def check_space(sizes: dict[Path, int]) -> None:
     folders: dict[Path, Path] = {}
     for target, size in sizes.items():
         if target.parent not in folders:
-            folders[target.parent] = _existing(target.parent)
+            folders[target.parent] = nearest_folder(target.parent)
         folder = folders[target.parent]
         try:
             device = folder.stat().st_dev
@@ -237,7 +237,7 @@ def check_writable(plan: Plan, dry_run: bool = False) -> None:
                 raise _closed_output(plan.root, error.strerror or str(error)) from error
     closed: dict[Path, str] = {}
     for parent in dict.fromkeys(job.target.parent for job in plan.jobs if isinstance(job.target, Path)):
-        folder = _existing(parent)
+        folder = nearest_folder(parent)
         reason = closed.get(folder) or _closed(folder, dry_run)
         if reason is None:
             return
@@ -261,13 +261,6 @@ def _closed(folder: Path, dry_run: bool) -> str | None:
     except OSError as error:
         return error.strerror if error.errno in CLOSED else None
     return None
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    while not is_folder(folder) and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 def seconds_per_megapixel(model: str, weights: Path | None, device: str, precision: str) -> float | None:

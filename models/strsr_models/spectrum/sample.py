@@ -9,7 +9,7 @@ import torch
 
 from ..tiling.enlargement import ReadRectangle
 from .blocks import one_channel
-from .report import LatticeReport, clipped_pixels, inspect_plane
+from .report import LatticeReport, clipped_pixels, inspect_plane, verdict
 
 BAND = 256  # rows that are floats of all channels at a time
 USUAL_PERIODS = (4, 8, 16)  # px
@@ -18,6 +18,12 @@ USUAL_PERIODS = (4, 8, 16)  # px
 def finite(values: Sequence[float]) -> list[float]:
     """The values that are finite numbers."""
     return [value for value in values if math.isfinite(value)]
+
+
+def verdict_and_score(report: LatticeReport) -> tuple[str | None, float | None]:
+    """The verdict of a report and the score in dB that is named with it; None for an image that is too small."""
+    scores = finite(report.excess)
+    return (verdict(report), max(scores)) if scores else (None, None)
 
 
 @torch.inference_mode()

@@ -19,4 +19,9 @@ def check_scale(scale: float) -> None:
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """The size (round(height * scale), round(width * scale)) of an output in px, halves rounded up."""
     check_scale(scale)
-    return math.floor(height * scale + 0.5), math.floor(width * scale + 0.5)
+    return scaled_size(height, width, scale)
+
+
+def scaled_size(height: int, width: int, factor: float) -> tuple[int, int]:
+    """The size (round(height * factor), round(width * factor)), halves rounded up, at least 1 px; any factor above 0."""
+    return max(1, math.floor(height * factor + 0.5)), max(1, math.floor(width * factor + 0.5))
