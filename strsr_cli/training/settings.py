@@ -27,6 +27,9 @@ else:
     import tomli as tomllib
 
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 @dataclass(frozen=True)
 class LoopConfig:
     """Settings of every loop that teaches a pipeline."""
@@ -92,6 +95,10 @@ class LoopConfig:
         for name, value in vars(self).items():
             if name.endswith("_weight") and value < 0:
                 raise ValueError(f"{name} {value}: must not be negative")
+        if self.compile_mode not in COMPILE_MODES:
+            raise ValueError(
+                f"compile_mode {self.compile_mode!r}: unknown; {nearest(self.compile_mode, COMPILE_MODES)}"
+            )
         check_shares(self, "graphics_share")
         amounts = ("workers", "warmup_steps", "cache_gb", "weight_decay", "minutes", "minutes_before")
         if min(getattr(self, name) for name in amounts) < 0:

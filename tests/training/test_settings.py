@@ -59,6 +59,10 @@ def test_the_resolved_config_makes_the_same_config_again(
         ("steps", "expected key=value"),
         ("degrade.scale=[4]", "expected a list of 2"),
         ("precision=fp12", "use auto, fp16, bf16 or fp32"),
+        (
+            "compile_mode=reduce-overheads",
+            "compile_mode 'reduce-overheads': unknown; did you mean 'reduce-overhead'",
+        ),
         ("learning_rate=-1", "learning_rate must lie"),
         ("final_learning_rate=-5", "final_learning_rate must lie between"),
         ("gradient_clip=nan", "must be a finite number"),
