@@ -1,10 +1,11 @@
 """Lite's whole recipe by the clock: photos and teachers in, weights, curves, sheets and a table out.
 
     python scripts/train_lite.py OUT --data PHOTOS [MORE] --teachers FOLDER --squeezenet FILE --vgg19 FILE \\
-        [--pairs 10000] [--minutes 600 300] [--start WEIGHTS] [--val HELD_OUT --resnet50v2 FILE]
+        [--pairs 10000] [--minutes 600 300] [--faithful-minutes 60] [--start WEIGHTS] [--val HELD_OUT --resnet50v2 FILE]
 
 1. pairs: photos are degraded and kept with what the teachers make of them (OUT/pairs).  2. teachers: lite learns
 those outputs (OUT/teachers).  3. coach: lite goes on with a coach and the Frequency Distribution Loss (OUT/coach).
+4. faithful: its decoder goes on from there towards the photos, for the other end of --fidelity (OUT/faithful).
 --minutes gives the time of training in 2 and 3; learning rates follow the clock. OUT/weights is the export of what
 was reached, OUT/curves.png and, with --val, OUT/table.md describe it.
 
@@ -35,6 +36,7 @@ from strsr_models.checkpoints.locations import WEIGHTS_NAME, weights_folder
 
 CONFIGS = Path(__file__).parent.parent / "examples" / "training"
 STAGES = ("teachers", "coach")
+FAITHFUL = "faithful"
 CURVES = "teacher_loss,l1_loss,perceptual_loss,gan_loss,coach_loss,lattice_4_db,lattice_8_db,lattice_16_db,sample_gain_db,sample_perceptual"
 COMPACT, STRONG = "lsdir-compact-c3.safetensors", "realesrgan-x4plus.safetensors"
 
@@ -84,6 +86,11 @@ def settings_of(args: argparse.Namespace) -> list[str]:
     ]
 
 
+def length_of(args: argparse.Namespace, minutes: float) -> list[str]:
+    """The settings that say how long a stage runs: so many minutes, or as many steps as --steps says."""
+    return [f"steps={args.steps}"] if args.steps else [f"minutes={minutes}", "steps=1000000000"]
+
+
 def rest_of_schedule(weights: Path) -> tuple[str, float]:
     """Read from a file of weights the stage that they come from, and how many minutes of it they have behind them."""
     with safe_open(weights_folder(weights) / WEIGHTS_NAME, "pt") as file:
@@ -98,27 +105,32 @@ def main() -> None:
     """Train what is not there yet, then draw and measure."""
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    own = [setting for setting in args.set if setting.startswith(tuple(f"{stage}:" for stage in STAGES))]
+    marks = tuple(f"{stage}:" for stage in (*STAGES, FAITHFUL))
+    own = [setting for setting in args.set if setting.startswith(marks)]
     args.set = [setting for setting in args.set if setting not in own]
     recipe = Recipe(args.data, args.out, settings_of(args), own)
     first, before = rest_of_schedule(args.start) if args.go_on else (STAGES[0], 0.0)
     if args.pairs:
         recipe.make_pairs(args.pairs)
-    weights = args.start
+    weights: Path = args.start
+    faithful: Path | None = None
     try:
         for stage, minutes in zip(STAGES, args.minutes, strict=True):
             if STAGES.index(stage) < STAGES.index(first) or minutes == 0:
                 continue
-            length = [f"steps={args.steps}"] if args.steps else [f"minutes={minutes}", "steps=1000000000"]
+            length = length_of(args, minutes)
             begun = [f"minutes_before={before}"] if stage == first else []
             weights = recipe.run(stage, weights, [*length, *begun])
+        if args.faithful_minutes and weights != args.start:
+            recipe.run(FAITHFUL, weights, length_of(args, args.faithful_minutes))
+            faithful = args.out / FAITHFUL
     except Stopped as stopped:
         say("stopped; the same command goes on")
         raise SystemExit(stopped.exit_code) from stopped
     if weights == args.start:
         return
     if not (args.out / "weights").exists():
-        export(weights.parent, args.out / "weights")
+        export(weights.parent, args.out / "weights", faithful)
     finish(args, args.out / "weights")
 
 
@@ -158,6 +170,9 @@ def parse_arguments() -> argparse.Namespace:
         default=(600, 300),
         metavar=("TEACHERS", "COACH"),
         help="of training in each stage; 0 leaves it out",
+    )
+    parser.add_argument(
+        "--faithful-minutes", type=float, default=60, help="of the faithful end's training; 0 leaves it out"
     )
     parser.add_argument("--steps", type=int, help="of each stage, in place of --minutes")
     parser.add_argument("--start", type=Path, default="lite", help="folder of weights to begin with")

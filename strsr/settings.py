@@ -19,6 +19,7 @@ class Settings(TypedDict, total=False):
     tile: int | None  # output px: largest side of a tile; None: chosen to fit each image
     overlap: int | None  # output px; None: the model's
     steps: int  # of the network
+    fidelity: float  # of lite: from 0, the sharper picture, to 1, the more faithful
     batch: int | None  # tiles at once; None: what fits the memory
     compile: bool  # whether the networks are compiled
     quality: int  # of files written as JPEG, WebP or AVIF

@@ -31,6 +31,7 @@ from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import weights_folder
 from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import ImageError, UsageError
+from strsr_models.pipelines.options import LiteOptions
 from strsr_models.tiling.memory import MemoryBudget
 from strsr_models.tiling.sizes import output_size
 
@@ -65,6 +66,7 @@ class Upscaler:
         tile: int | None = None,
         overlap: int | None = None,
         steps: int = 1,
+        fidelity: float = 0.0,
         batch: int | None = None,
         compile: bool = False,
         quality: int = QUALITY,
@@ -103,6 +105,7 @@ class Upscaler:
             precision=precision,
             quality=quality,
             steps=steps,
+            fidelity=fidelity,
             strip=strip,
             max_pixels=max_pixels,
             batch=batch,
@@ -305,7 +308,8 @@ def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
     big = options.big
     if big is None:
         precision = resolve_precision(options.precision, device)
-        return load_pipeline(options.model, options.weights, str(device)), precision
+        own = LiteOptions(options.fidelity)
+        return load_pipeline(options.model, options.weights, str(device), options=own), precision
     pretrained = pretrained_options(big, options.weights, options.precision, prompt=big.prompt or "")
     with loading(f"--model {options.model}", device):
         pipeline = load_pipeline(options.model, big.models_dir, str(device), options=pretrained)
@@ -318,6 +322,7 @@ def check_numbers(options: UpscaleOptions) -> None:
         "tile": (options.tile, 64, None),
         "overlap": (options.overlap, 0, None),
         "steps": (options.steps, 1, 100),
+        "fidelity": (options.fidelity, 0, 1),
         "batch": (options.batch, 1, None),
         "quality": (options.quality, 1, 100),
         "png_compression": (options.png_compression, 0, 5),

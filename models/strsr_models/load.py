@@ -9,9 +9,15 @@ from pathlib import Path
 import torch
 
 from .checkpoints.adapter import SAVED
-from .checkpoints.files import fill_strictly, read_tensors
+from .checkpoints.files import fill_strictly, mismatches, read_tensors, shorten
 from .checkpoints.lite import read_lite_config
-from .checkpoints.locations import CONFIG_NAME, EMBEDDED, WEIGHTS_NAME, default_models_dir
+from .checkpoints.locations import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    default_models_dir,
+    lite_folder,
+    require_faithful,
+)
 
 # Importable from here too.
 from .checkpoints.published import check_model as check_model  # noqa: PLC0414
@@ -21,8 +27,10 @@ from .errors import StrsrError, UsageError, WeightsError
 from .pipelines.base import OneStepPipeline
 from .pipelines.conditioner import Conditioner
 from .pipelines.lite import LiteConfig, LitePipeline
-from .pipelines.options import PretrainedOptions
+from .pipelines.options import LiteOptions, PretrainedOptions
 from .pipelines.pretrained import PretrainedPipeline
+
+FamilyOptions = LiteOptions | PretrainedOptions
 
 
 def load_pipeline(
@@ -30,14 +38,15 @@ def load_pipeline(
     weights: Path | str | None = None,
     device: str = "cpu",
     *,
-    options: PretrainedOptions | None = None,
+    options: FamilyOptions | None = None,
 ) -> OneStepPipeline:
     """The pipeline of a family, ready for inference on `device`.
 
     model: one of MODELS. weights: for lite, a folder with config.json and model.safetensors to use in
     place of the embedded ones; for zimage and flux2, the models folder with the published checkpoints
     (None: STRSR_MODELS_DIR or the user's cache), or a folder that training wrote, to use in
-    place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: those of zimage and flux2.
+    place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: LiteOptions for lite,
+    PretrainedOptions for zimage and flux2.
     Raises UsageError for an unknown model or options that it does not have, WeightsError for weights
     that are missing or do not fit, DeviceError for a device that is not there.
     """
@@ -47,28 +56,46 @@ def load_pipeline(
     return pipeline.eval().requires_grad_(False)
 
 
-def load_lite(folder: Path | None, device: torch.device, options: PretrainedOptions | None) -> LitePipeline:
+def load_lite(folder: Path | None, device: torch.device, options: FamilyOptions | None) -> LitePipeline:
     """Load lite from a folder (default: the embedded one), in float32."""
-    if options is not None:
-        raise UsageError("--model lite: has no options of its own")
-    folder = folder or EMBEDDED / "lite"
+    if isinstance(options, PretrainedOptions):
+        raise UsageError("--model lite: takes LiteOptions, not PretrainedOptions")
+    folder = lite_folder(folder)
     config = read_config(folder / CONFIG_NAME)
     pipeline = LitePipeline(config)
     fill_strictly(pipeline, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME, CONFIG_NAME)
+    if options is not None and options.fidelity:
+        turn_to_faithful(pipeline, require_faithful(folder), options.fidelity)
     pipeline.fold()
     # The memory format channels_last is a fifth faster on CPUs, and what tensor cores want.
     return pipeline.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+@torch.no_grad()
+def turn_to_faithful(pipeline: LitePipeline, path: Path, fidelity: float) -> None:
+    """Move weights in a straight line to those of the faithful end, 0 to 1 of the way.
+
+    Between networks of which one was trained on from the other, such weights make pictures that lie between theirs,
+    sharp all over where a mean of the two pictures would show both (https://arxiv.org/abs/1809.00219, section 3.4). path: the
+    tensors of the faithful end, where they differ. Raises WeightsError where they do not fit.
+    """
+    own, faithful = pipeline.state_dict(), read_tensors(path)
+    shapes = {name: tuple(own[name].shape) for name in own.keys() & faithful.keys()}
+    if problems := mismatches(faithful, shapes):
+        raise WeightsError(f"{path}: does not fit {WEIGHTS_NAME}: {shorten(problems)}")
+    for name, tensor in faithful.items():
+        own[name].lerp_(tensor.to(own[name].dtype), fidelity)
+
+
 def load_zimage(
-    folder: Path | None, device: torch.device, options: PretrainedOptions | None
+    folder: Path | None, device: torch.device, options: FamilyOptions | None
 ) -> PretrainedPipeline:
     """Load Z-Image-Turbo with StrSR's adapter; see `load_pipeline`."""
     return load_pretrained(pretrained_family("zimage"), folder, device, options)
 
 
 def load_flux2(
-    folder: Path | None, device: torch.device, options: PretrainedOptions | None
+    folder: Path | None, device: torch.device, options: FamilyOptions | None
 ) -> PretrainedPipeline:
     """Load FLUX.2-klein with StrSR's adapter; see `load_pipeline`."""
     return load_pretrained(pretrained_family("flux2"), folder, device, options)
@@ -92,9 +119,11 @@ def load_pretrained(
     family: type[PretrainedPipeline],
     folder: Path | None,
     device: torch.device,
-    options: PretrainedOptions | None,
+    options: FamilyOptions | None,
 ) -> PretrainedPipeline:
     """Load a family from a models folder; `folder` may be an adapter's instead."""
+    if isinstance(options, LiteOptions):
+        raise UsageError(f"--model {family.name}: takes PretrainedOptions, not LiteOptions")
     root, options = models_and_adapter(folder, options or PretrainedOptions())
     return family.from_models_dir(root, device, options)
 
@@ -120,7 +149,7 @@ def load_conditioner(
 
 
 # The families by name: the table to extend when a family is added.
-MODELS: dict[str, Callable[[Path | None, torch.device, PretrainedOptions | None], OneStepPipeline]] = {
+MODELS: dict[str, Callable[[Path | None, torch.device, FamilyOptions | None], OneStepPipeline]] = {
     "lite": load_lite,
     "zimage": load_zimage,
     "flux2": load_flux2,

@@ -93,6 +93,16 @@ Steps = Annotated[
         panel=MODEL,
     ),
 ]
+Fidelity = Annotated[
+    float,
+    option(
+        metavar="0..1",
+        min=0,
+        max=1,
+        help="Of lite: 0 is the sharper picture, 1 the one nearer to the truth, with less that is made up.",
+        panel=MODEL,
+    ),
+]
 Format = Annotated[
     Literal["keep", "png", "jpg", "webp", "tif", "bmp", "avif"],
     option(help="keep: the input's format (GIF, HEIC, JPEG XL: png); png on standard output.", panel=OUTPUT),
@@ -355,6 +365,13 @@ MakePairs = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")]
 ExportFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for its weights.")]
+Faithful = Annotated[
+    Path | None,
+    option(
+        metavar="RUN2",
+        help="A run that went on from these weights towards the photos themselves: the other end of --fidelity.",
+    ),
+]
 
 # --- fft-inspect -----------------------------------------------------------------------------------
 

@@ -243,6 +243,8 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
     pipeline.prepare_training(config.rank)
     if not config.semantic_tokens:
         pipeline.silence_semantics()
+    if config.trains == "decoder":
+        pipeline.train_decoder_alone()
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
     check_crop_size(config, pipeline)
     return pipeline

@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+
 from strsr_models.checkpoints.adapter import adapter_files
 from strsr_models.checkpoints.files import mismatches, read_tensors, shorten
+from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, WEIGHTS_NAME
 from strsr_models.checkpoints.lora import lora_rank
 from strsr_models.errors import UsageError, WeightsError, nearest
 from strsr_models.load import load_pipeline
@@ -21,15 +24,13 @@ TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def export(run: Path, out: Path) -> Path:
+def export(run: Path, out: Path, faithful: Path | None = None) -> Path:
     """Copy the weights of a run, once they have been tried, to `out`, which must be new or empty.
 
-    Their metadata says which configuration, photos and steps made them.
+    Their metadata says which configuration, photos and steps made them. faithful: a run that went on from these
+    weights, or a folder of weights; what differs in it becomes the other end of `--fidelity`.
     """
-    source = run / "model"
-    if not source.is_dir():
-        hint = "has no weights yet" if (run / "config.toml").exists() else "is not the folder of a run"
-        raise UsageError(f"{run}: {hint} (no {source})")
+    source = weights_of(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists and is not an empty folder; choose another")
     family = _family(source)
@@ -37,8 +38,44 @@ def export(run: Path, out: Path) -> Path:
         load_pipeline("lite", source)
     else:
         check_adapter(source, family)
-    whole_folder(out, lambda folder: _copy_files(source, folder))
+    other = None if faithful is None else faithful_tensors(source, family, weights_of(faithful))
+
+    def fill(folder: Path) -> None:
+        _copy_files(source, folder)
+        if other is not None:
+            # The function save_file is not used: its files can be read by their owner alone.
+            (folder / FAITHFUL_NAME).write_bytes(safetensors.torch.save(other, metadata={"format": "pt"}))
+
+    whole_folder(out, fill)
     return out
+
+
+def weights_of(run: Path) -> Path:
+    """The folder of a run's weights, or `run` itself where it is one of weights. Raises UsageError for others."""
+    source = run / "model"
+    if source.is_dir():
+        return source
+    if (run / WEIGHTS_NAME).is_file() and (run / CONFIG_NAME).is_file():
+        return run
+    hint = "has no weights yet" if (run / "config.toml").exists() else "is not the folder of a run"
+    raise UsageError(f"{run}: {hint} (no {source})")
+
+
+def faithful_tensors(source: Path, family: str, other: Path) -> dict[str, Any]:
+    """The tensors of the weights in `other` that differ from those in `source`, both lite's.
+
+    Raises UsageError where none do or the family has no such end, WeightsError where they are of another shape.
+    """
+    if family != "lite" or _family(other) != "lite":
+        raise UsageError(f"--faithful {other}: is for weights of lite, beside weights of lite")
+    load_pipeline("lite", other)
+    own, faithful = (read_tensors(folder / WEIGHTS_NAME) for folder in (source, other))
+    if problems := mismatches(faithful, {name: tuple(tensor.shape) for name, tensor in own.items()}):
+        raise WeightsError(f"{other / WEIGHTS_NAME}: does not fit {source}: {shorten(problems)}")
+    differing = {name: tensor for name, tensor in faithful.items() if not tensor.equal(own[name])}
+    if not differing:
+        raise UsageError(f"--faithful {other}: has the very weights of {source}")
+    return differing
 
 
 def check_adapter(folder: Path, family: str) -> None:

@@ -136,6 +136,7 @@ class TrainConfig(LoopConfig):
 
 
 COACHES = ("conv", "dit", "none")
+TRAINS = ("all", "decoder")
 TURNS = ("alternate", "both")
 TARGETS = ("photo", "teacher", "both")
 REALS = ("photo", "teacher")
@@ -176,6 +177,7 @@ class DistillConfig(LoopConfig):
     pair_size: int = 256  # px, of the pairs to be made
     largest_crop: int = 0  # px: with pairs, each step draws a side from crop_size to this one; 0: crop_size
     semantic_tokens: bool = True  # false: lite does without them for good, an ablation
+    trains: str = "all"  # or decoder: lite's alone, as for the faithful end of --fidelity
     turns: str = "alternate"  # student and coach batch by batch; or both: each on every batch
     coach: str = "conv"  # or dit: the student's own kind, the baseline; or none
     # Frozen trunk of a conv coach: an open_clip ConvNeXt, a feature network (resnet50v2, vgg19, squeezenet),
@@ -205,6 +207,7 @@ class DistillConfig(LoopConfig):
         super().__post_init__()
         choices = (
             ("coach", COACHES),
+            ("trains", TRAINS),
             ("turns", TURNS),
             ("perceptual_target", TARGETS),
             ("coach_real", REALS),

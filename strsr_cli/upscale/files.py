@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from strsr_models.checkpoints.locations import weights_file
+from strsr_models.checkpoints.locations import weights_file, weights_folder
 from strsr_models.errors import ImageError, StrsrError, WeightsError
 from strsr_models.spectrum import LatticeReport, main_period, verdict
 from strsr_models.spectrum.sample import finite, report_by_bands, verdict_and_score
@@ -29,7 +29,7 @@ from ..images.read import decode_image, read_frame, read_image, read_size, witho
 from ..images.rows import RowLayout
 from ..images.write import EncodeSettings, write_image
 from ..system.atomic import passing_file, sha256_of, whole_file
-from .options import BigModelOptions
+from .options import UpscaleOptions
 
 log = logging.getLogger(__name__)
 LOSSY = (
@@ -205,11 +205,14 @@ def warn_of_grid(job: Job, report: LatticeReport, limit: float | None) -> None:
     )
 
 
-def provenance(model: str, weights: Path | None, big: BigModelOptions | None, size: TargetSize) -> str:
+def provenance(options: UpscaleOptions) -> str:
     """One line on how an output was made: version, model, hash of the weights, size. Raises WeightsError."""
-    path = weights_file(model, weights, big.models_dir if big else None)
+    weights = weights_folder(options.weights) if options.weights else None
+    path = weights_file(options.model, weights, options.big.models_dir if options.big else None)
     try:
         digest = sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    return f"strsr {__version__}; model {model}; weights sha256:{digest}; {size.words}"
+    fidelity = f"; fidelity {options.fidelity:g}" if options.fidelity else ""
+    model = f"model {options.model}; weights sha256:{digest}{fidelity}"
+    return f"strsr {__version__}; {model}; {options.size.words}"

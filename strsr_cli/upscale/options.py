@@ -31,6 +31,7 @@ class UpscaleOptions:
     precision: str
     quality: int
     steps: int = 1  # of the network
+    fidelity: float = 0.0  # of lite: from 0, the sharper picture, to 1, the more faithful
     big: BigModelOptions | None = None  # of zimage and flux2; None: lite
     check_grid: bool = False  # whether outputs are checked for a printed grid
     grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
@@ -158,6 +159,8 @@ def settings_hash(options: UpscaleOptions, job: Job) -> str:
     }
     if options.size != TargetSize(options.size.scale):
         settings["size"] = options.size.words
+    if options.fidelity:
+        settings["fidelity"] = options.fidelity
     if job.frame is not None:
         settings["frame"] = job.frame
     if big is not None:

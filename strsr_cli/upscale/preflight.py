@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import time
 from collections import defaultdict
@@ -13,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from strsr_models.checkpoints.locations import weights_file, weights_folder
+from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file, weights_folder
 from strsr_models.errors import ImageError, StrsrError, UsageError
 
 from ..batch.job import Job
@@ -34,7 +35,11 @@ def weights_hash(options: UpscaleOptions) -> str:
     try:
         if big is None and weights is not None:
             weights = weights_folder(weights)
-        return sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
+        digest = sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
+        if options.fidelity:
+            faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
+            digest = hashlib.sha256(f"{digest} {faithful}".encode()).hexdigest()
+        return digest
     except (OSError, StrsrError):
         return ""
 

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from strsr_models.checkpoints.adapter import adapter_files, check_family
 from strsr_models.checkpoints.lite import read_lite_config
-from strsr_models.checkpoints.locations import CONFIG_NAME, WEIGHTS_NAME, weights_folder
+from strsr_models.checkpoints.locations import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    lite_folder,
+    require_faithful,
+    weights_folder,
+)
 from strsr_models.checkpoints.published import check_model, needed_pieces, require_pieces
 from strsr_models.errors import UsageError, WeightsError
 
@@ -24,6 +30,8 @@ def check_request(options: UpscaleOptions) -> None:
     check_model(options.model)
     if options.weights is not None:
         check_weights(options.model, weights_folder(options.weights))
+    if options.fidelity:
+        check_fidelity(options)
     big = options.big
     if big is not None and big.models_dir is not None:
         pieces = needed_pieces(options.model, big.conditioning, options.weights is None)
@@ -34,6 +42,17 @@ def check_request(options: UpscaleOptions) -> None:
         resolve_devices(options.device, options.local)
 
 
+def check_fidelity(options: UpscaleOptions) -> None:
+    """Raise UsageError for models without a faithful end, WeightsError for weights that come without theirs."""
+    # The comparison is false for NaN as well, which the command's own bounds let through.
+    if not 0 <= options.fidelity <= 1:
+        raise UsageError(f"--fidelity {options.fidelity:g}: must be between 0 and 1")
+    if options.model != "lite":
+        raise UsageError(f"--fidelity: is for --model lite, not {options.model}")
+    path = require_faithful(lite_folder(weights_folder(options.weights) if options.weights else None))
+    check_safetensors(path)
+
+
 def check_weights(model: str, folder: Path) -> None:
     """Raise WeightsError for a folder that holds no weights of that model, as far as its files' beginnings tell."""
     if model != "lite":
@@ -41,7 +60,11 @@ def check_weights(model: str, folder: Path) -> None:
         adapter_files(folder)
         return
     read_lite_config(folder / CONFIG_NAME)
-    path = folder / WEIGHTS_NAME
+    check_safetensors(folder / WEIGHTS_NAME)
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise WeightsError for what is no safetensors file, as far as its header tells."""
     from safetensors import SafetensorError, safe_open
 
     try:

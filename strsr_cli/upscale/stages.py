@@ -33,6 +33,7 @@ from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import cache_dir, weights_folder
 from strsr_models.compute.devices import resolve_devices, resolve_precision
 from strsr_models.errors import StrsrError
+from strsr_models.pipelines.options import LiteOptions
 from strsr_models.tiling.memory import MemoryBudget
 
 from ..batch.job import Job
@@ -92,7 +93,8 @@ def load_stages(
     conditions: Conditions | None = None
     if options.big is None:
         precision: str | None = resolve_precision(options.precision, first_device)
-        load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights)
+        own = LiteOptions(options.fidelity)
+        load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights, options=own)
         reporter.start(len(jobs))
     else:
         # The language model has done its work, and left the memory, before the transformer comes.
@@ -115,9 +117,7 @@ def load_stages(
         for pipeline in by_device.values():
             pipeline.compile()
     log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)
-    software = None
-    if options.provenance:
-        software = provenance(options.model, weights, options.big, options.size)
+    software = provenance(options) if options.provenance else None
     stages = Stages(
         options=options,
         reporter=reporter,

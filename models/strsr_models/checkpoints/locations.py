@@ -9,11 +9,13 @@ import os
 import sys
 from pathlib import Path
 
+from ..errors import WeightsError
 from .adapter import adapter_files
 from .published import adapter_folder
 
 EMBEDDED = Path(__file__).parent.parent / "weights"  # a folder for each model that comes with the package
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"  # in a folder of lite's weights
+FAITHFUL_NAME = "faithful.safetensors"  # beside them: the tensors in which the faithful end differs
 
 
 def default_models_dir() -> Path:
@@ -40,6 +42,22 @@ def weights_folder(folder: Path) -> Path:
     return folder / "model" if os.path.isdir(folder / "model") else folder  # noqa: PTH112
 
 
+def lite_folder(weights: Path | None) -> Path:
+    """The folder of lite's weights that `weights` is; None: the embedded one."""
+    return weights or EMBEDDED / "lite"
+
+
+def require_faithful(folder: Path) -> Path:
+    """The file of the faithful end in a folder of lite's weights. Raises WeightsError where there is none."""
+    path = folder / FAITHFUL_NAME
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: not there: these weights have no faithful end; leave --fidelity out, or give them one by "
+            "strsr export RUN FOLDER --faithful RUN2"
+        )
+    return path
+
+
 def weights_file(model: str, weights: Path | None = None, models_dir: Path | None = None) -> Path:
     """The file that tells one training from another: lite's weights, the adapter of zimage and flux2.
 
@@ -47,7 +65,7 @@ def weights_file(model: str, weights: Path | None = None, models_dir: Path | Non
     default). Raises UsageError for an unknown model, WeightsError for a folder without an adapter.
     """
     if model == "lite":
-        return (weights or EMBEDDED / model) / WEIGHTS_NAME
+        return lite_folder(weights) / WEIGHTS_NAME
     if weights is None:
         weights = (models_dir or default_models_dir()) / adapter_folder(model)
     return adapter_files(weights)[0]

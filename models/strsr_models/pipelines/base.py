@@ -143,6 +143,10 @@ class OneStepPipeline(nn.Module, ABC):
         """Do without semantic tokens for good, an ablation. Raises UsageError in families that cannot."""
         raise UsageError("semantic_tokens=false: is an ablation of lite only")
 
+    def train_decoder_alone(self) -> None:
+        """Let nothing but the decoder train from now on. Raises UsageError in families that do not train theirs."""
+        raise UsageError("trains=decoder: is for lite only, which trains its own")
+
     @abstractmethod
     def save(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write what `load_pipeline(..., weights=folder)` takes into an existing folder."""

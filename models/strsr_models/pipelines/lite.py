@@ -118,6 +118,11 @@ class LitePipeline(OneStepPipeline):
         self.projector.requires_grad_(False)
         self.semantic_encoder.requires_grad_(False)
 
+    def train_decoder_alone(self) -> None:
+        """Let nothing but the decoder train from now on: encoders and transformer keep what they know."""
+        self.requires_grad_(False)
+        self.decoder.requires_grad_(True)
+
     def coach_trunk(self, maps: int) -> nn.Module:
         """Return a frozen copy of structural encoder and DiT, tapped behind at most `maps` of its blocks."""
         maps = min(maps, self.config.dit.depth)

@@ -1,4 +1,4 @@
-"""The options that a family on a published base is loaded with."""
+"""The options that families are loaded with: lite, and those on a published base."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from ..compute.quantize import QUANTIZATIONS
 from ..errors import UsageError
 
 CONDITIONINGS = ("vlm", "text", "none", "given")
+
+
+@dataclass(frozen=True)
+class LiteOptions:
+    """The options that lite is loaded with."""
+
+    # From 0, the sharper picture, to 1, the more faithful: how far its weights go to those of the faithful end.
+    fidelity: float = 0.0
+
+    def __post_init__(self) -> None:
+        # The comparison is false for NaN as well.
+        if not 0 <= self.fidelity <= 1:
+            raise UsageError(f"fidelity {self.fidelity:g}: must be between 0 and 1")
 
 
 @dataclass(frozen=True)

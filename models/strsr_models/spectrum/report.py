@@ -61,7 +61,7 @@ class LatticeReport:
     certainty: tuple[
         float, ...
     ] = ()  # -log10 of the chance that noise has a print of such phases; nan as above
-    trace: tuple[float, ...] = ()  # dB: of seams along one axis alone, which is texture that changes; 0: none
+    trace: tuple[float, ...] = ()  # dB: of seams along one axis alone, or of an enlargement's; 0: none
     interpolation: Interpolation | None = None  # a plain enlargement, whose traces are not counted above
     flat: float = 0.0  # share of pixels that are equal to the next, along both axes: much in what was drawn
 
@@ -220,7 +220,7 @@ def _inspect_period(
         return _judge_enlargement(printed, seams, period)
     by_kind = kinds(printed, seams, period)[0]
     axes, cross, diagonal = _places(printed, period)
-    of_seams = _both_ways(seams, 0.0)
+    of_seams = _both_ways(seams, ONE_AXIS)
     of_cross = max(coherence(printed, pick) for pick in (cross, diagonal))
     coherent = max(_both_ways(printed, ONE_AXIS), of_cross, of_seams)
     choices = {
@@ -232,11 +232,11 @@ def _inspect_period(
     return _Lattice(
         excess=float(by_kind.max()),
         coherence=coherent,
-        aligned=of_seams > 0 and all(_aligned(seams, axis, period) for axis in "xy"),
+        aligned=_both_ways(seams, 0.0) > 0 and all(_aligned(seams, axis, period) for axis in "xy"),
         peaks=_peaks(printed, period),
         region=_best_block(survey, pick),
         certainty=certainty(printed, period),
-        trace=_trace(seams) if of_seams < SUSPECT_COHERENCE else 0.0,
+        trace=_trace(seams) if _both_ways(seams, 0.0) < SUSPECT_COHERENCE else 0.0,
     )
 
 

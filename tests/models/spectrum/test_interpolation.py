@@ -192,10 +192,10 @@ def test_certainty_is_what_its_name_says_of_noise() -> None:
     assert max(values) < 4
 
 
-def test_texture_that_changes_along_one_axis_is_a_trace(photo: np.ndarray) -> None:
+def test_texture_that_changes_along_one_axis_is_suspect() -> None:
     rng = torch.Generator().manual_seed(0)
     grain = torch.randn(SIDE, SIDE, generator=rng) * (1 + 0.3 * (torch.arange(SIDE) % 4 == 0))[:, None]
     report = inspect_lattice(0.5 + 0.02 * grain[None, None])
-    assert verdict(report) == "clean"
+    assert verdict(report) == "suspect"
     assert report.trace[0] > 2
     assert report.trace[1] == 0
