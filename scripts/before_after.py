@@ -1,4 +1,4 @@
-"""Make the README's picture: parts of the examples, enlarged by bicubic and by strsr.
+"""Make the README's picture: parts of the examples as they are, enlarged by bicubic, and by strsr.
 
 strsr upscale examples out --scale 4
 python scripts/before_after.py examples out docs/images/before-after.png
@@ -11,25 +11,30 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-SCALE, WIDTH, HEIGHT, GAP = 4, 480, 300, 6
+SCALE, WIDTH, HEIGHT, GAP = 4, 400, 260, 8
+TOP = 26  # px, of the labels
 # Each part: the file, and left and top of what is shown, in pixels of the small picture.
-PARTS = [("cat.png", 22, 6), ("rocket.jpg", 20, 30), ("astronaut.jpg", 4, 8)]
+PARTS = [("cat.png", 32, 10), ("astronaut.jpg", 14, 13), ("rocket.jpg", 30, 32)]
 
 
 def draw(small: Path, large: Path, target: Path) -> None:
-    """Draw a row for each part: bicubic at the left, strsr at the right."""
-    font = ImageFont.load_default(18)
-    sheet = Image.new("RGB", (2 * WIDTH + GAP, len(PARTS) * (HEIGHT + GAP) + 24), "white")
+    """Draw a row for each part: the input pixel by pixel, bicubic, strsr."""
+    font = ImageFont.load_default(16)
+    lefts = (0, WIDTH // SCALE + GAP, WIDTH // SCALE + WIDTH + 2 * GAP)
+    sheet = Image.new("RGB", (lefts[2] + WIDTH, len(PARTS) * (HEIGHT + GAP) + TOP - GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for column, label in enumerate(("bicubic x4", "strsr x4 (lite)")):
-        pen.text((column * (WIDTH + GAP) + WIDTH // 2, 2), label, fill="black", font=font, anchor="ma")
+    for left, label in zip(lefts, ("input", "bicubic x4", "strsr x4"), strict=True):
+        pen.text((left, 2), label, fill="black", font=font)
     for row, (name, left, top) in enumerate(PARTS):
         with Image.open(small / name) as before, Image.open(large / name) as after:
             size = (before.width * SCALE, before.height * SCALE)
-            pair = (before.convert("RGB").resize(size, Image.Resampling.BICUBIC), after.convert("RGB"))
+            own = before.convert("RGB")
+            pair = (own.resize(size, Image.Resampling.BICUBIC), after.convert("RGB"))
+        down = TOP + row * (HEIGHT + GAP)
+        sheet.paste(own.crop((left, top, left + WIDTH // SCALE, top + HEIGHT // SCALE)), (0, down))
         box = (left * SCALE, top * SCALE, left * SCALE + WIDTH, top * SCALE + HEIGHT)
-        for column, image in enumerate(pair):
-            sheet.paste(image.crop(box), (column * (WIDTH + GAP), 24 + row * (HEIGHT + GAP)))
+        for across, image in zip(lefts[1:], pair, strict=True):
+            sheet.paste(image.crop(box), (across, down))
     sheet.save(target, optimize=True)
 
 
