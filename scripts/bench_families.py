@@ -21,6 +21,8 @@ from torch import nn
 
 from strsr_models.compute.devices import DTYPES, resolve_device
 from strsr_models.compute.half_precision import companion_dtype, make_float16_safe
+from strsr_models.compute.quantize import quantize
+from strsr_models.errors import StrsrError
 from strsr_models.pipelines.pretrained import PretrainedPipeline
 
 GIB = 2**30
@@ -104,6 +106,16 @@ def bench(name: str, precision: str, device: torch.device, args: argparse.Namesp
 
 
 @torch.no_grad()
+def bench_int8(name: str, device: torch.device, args: argparse.Namespace) -> None:
+    """Print a row for the transformer with its weights in 8 bits, the rest in bf16."""
+    pipeline = build_pipeline(name, torch.bfloat16, device, args.tiny)
+    quantize(pipeline.dit, "int8", device)
+    _, call = verbs(pipeline, args.tile, device)["denoise"]
+    seconds, peak = measure(call, device, args.runs)
+    print(f"| {name} | bf16, int8 weights | none | denoise | {seconds:.3f} | {peak:.2f} |")
+
+
+@torch.no_grad()
 def bench_look(device: torch.device, args: argparse.Namespace) -> None:
     """Print a row for Qwen3-VL on a message with an image of 1024 tokens, eyes and language model."""
     with device:
@@ -133,6 +145,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=1024, help="output px, a multiple of 16")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--int8", action="store_true", help="the transformers in 8 bits, too; needs torchao")
     parser.add_argument("--tiny", action="store_true", help="tiny networks: to see that this works")
     args = parser.parse_args()
     device = resolve_device(args.device)
@@ -142,6 +155,11 @@ def main() -> None:
     for name in args.families:
         for precision in args.precisions:
             bench(name, precision, device, args)
+        if args.int8:
+            try:
+                bench_int8(name, device, args)
+            except StrsrError as error:
+                print(f"\n{error}\n")
     bench_look(device, args)
 
 
