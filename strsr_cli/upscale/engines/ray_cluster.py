@@ -46,18 +46,27 @@ def cluster() -> Iterator[Any]:
     own: dict[str, Any] = {}
     if address == "local":
         own = {"num_cpus": cores(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    # What the cluster says of workers that die would go to standard output, in the middle of --json's events.
-    ray._private.worker._worker_logs_enabled = False
-    with _own_signals():
+    with _silent_stdout():
+        with _own_signals():
+            try:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            except Exception as error:
+                ray.shutdown()
+                raise DeviceError(f"{ADDRESS}={address}: no Ray cluster: {first_line(error)}") from error
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except Exception as error:
+            yield ray
+        finally:
             ray.shutdown()
-            raise DeviceError(f"{ADDRESS}={address}: no Ray cluster: {first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Send to nowhere what Ray says of workers that die, which would come in the middle of --json's events.
+
+    Reporters keep the standard output that there was when they were made.
+    """
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _check_answer(address: str) -> None:
