@@ -277,7 +277,8 @@ class JsonReporter(Reporter):
     def say(self, event: str, **fields: Any) -> None:
         """Say one event."""
         with self.one_at_a_time:
-            print(json.dumps({"event": event, **fields}), file=self._stdout, flush=True)
+            self._stdout.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stdout.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report a message logged by any module of ours."""

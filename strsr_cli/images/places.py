@@ -44,6 +44,7 @@ NO_CREDENTIALS = {
     "DefaultCredentialsError",
 }
 UNREACHABLE = {
+    "TransportError",
     "ConnectionError",
     "TimeoutError",
     "EndpointConnectionError",

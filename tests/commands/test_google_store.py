@@ -41,12 +41,9 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     where = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}"]
     server = subprocess.Popen([binary, *where, "-backend", "memory"], stderr=subprocess.DEVNULL)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("FSSPEC_GS", '{"token": "anon"}')
     forget_file_systems()
     import fsspec
-    from fsspec.config import conf, set_conf_env
 
-    set_conf_env(conf)
     while server.poll() is None:
         with socket.socket() as line:
             if line.connect_ex(("127.0.0.1", port)) == 0:
@@ -56,7 +53,6 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     system.mkdir(BUCKET)
     yield system
     forget_file_systems()
-    conf.pop("gs", None)
     server.terminate()
     server.wait()
 

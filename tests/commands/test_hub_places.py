@@ -44,6 +44,7 @@ def upscale(tiny_weights: Path, tmp_path: Path) -> Callable[..., tuple[int, dict
             text=True,
             env=environment,
             timeout=200,
+            check=False,
         )
         lines = process.stdout.splitlines()
         return process.returncode, json.loads(lines[-1]) if lines else {}, process.stderr

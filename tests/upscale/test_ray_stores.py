@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,6 @@ import pytest
 from PIL import Image
 
 from strsr_cli.batch.journal_files import JOURNAL
-from strsr_cli.batch.remote.claims import _claim_on
 
 from ..helpers.object_store import BUCKET, Store, encoded, object_store
 from ..helpers.ray_runs import ends, finish, rest, until_done
@@ -186,16 +184,6 @@ def test_an_output_of_a_worker_that_died_counts_as_made(
     assert (late["width"], late["height"]) == (4 * 64, 4 * 48)
     assert store.count("PUT", "out/below/13.png") == 1
     assert own(store) == {JOURNAL}
-
-
-def test_claims_of_others_are_left_by_the_driver(
-    store: Store, begin: Callable[..., subprocess.Popen]
-) -> None:
-    store.put("out/.strsr-locks/run-elsewhere", json.dumps({"place": "another machine"}).encode())
-    store.put(f"out/.strsr-locks/{_claim_on('00.png')}", b"run-elsewhere")
-    events = finish(begin(), 1)
-    assert ends(events)["00.png"] == "left"
-    assert events[-1]["done"] == COUNT - len(BROKEN) - 1
 
 
 class Quiet(SimpleHTTPRequestHandler):
