@@ -225,7 +225,7 @@ def test_nodes_that_reach_no_inputs_or_outputs_are_unfit(tmp_path: Path) -> None
     with pytest.raises(DeviceError, match="all nodes must share INPUT and OUTPUT"):
         check_node(order(root=tmp_path / "none"))
     nowhere = Place("http://127.0.0.1:9")
-    with pytest.raises(DeviceError, match="a.png: no such object; where the command runs it is"):
+    with pytest.raises(DeviceError, match=r"a.png: no such object; where the command runs it is"):
         check_node(order(sample=RemoteFile(nowhere, "a.png")))
     assert "secret" not in repr(order(variables={"AWS_SECRET_ACCESS_KEY": "secret"}))
 
