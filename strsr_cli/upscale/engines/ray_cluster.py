@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from strsr_models.errors import DeviceError, UsageError
@@ -56,7 +57,8 @@ def cluster() -> Iterator[Any]:
         try:
             yield ray
         finally:
-            ray.shutdown()
+            with _later_signals():
+                ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -92,6 +94,33 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _later_signals() -> Iterator[None]:
+    """Hold back ^C and SIGTERM until Ray is taken down: half of it would end the process with a code of its own.
+
+    The second one ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            os._exit(128 + number)
+        held.append(number)
+
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hold) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 @dataclass(frozen=True)
