@@ -38,10 +38,12 @@ def output_name(source: Named, kind: str, add: str = "", whole: bool = False) ->
     add: what is added to the stem. whole: the input's suffix stays before the new one.
     """
     own = FORMAT_BY_SUFFIX.get(source.suffix.lower()) == kind
+    # Most keep theirs, and a list may have a million.
+    if own and not add:
+        return source
     suffix = source.suffix if own else OUTPUT_FORMATS[kind].suffix
     stem = source.name if whole and not own else source.stem
     name = stem + add + suffix
-    # Most keep theirs, and a list may have a million.
     return source if name == source.name else source.with_name(name)
 
 
@@ -60,7 +62,8 @@ def output_names(
     """
     both = list(zip(sources, kinds, strict=True))
     short = [output_name(source, kind, add) for source, kind in both]
-    asked = Counter(map(compared, short))
+    keys = list(map(compared, short))
+    asked = Counter(keys)
     parents = {source.parent for source in sources}
     folders = {compared(folder) for parent in parents for folder in (parent, *parent.parents)}
     # A file cannot have the name of a folder.
@@ -73,11 +76,14 @@ def output_names(
         return own and number not in are_frames
 
     for number in sorted(range(len(sources)), key=lambda number: not unmoved(number)):
-        name = short[number]
-        if asked[compared(name)] > 1:
-            name = output_name(*both[number], add, whole=True)
-        made[number] = _free(name, taken, numbers, add)
-        taken.add(compared(made[number]))
+        name, key = short[number], keys[number]
+        if asked[key] > 1 or key in taken:
+            if asked[key] > 1:
+                name = output_name(*both[number], add, whole=True)
+            name = _free(name, taken, numbers, add)
+            key = compared(name)
+        made[number] = name
+        taken.add(key)
     return [made[number] for number in range(len(sources))]
 
 

@@ -269,10 +269,16 @@ def describe_plan(fields: dict[str, Any]) -> str:
 class JsonReporter(Reporter):
     """The voice for programs: one JSON object per event on stdout, and nothing else there."""
 
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        super().__init__(quiet, verbose)
+        # Kept, because an engine may send to nowhere what others print meanwhile.
+        self._stdout = sys.stdout
+
     def say(self, event: str, **fields: Any) -> None:
         """Say one event."""
         with self.one_at_a_time:
-            print(json.dumps({"event": event, **fields}), flush=True)
+            self._stdout.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stdout.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report a message logged by any module of ours."""

@@ -179,9 +179,7 @@ def upscale(
     plan = whole_plan.shard(part)
     # A single image is an OUTPUT by itself, whatever is made beside it.
     is_batch = bool(plan.place or plan.tree) or is_folder(Path(source)) or any(job.frame for job in plan.jobs)
-    upscale_images = choose_engine(
-        engine, workers, gpus_per_worker, device, is_batch, bool(plan.place or plan.tree), dry_run
-    )
+    upscale_images = choose_engine(engine, workers, gpus_per_worker, device, is_batch, dry_run)
     if retry_failed:
         require_journal(plan.root, no_journal, plan.place is not None)
     if steal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import re
 from base64 import b64decode
 from collections.abc import Iterator
@@ -20,14 +21,15 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from strsr_models.errors import ImageError, StrsrError, UsageError, first_line
+from strsr_models.packages import install_command
 
 # What must be imported for a scheme, and what installs it.
 PACKAGES = {
-    "s3": ("s3fs", "'strsr[remote]'"),
-    "gs": ("gcsfs", "gcsfs"),
-    "hf": ("huggingface_hub", "huggingface_hub"),
-    "http": ("aiohttp", "'strsr[remote]'"),
-    "https": ("aiohttp", "'strsr[remote]'"),
+    "s3": ("s3fs", "strsr[remote]"),
+    "gs": ("gcsfs", "strsr[gs]"),
+    "hf": ("huggingface_hub", "strsr[remote]"),
+    "http": ("aiohttp", "strsr[remote]"),
+    "https": ("aiohttp", "strsr[remote]"),
 }
 # Schemes of stores that take objects, with the name that their library has for an object's own metadata.
 WRITABLE = {"s3": "Metadata", "gs": "metadata"}
@@ -42,6 +44,7 @@ NO_CREDENTIALS = {
     "DefaultCredentialsError",
 }
 UNREACHABLE = {
+    "TransportError",
     "ConnectionError",
     "TimeoutError",
     "EndpointConnectionError",
@@ -49,6 +52,21 @@ UNREACHABLE = {
     "ReadTimeoutError",
     "ClientConnectorError",
     "FSTimeoutError",
+}
+
+
+# What gives a process credentials, and what says where a store is, by scheme.
+LOG_IN = {
+    "s3": "set those of the store, such as AWS_PROFILE or AWS_ACCESS_KEY_ID",
+    "gs": "log in (gcloud auth application-default login), or set GOOGLE_APPLICATION_CREDENTIALS",
+    "hf": "log in (hf auth login), or set HF_TOKEN",
+    "http": "pages that ask for a password cannot be read",
+    "https": "pages that ask for a password cannot be read",
+}
+ENDPOINTS = {
+    "s3": ", and AWS_ENDPOINT_URL if it is set",
+    "gs": ", and STORAGE_EMULATOR_HOST if it is set",
+    "hf": ", and HF_ENDPOINT if it is set",
 }
 
 
@@ -77,11 +95,22 @@ class Place:
         """Yield all objects below, page by page where the store has pages. Raises ImageError."""
         start = len(self.path()) + 1
         with reaching(self.url):
-            for info in self._s3_objects() if self.scheme == "s3" else self._walked():
+            for info in self._listed():
                 key = info["name"][start:]
                 # Some tools mark folders by empty objects with a slash at their end.
                 if key and not key.endswith("/"):
                     yield _file_of(self, key, info)
+
+    def _listed(self) -> Iterator[dict[str, Any]]:
+        if self.scheme == "s3":
+            yield from self._s3_objects()
+        elif self.scheme == "gs":
+            yield from self._gs_objects()
+        elif self.scheme == "hf":
+            yield from self.files.find(self.path(), detail=True).values()
+        else:
+            for _, _, infos in self.files.walk(self.path(), detail=True, on_error="raise"):
+                yield from infos.values()
 
     def _s3_objects(self) -> Iterator[dict[str, Any]]:
         files = self.files
@@ -95,9 +124,20 @@ class Place:
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
 
-    def _walked(self) -> Iterator[dict[str, Any]]:
-        for _, _, infos in self.files.walk(self.path(), detail=True, on_error="raise"):
-            yield from infos.values()
+    def _gs_objects(self) -> Iterator[dict[str, Any]]:
+        bucket, _, key = self.path().partition("/")
+        request = {
+            "prefix": f"{key}/" if key else "",
+            "fields": "nextPageToken,items(name,size,md5Hash,etag,updated)",
+        }
+        while True:
+            page = self.files.call("GET", "b/{}/o", bucket, json_out=True, **request)
+            for info in page.get("items", ()):
+                updated = datetime.fromisoformat(info["updated"].replace("Z", "+00:00"))
+                yield {**info, "name": f"{bucket}/{info['name']}", "mtime": updated}
+            if not page.get("nextPageToken"):
+                return
+            request["pageToken"] = page["nextPageToken"]
 
     def look(self, key: str) -> RemoteFile | None:
         """Return an object as it is now; None where there is none. Raises ImageError."""
@@ -270,7 +310,11 @@ def _file_system(scheme: str, url: str) -> Any:
         fsspec = importlib.import_module("fsspec")
         importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"{url}: needs a package that is not installed: pip install {package}") from error
+        raise UsageError(
+            f"{url}: needs a package that is not installed: {install_command(package)}"
+        ) from error
+    # It prints tracebacks of errors that it raises, too, and a warning for each request that is made without an account.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
     with reaching(url):
         own = {"session": _s3_session()} if scheme == "s3" else {}
         return fsspec.filesystem(scheme, use_listings_cache=False, **own)
@@ -321,22 +365,24 @@ def reaching(url: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Libraries of stores raise errors of many families.
-        raise ImageError(f"{url}: {_reason(error)}") from error
+        raise ImageError(f"{url}: {_reason(error, url.partition('://')[0])}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, scheme: str) -> str:
     """Say what a place has refused, and what to do."""
     names = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status", getattr(error, "code", None))
     line = re.sub(r"\s+", " ", first_line(error))
     if names & NO_CREDENTIALS:
-        return f"no credentials ({line}); set those of the store, such as AWS_PROFILE or AWS_ACCESS_KEY_ID"
+        return f"no credentials ({line}); {LOG_IN[scheme]}"
     if isinstance(error, PermissionError) or status in (401, 403):
         return f"access denied ({line}); check the credentials and what they allow"
     if isinstance(error, FileNotFoundError) or status == 404:
-        return "no such object or bucket; check the name"
+        # The hub does not tell strangers that something private is there.
+        private = f"; if it is private, {LOG_IN[scheme]}" if scheme == "hf" else ""
+        return f"no such object or bucket; check the name{private}"
     if names & UNREACHABLE:
-        return f"cannot be reached ({line}); check the network, and AWS_ENDPOINT_URL if it is set"
+        return f"cannot be reached ({line}); check the network{ENDPOINTS.get(scheme, '')}"
     return f"the place says: {line}"
 
 

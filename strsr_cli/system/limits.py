@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from strsr_models.errors import DeviceError
@@ -117,3 +119,14 @@ def _broken_import(error: ImportError) -> str:
         if error.name and error.name not in reason:
             reason = f"{error.name}: {reason}"
     return f"a package cannot be loaded ({reason[:200]}); install strsr again"
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for cycles less often, while lists of a million names grow, which have none."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 1_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -1,13 +1,15 @@
 """What a person is told of a batch."""
 
+import contextlib
 import io
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
-from strsr_cli.batch.report import Reporter, RichReporter
+from strsr_cli.batch.report import JsonReporter, Reporter, RichReporter
 
 
 @pytest.fixture
@@ -89,3 +91,14 @@ def test_training_keeps_step_and_time_at_80_columns() -> None:
     assert re.search(r"step +1234/20000 .* 15.2 crops/s +[-0-9:]+", first)
     assert second.startswith("some_loss_0 0.00")
     assert len(second.rstrip()) == 80
+
+
+def test_json_stays_on_the_standard_output_of_its_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """As while Ray works, whose words go to nowhere."""
+    reporter = JsonReporter()
+    with contextlib.redirect_stdout(io.StringIO()) as others:
+        print("words of a library")
+        reporter.failed("a.png", "a.png: broken")
+    reporter.close()
+    assert others.getvalue() == "words of a library\n"
+    assert json.loads(capsys.readouterr().out)["event"] == "failed"

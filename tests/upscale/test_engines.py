@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
+from strsr_cli.batch.job import Job
 from strsr_cli.batch.report import JsonReporter
+from strsr_cli.images.places import Place, RemoteFile
 from strsr_cli.upscale.engines.chunks import FIRST, IMAGES, SECONDS, Chunks
-from strsr_cli.upscale.engines.costs import simulate
+from strsr_cli.upscale.engines.costs import cost_rows, simulate
 from strsr_cli.upscale.engines.events import Forwarder, replay
+from strsr_cli.upscale.engines.order import Order, check_node, store_variables, take_over
 from strsr_cli.upscale.engines.ray_cluster import Share, share_out
+from strsr_cli.upscale.engines.ray_driver import amounts
+from strsr_cli.upscale.preflight import Preflight
 from strsr_models.errors import DeviceError
 
 
@@ -185,3 +191,50 @@ def test_dry_run_for_ray_prints_what_workers_cost(
     local = json.loads(strsr(*args[:-3], "--dry-run", "--json").stdout.splitlines()[-1])
     assert "cluster" not in local
     assert not (tmp_path / "out").exists()
+
+
+def test_workers_reach_stores_by_the_command_s_variables() -> None:
+    here = {"AWS_ENDPOINT_URL": "http://s", "AWS_REGION": "eu", "HF_TOKEN": "t", "GOOGLE_CLOUD_PROJECT": "p"}
+    # Those are of the machine that the command runs on, and of nothing else.
+    of_machine = {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/x", "AWS_BATCH_JOB_ID": "1", "PATH": "/bin"}
+    assert store_variables({**here, **of_machine}) == here
+    none = {"AWS_SESSION_TOKEN": "", "AWS_PROFILE": ""}
+    key = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    assert store_variables(key) == {**key, **none}
+
+
+def test_a_node_s_token_never_goes_with_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "the node's")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the node's")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the node's")
+    take_over({})
+    assert os.environ["AWS_SESSION_TOKEN"] == "the node's"
+    take_over(store_variables({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}))
+    assert "AWS_SESSION_TOKEN" not in os.environ
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "a"
+
+
+def order(**places: object) -> Order:
+    settings = {"root": None, "place": None, "sample": None, "session": "", "weights": ""}
+    return Order(options=None, cpus=1, gpus=0.0, folder=str(Path.cwd()), **{**settings, **places})  # type: ignore[arg-type]
+
+
+def test_nodes_that_reach_no_inputs_or_outputs_are_unfit(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    check_node(order(root=tmp_path, sample=tmp_path))
+    with pytest.raises(DeviceError, match="all nodes must share INPUT and OUTPUT"):
+        check_node(order(root=tmp_path / "none"))
+    nowhere = Place("http://127.0.0.1:9")
+    with pytest.raises(DeviceError, match=r"a.png: no such object; where the command runs it is"):
+        check_node(order(sample=RemoteFile(nowhere, "a.png")))
+    assert "secret" not in repr(order(variables={"AWS_SECRET_ACCESS_KEY": "secret"}))
+
+
+def test_work_on_objects_is_told_by_their_bytes() -> None:
+    place = Place("s3://bucket")
+    jobs = [Job(RemoteFile(place, f"{n}.png", n * 10**6), None, "png") for n in (1, 3)]
+    assert amounts(Preflight(jobs, [0.0, 0.0])) == [1.0, 3.0]
+    assert amounts(Preflight(jobs, [0.5, 2.0])) == [0.5, 2.0]
+    unknown = [Job(RemoteFile(Place("https://host"), "a.png"), None, "png")] * 2
+    assert amounts(Preflight(unknown, [0.0, 0.0])) == [1.0, 1.0]
+    assert [row["workers"] for row in cost_rows(Preflight([*jobs, *unknown], [0.0] * 4))] == [1, 4, 16, 64]

@@ -10,8 +10,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from PIL import Image
 
 from strsr_cli.batch.journal import JOURNAL
 
+from ..helpers.ray_runs import ends, finish, rest, until_done
 from ..helpers.upscale_runs import left_over
 from .test_crash import leftovers, outputs
 
@@ -54,109 +55,9 @@ def pictures(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """That of the nodes and the drivers: this checkout, one thread each, nothing sent anywhere."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return dict(os.environ)
-
-
-@pytest.fixture
-def nodes(environment: dict[str, str]) -> Iterator[Callable[..., object]]:
-    """Two nodes of a CPU each beside a head without any; called, it gives the cluster."""
-    from ray.cluster_utils import Cluster
-
-    store = {"object_store_memory": 80_000_000}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store}
-    )
-    workers = [cluster.add_node(num_cpus=1, **store) for _ in range(2)]
-    environment["RAY_ADDRESS"] = cluster.address
-
-    def remove() -> None:
-        cluster.remove_node(workers.pop(), allow_graceful=False)
-
-    yield remove
-    cluster.shutdown()
-
-
-@pytest.fixture
-def begin(
-    pictures: Path, tiny_weights: Path, environment: dict[str, str]
-) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Begin a run in another process, which is in a group of its own, as a shell does for each command."""
-    running: list[subprocess.Popen] = []
-
-    def start(out: Path, *options: object) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "strsr_cli",
-            "upscale",
-            pictures,
-            out,
-            "--precision",
-            "fp32",
-            "--json",
-        ]
-        command += options if "--model" in options else ["--weights", tiny_weights, *options]
-        process = subprocess.Popen(
-            list(map(str, command)),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def finish(process: subprocess.Popen[str], code: int, lines: list[str] | None = None) -> list[dict]:
-    """Wait for the end of a run; returns its events. What it says is JSON alone, and nothing on stderr."""
-    stdout, stderr = rest(process)
-    assert process.returncode == code, stderr
-    assert stderr == ""
-    events = [json.loads(line) for line in [*(lines or []), *stdout.splitlines()]]
-    last = events[-1]
-    assert last["event"] == "summary"
-    assert last["found"] == sum(last[part] for part in ("done", "skipped", "failed", "left", "unreached"))
-    return events
-
-
-def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for the end of a run; returns what it says from here on, read from where `readline` has come to."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    said = process.stdout.read(), process.stderr.read()
-    process.wait()
-    return said
-
-
-def until_done(process: subprocess.Popen[str], count: int) -> list[str]:
-    """Wait until a run has made so many images; returns its lines so far."""
-    lines, done = [], 0
-    assert process.stdout is not None
-    while done < count:
-        line = process.stdout.readline()
-        assert line, process.communicate()[1]
-        lines.append(line)
-        done += '"event": "done"' in line
-    return lines
-
-
-def ends(events: list[dict]) -> dict[str, str]:
-    """What became of each image; nothing happens to one twice."""
-    found = [(Path(e["input"]).name, e["event"]) for e in events if e["event"] in ("done", "failed", "left")]
-    assert len(found) == len(dict(found))
-    return dict(found)
+def begin(start: Callable[..., subprocess.Popen], pictures: Path) -> Callable[..., subprocess.Popen]:
+    """Begin a run over the pictures."""
+    return partial(start, pictures)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import os
 import secrets
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from strsr_models.errors import ImageError, UsageError
 
@@ -25,6 +26,7 @@ from ..locks import FOLDER, HEARTBEAT, RUN, STALE
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 32  # claims that are given back together
 FRESH = 20.0  # s for which another run is believed to be as it was
 
 
@@ -122,8 +124,8 @@ class RemoteClaims:
         self._closed.set()
         with self._lock:
             chains, self._held = list(self._held.values()), {}
-        for chain in chains:
-            self._remove(chain)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            threads.map(self._remove, chains)
         if self._heart is not None:
             if self._found_dead:
                 self._sweep()

@@ -21,6 +21,7 @@ from ...images.find import (
 )
 from ...images.formats import FORMAT_BY_SUFFIX
 from ...images.places import WEB, WRITABLE, Place, RemoteFile, place_of, split_url
+from ...system.limits import rare_collections
 from ...system.paths import is_folder, is_url
 from ..job import STREAM, Job, Source
 from ..journal_files import JOURNAL
@@ -54,7 +55,8 @@ def plan_any(
         _check_writable(target)
     try:
         if is_url(source):
-            return _plan_remote_input(source, target, kind, names)
+            with rare_collections():
+                return _plan_remote_input(source, target, kind, names)
         return _plan_local_input(source, target, kind, names, frames)
     except ImageError as error:
         raise UsageError(str(error)) from error

@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Sequence
 from typing import Any
 
+from ...images.places import RemoteFile
 from ...system.console import duration_text
 from ..preflight import Preflight
 from .chunks import Chunks
@@ -58,6 +59,8 @@ def cost_rows(forecast: Preflight) -> list[dict[str, Any]]:
 
 def _input_bytes(job: Any) -> float:
     """Return the bytes of a job's input, as its part of a file of several frames; 0 where it is not there."""
+    if isinstance(job.source, RemoteFile):
+        return float(job.source.size or 0)
     with contextlib.suppress(OSError):
         if job.source is not None:
             return float(job.source.stat().st_size / job.count)

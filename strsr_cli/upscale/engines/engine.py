@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from strsr_models.errors import UsageError
+from strsr_models.packages import install_command
 
 from ...batch.report import Reporter
 from ...batch.state import BatchState
@@ -30,13 +31,13 @@ def choose_engine(
     gpus_per_worker: float | None,
     device: str,
     is_batch: bool,
-    is_remote: bool,
     dry_run: bool,
 ) -> Engine:
     """Return the engine that --engine names; Ray is loaded once it has something to make.
 
     workers, gpus_per_worker: None where they are not given. is_batch: whether it is for a folder, or for a
-    file's frames. is_remote: whether INPUT or OUTPUT is a URL. dry_run: Ray is not needed. Raises UsageError for options that make no sense together, and where Ray is not installed.
+    file's frames. dry_run: Ray is not needed.
+    Raises UsageError for options that make no sense together, and where Ray is not installed.
     """
     if name == "local":
         for option, value in (("--workers", workers), ("--gpus-per-worker", gpus_per_worker)):
@@ -45,16 +46,12 @@ def choose_engine(
         return upscale_here
     if not is_batch:
         raise UsageError("--engine ray: is for folders; a single image or a stream is made without it")
-    if is_remote:
-        raise UsageError(
-            "--engine ray: is for folders that all nodes share, not for URLs; give each node its part by --shard"
-        )
     if device not in ("auto", "cpu"):
         raise UsageError(f"--device {device}: with --engine ray use auto, the GPUs that Ray gives, or cpu")
     if device == "cpu" and gpus_per_worker:
         raise UsageError("--gpus-per-worker: not with --device cpu")
     if importlib.util.find_spec("ray") is None and not dry_run:
-        raise UsageError("--engine ray: needs the package ray: pip install 'strsr[ray]'")
+        raise UsageError(f"--engine ray: needs the package ray: {install_command('strsr[ray]')}")
     from .ray_driver import upscale_on_ray
 
     return partial(upscale_on_ray, workers=workers, gpus_per_worker=gpus_per_worker)

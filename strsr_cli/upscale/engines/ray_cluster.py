@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from strsr_models.errors import DeviceError, UsageError
@@ -46,18 +47,28 @@ def cluster() -> Iterator[Any]:
     own: dict[str, Any] = {}
     if address == "local":
         own = {"num_cpus": cores(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    # What the cluster says of workers that die would go to standard output, in the middle of --json's events.
-    ray._private.worker._worker_logs_enabled = False
-    with _own_signals():
+    with _silent_stdout():
+        with _own_signals():
+            try:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            except Exception as error:
+                ray.shutdown()
+                raise DeviceError(f"{ADDRESS}={address}: no Ray cluster: {first_line(error)}") from error
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except Exception as error:
-            ray.shutdown()
-            raise DeviceError(f"{ADDRESS}={address}: no Ray cluster: {first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+            yield ray
+        finally:
+            with _later_signals():
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Send to nowhere what Ray says of workers that die, which would come in the middle of --json's events.
+
+    Reporters keep the standard output that there was when they were made.
+    """
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _check_answer(address: str) -> None:
@@ -83,6 +94,33 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _later_signals() -> Iterator[None]:
+    """Hold back ^C and SIGTERM until Ray is taken down: half of it would end the process with a code of its own.
+
+    The second one ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            os._exit(128 + number)
+        held.append(number)
+
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hold) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 @dataclass(frozen=True)

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from strsr_models.errors import DeviceError, ImageError, StrsrError
 
-from ...batch.job import Job
+from ...batch.job import Job, Source
 from ...batch.report import Reporter
 from ...batch.state import BatchState
+from ...images.places import RemoteFile
 from ...images.read import read_size
+from ...system.atomic import passing_file
 from ...system.console import first_line
 from ...system.signals import Stop
 from ..options import UpscaleOptions
 from ..preflight import Preflight
 from .chunks import Chunks
 from .events import LAST, Event, replay
-from .ray_cluster import LOST, Share, cause_of, cluster, share_out
-from .worker import Order, Worker
+from .order import Order, make_order
+from .ray_cluster import LOST, cause_of, cluster, share_out
+from .worker import Worker
 
 RETRIES = 3  # of an image whose worker died
 WHOLE_RETRIES = 1  # of a chunk whose worker died, before it is split
 STARTS = 3  # of a worker that dies while it loads
 PATIENCE = 60.0  # s without any worker, before that is said
 LAST_MOMENT = 3.0  # s that workers have to leave nothing behind
+CLAIMS_AT_ONCE = 32  # that are made or given back, each of which a store takes some ms for
 
 
 def upscale_on_ray(
@@ -47,7 +51,6 @@ def upscale_on_ray(
 
     workers, gpus_per_worker: as of `share_out`. Raises StrsrError for what ends the run: DeviceError, WeightsError.
     """
-    assert state.root is not None
     reporter.start(len(forecast.pending))
     with ended_by_signals(state.stop), cluster() as ray:
         share = share_out(ray.nodes(), options.device, workers, gpus_per_worker)
@@ -60,39 +63,34 @@ def upscale_on_ray(
 
 @contextlib.contextmanager
 def ended_by_signals(stop: Stop) -> Iterator[None]:
-    """Let a signal end the work as EndedBySignal, in whose place Ray raises a KeyboardInterrupt without its number."""
+    """Let a signal end the work as EndedBySignal, whatever Ray raises in its place or while it is taken down."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise stop.ended or error from None
+    except BaseException as error:
+        if stop.ended is None or error is stop.ended:
+            raise
+        raise stop.ended from error
 
 
-def make_order(
-    jobs: list[Job], options: UpscaleOptions, reporter: Reporter, state: BatchState, share: Share
-) -> Order:
-    """Return what workers have to know of a batch."""
-    assert state.root is not None
-    sources = [job.source for job in jobs if isinstance(job.source, Path)]
-    targets = [job.target for job in jobs if isinstance(job.target, Path)]
-    given = [state.root, options.weights, *sources, *targets]
-    if options.big is not None:
-        given += [options.big.models_dir, options.big.prompt_from]
-    return Order(
-        options=options,
-        root=state.root,
-        sample=next(iter(sources), state.root),
-        session=state.session,
-        weights=state.weights,
-        cpus=share.cpus,
-        gpus=share.gpus,
-        overwrite=state.overwrite,
-        remember=state.remember,
-        quiet=reporter.quiet,
-        verbose=reporter.verbose,
-        relative=not all(path.is_absolute() for path in given if path is not None),
-        folder=str(Path.cwd()),
-        models_dir=os.environ.get("STRSR_MODELS_DIR"),
-    )
+def amounts(forecast: Preflight) -> list[float]:
+    """Return how much work each image is, as far as known: output megapixels, of objects their bytes, else as if all alike.
+
+    Only their relation counts, as the pace of workers is measured by them.
+    """
+    if any(forecast.areas):
+        return forecast.areas
+    sizes = [job.source.size if isinstance(job.source, RemoteFile) else None for job in forecast.pending]
+    return [float(size or 1) / 1e6 for size in sizes] if any(sizes) else [1.0] * len(sizes)
+
+
+def size_of_output(target: Source) -> tuple[int, int]:
+    """Return (height, width) in px of a finished output. Raises ImageError."""
+    if isinstance(target, Path):
+        return read_size(target, sys.maxsize)
+    with passing_file() as file:
+        file.write(target.read(sys.maxsize))
+        file.flush()
+        return read_size(Path(file.name), sys.maxsize)
 
 
 @dataclass
@@ -100,7 +98,7 @@ class Chunk:
     """Images that a worker has; those of which nothing is known yet, by their names."""
 
     jobs: dict[str, Job]
-    megapixels: float  # of all outputs
+    amount: float  # of work, in the units of `amounts`
     deaths: int = 0  # of workers that had it
 
 
@@ -112,7 +110,7 @@ class Slot:
     stream: Any = None  # of events; None: it has nothing to do
     chunk: Chunk | None = None  # None with a stream: it loads
     began: float = 0.0
-    pace: float | None = None  # s for an output megapixel
+    pace: float | None = None  # s for a unit of work
     starts: int = 0  # in a row that have failed
 
 
@@ -133,7 +131,8 @@ class Crew:
 
     def __post_init__(self) -> None:
         big = self.order.options.big is not None
-        self.chunks = Chunks(self.forecast.areas, self.size, whole=big)
+        self.chunks = Chunks(amounts(self.forecast), self.size, whole=big)
+        self.claimers = ThreadPoolExecutor(CLAIMS_AT_ONCE, "claims")
 
     def __enter__(self) -> Crew:  # noqa: PYI034  (typing.Self is of 3.11)
         """Have all workers started; each begins when it is ready, whatever the others do."""
@@ -150,6 +149,8 @@ class Crew:
             self.ray.wait(leaving, num_returns=len(leaving), timeout=LAST_MOMENT)
         for slot in self.slots:
             self.ray.kill(slot.actor)
+        # What is not given back by now is so when the state is closed.
+        self.claimers.shutdown(cancel_futures=kind is not None)
         if self.lost or kind is not None:
             self.state.sweep(self.forecast.pending)
 
@@ -157,6 +158,9 @@ class Crew:
         """Yield all events until there is nothing more to do, or nothing more is wanted and what was begun is done."""
         heard, told, stopping = time.monotonic(), False, False
         while True:
+            if self.state.stop.ended is not None:
+                # It was raised where Ray lets nothing through, as while an object is let go of.
+                raise self.state.stop.ended
             for slot in self.slots:
                 if slot.stream is None:
                     self._hand_over(slot)
@@ -206,14 +210,23 @@ class Crew:
             if self.again:
                 return self.again.popleft()
             places = self.chunks.take(pace)
-            jobs = [
-                job for job in (self.forecast.pending[place] for place in places) if self.state.claim(job)
-            ]
+            asked = [self.forecast.pending[place] for place in places]
+            claimed = self.claimers.map(self._claim, asked)
+            jobs = [job for job, own in zip(asked, claimed, strict=True) if own]
             if jobs:
                 self.state.stop.working = True
-                megapixels = sum(self.forecast.areas[place] for place in places)
-                return Chunk({job.name: job for job in jobs}, megapixels)
+                amount = sum(self.chunks.megapixels[place] for place in places)
+                return Chunk({job.name: job for job in jobs}, amount)
         return None
+
+    def _claim(self, job: Job) -> bool:
+        """Claim a job for the workers; one of which a store cannot be asked fails, as it does without Ray."""
+        try:
+            return self.state.claim(job)
+        except ImageError as error:
+            if self.state.reporter is not None:
+                self.state.reporter.failed(job.name, f"{job.name}: {error}")
+            return False
 
     def _advance(self, slot: Slot) -> Iterator[Event]:
         """Yield what a worker has to report, or what follows from its end or its death."""
@@ -244,7 +257,7 @@ class Crew:
             job = slot.chunk.jobs.pop(arguments[0], None) if slot.chunk is not None else None
             if job is None:
                 return
-            self.state.release(job)
+            self.claimers.submit(self.state.release, job)
         if name == "looked":
             self.looked = min(self.looked + 1, len(self.forecast.pending))
             event = (name, (self.looked, len(self.forecast.pending)), {})
@@ -252,8 +265,8 @@ class Crew:
 
     def _end(self, slot: Slot) -> None:
         """Take note that a worker has done what it was given."""
-        if slot.chunk is not None and slot.chunk.megapixels:
-            slot.pace = (time.monotonic() - slot.began) / slot.chunk.megapixels
+        if slot.chunk is not None and slot.chunk.amount:
+            slot.pace = (time.monotonic() - slot.began) / slot.chunk.amount
         slot.stream, slot.chunk, slot.starts = None, None, 0
 
     def _lose(self, slot: Slot, cause: str) -> Iterator[Event]:
@@ -275,8 +288,10 @@ class Crew:
         """Yield the ends of images that a dead worker has made, or has died of too often; the others come again."""
         chunk.deaths += 1
         for name, job in list(chunk.jobs.items()):
-            if self.state.made_meanwhile(job):
-                yield from self._late(chunk, name, job, seconds)
+            # What a store cannot say of an image is found out by who makes it again.
+            with contextlib.suppress(ImageError):
+                if self.state.made_meanwhile(job):
+                    yield from self._late(chunk, name, job, seconds)
         jobs = list(chunk.jobs.items())
         if len(jobs) == 1 and chunk.deaths > RETRIES:
             (name, job), *_ = jobs
@@ -289,13 +304,13 @@ class Crew:
             middle = len(jobs) // 2
             parts = [jobs[:middle], jobs[middle:]]
         for part in filter(None, parts):
-            self.again.append(Chunk(dict(part), chunk.megapixels * len(part) / len(jobs), chunk.deaths))
+            self.again.append(Chunk(dict(part), chunk.amount * len(part) / len(jobs), chunk.deaths))
 
     def _late(self, chunk: Chunk, name: str, job: Job, seconds: float) -> Iterator[Event]:
         """Yield the end of an image that was made, and whose worker died before it could say so."""
-        assert isinstance(job.target, Path)
+        assert job.target is not None
         try:
-            height, width = read_size(job.target, sys.maxsize)
+            height, width = size_of_output(job.target)
         except ImageError:
             return
         del chunk.jobs[name]

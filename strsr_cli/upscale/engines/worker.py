@@ -1,7 +1,7 @@
 """A worker of a cluster: it loads the networks once, and takes chunks of images through the stages.
 
-It runs on any node that has the same strsr and sees INPUT and OUTPUT at the same paths. It claims nothing, since the
-driver has; it writes outputs and its part of the journal itself, and its events go back in batches.
+It runs on any node that has the same strsr and sees the same INPUT and OUTPUT. It claims nothing, since the driver has;
+it writes outputs and its part of the journal itself, and its events go back in batches.
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strsr_models.errors import DeviceError, StrsrError, WeightsError
+from strsr_models.errors import StrsrError, WeightsError
 
-from ... import __version__
 from ...batch.job import Job
-from ...batch.locks import FOLDER
 from ...batch.state import BatchState
 from ...system.atomic import drop_unfinished
 from ...system.console import first_line
-from ...system.paths import exists
 from ...system.signals import OUR_THREADS, Stop
-from ..options import UpscaleOptions, settings_hash
 from ..preflight import weights_hash
 from .events import Event, Forwarder
+from .order import Order, check_node, worker_state
 
 if TYPE_CHECKING:
     from ..stages import Stages
@@ -36,27 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.5  # s between two reports of a worker
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker has to know of a batch; paths are the driver's."""
-
-    options: UpscaleOptions
-    root: Path  # OUTPUT
-    sample: Path  # one of the inputs
-    session: str  # the driver's, which claims the images; "" where nothing can be claimed
-    weights: str  # hash
-    cpus: int  # of a worker; 0: less than one, for a part of a GPU
-    gpus: float  # of a worker; 0: it computes on the CPU
-    overwrite: bool = False
-    remember: bool = True  # whether there is a journal
-    quiet: bool = False
-    verbose: bool = False
-    relative: bool = True  # whether any path counts from `folder`
-    folder: str = "."  # in which the command was started
-    models_dir: str | None = None  # STRSR_MODELS_DIR there
-    version: str = __version__
 
 
 class Worker:
@@ -114,8 +89,8 @@ class Worker:
             self.reporter.ended.set()
 
     def _load(self) -> None:
-        self._check_node()
         order = self.order
+        check_node(order)
         self.options = replace(
             order.options,
             device=devices(order.gpus),
@@ -126,16 +101,7 @@ class Worker:
         # Where there are none, loading them will say so.
         if hashed and hashed != order.weights:
             raise WeightsError(f"the weights of {self.options.model} are others than where the command runs")
-        self.state = BatchState(
-            order.root,
-            settings=lambda job: settings_hash(order.options, job),
-            weights=order.weights,
-            overwrite=order.overwrite,
-            remember=order.remember,
-            driver=order.session,
-            reporter=self.reporter,
-            stop=self.stop_wish,
-        )
+        self.state = worker_state(order, reporter=self.reporter, stop=self.stop_wish)
         if self.options.big is None:
             from ..stages import load_stages
             from ..workers import set_thread_count
@@ -143,31 +109,6 @@ class Worker:
             set_thread_count(self.threads)
             loaded = load_stages([], self.options, self.reporter, self.state, self.threads)
             self.stages = loaded[0] if loaded is not None else None
-
-    def _check_node(self) -> None:
-        """Raise DeviceError where this node has another strsr, or other folders, than the driver."""
-        order = self.order
-        if order.version != __version__:
-            raise DeviceError(
-                f"strsr {__version__} is installed, and {order.version} where the command runs; install the same"
-            )
-        if order.models_dir is not None:
-            os.environ["STRSR_MODELS_DIR"] = order.models_dir
-        try:
-            os.chdir(order.folder)
-        except OSError as error:
-            if order.relative:
-                raise DeviceError(
-                    f"{order.folder}: is not there; give absolute paths, or start the command in a shared folder"
-                ) from error
-        # While the driver lives its session is a file in OUTPUT, and in no folder that is only called like it.
-        session = order.root / FOLDER / order.session if order.session else order.root
-        for path, shared in ((session, order.root), (order.sample, order.sample)):
-            if not exists(path):
-                raise DeviceError(
-                    f"{shared}: is not what it is where the command runs; all nodes must share INPUT and OUTPUT at "
-                    "the same paths"
-                )
 
     def _work(self, jobs: list[Job]) -> None:
         """Take a chunk through the stages: with lite's networks as they are, with others' loaded for each chunk."""
