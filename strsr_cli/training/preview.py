@@ -25,7 +25,7 @@ CHOICE = 8  # samples among which each row of the sheet is chosen
 
 def draw_preview(path: Path, data: list[Path], config: LoopConfig) -> None:
     """Write the sheet of a run that has not begun. Raises StrsrError when it cannot be written."""
-    photos = load_photos(data, config.crop_size, cache_gb=0)
+    photos = load_photos(data, config.crop_size, cache_gb=0, colors=config.photo_colors)
     crops = Crops(photos, config.crop_size, config.seed, config.graphics_share)
     with writing(path, "nothing else was written"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,19 +23,18 @@ from strsr_models.load import load_lite
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
 from ..system.console import Tell
+from .config_files import read_config, to_toml
 from .criterion import Distance, image_losses, make_distance, weighted_sum
 from .data.crops import Batch, Crops
 from .data.photos import load_photos
 from .data.seeds import generator_for
+from .environment import begin_step, compile_parts, make_accelerator
 from .loop import (
     batches_from,
-    begin_step,
     check_crop_size,
-    compile_parts,
     describe,
     in_parts,
     learning_rate,
-    make_accelerator,
     make_adamw,
     set_learning_rate,
 )
@@ -44,19 +43,19 @@ from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
 from .run.logbook import Logbook
-from .settings import TrainConfig, read_config, to_toml
+from .settings import TrainConfig
 
 
 def train(data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Tell) -> Path:
     """Run or resume the training in `out`; returns the folder of the exported weights."""
-    config = read_config(TrainConfig, config_file, settings)
+    config = read_config(TrainConfig, config_file, settings, run=out)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
     pipeline, stage, distance = build(config, accelerator.device)
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     main = accelerator.is_main_process
     crops = Crops(
-        load_photos(data, config.crop_size, config.cache_gb, main),
+        load_photos(data, config.crop_size, config.cache_gb, main, config.photo_colors),
         config.crop_size,
         config.seed,
         config.graphics_share,

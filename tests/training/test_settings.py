@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from strsr_cli.training.config_files import read_config
 from strsr_cli.training.loop import learning_rate
-from strsr_cli.training.settings import TrainConfig, read_config
+from strsr_cli.training.settings import TrainConfig
 from strsr_models import UsageError
 
 from ..helpers.training import BASE, SMALL, limit_files, limits_end, run

@@ -16,7 +16,6 @@ import errno
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,14 @@ from typing import Any
 from strsr_models.errors import StrsrError, UsageError
 
 from ...system.atomic import cannot_write, sync, sync_folder, whole_file, whole_folder, writing
-from ..settings import to_toml
+from ..config_files import CONFIG_NAME, flattened, parse_toml, run_settings, to_toml
+from ..settings import LATER
 
 try:
     import fcntl
 except ImportError:
     # On Windows nothing keeps two commands out of one folder.
     fcntl = None  # type: ignore[assignment]
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 KEPT_CHECKPOINTS = 2
@@ -97,7 +92,7 @@ class Run:
 
     def write_config(self, config: Any) -> None:
         """Save the resolved configuration."""
-        self.write(self.folder / "config.toml", to_toml(config).encode())
+        self.write(self.folder / CONFIG_NAME, to_toml(config).encode())
 
     def write(self, path: Path, data: bytes) -> None:
         """Write one file of the run, whole. Raises StrsrError when the disk does not take it."""
@@ -110,20 +105,27 @@ class Run:
         return f"the last checkpoint is {self.latest() or 'none'}"
 
     def check_same(self, config: Any, may_change: set[str]) -> None:
-        """Raise UsageError when a run that has checkpoints was made with other settings than these."""
-        path = self.folder / "config.toml"
-        if self.latest() is None or not path.exists():
+        """Raise UsageError when a run that has checkpoints was made with other settings than these, or does not say.
+
+        A setting that its config.toml lacks, as it is older, had the value that LATER names.
+        """
+        if self.latest() is None:
             return
-        try:
-            before = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); the run cannot be resumed safely") from error
-        now = tomllib.loads(to_toml(config))
-        names = (before.keys() | now.keys()) - may_change
-        changed = sorted(name for name in names if before.get(name) != now.get(name))
+        before = run_settings(self.folder)
+        if before is None:
+            raise UsageError(
+                f"{self.folder / CONFIG_NAME}: is missing, so that nobody knows what this run was begun with; put it "
+                f"back, or make it by the run's own command with --dry-run in place of --out, > {CONFIG_NAME}"
+            )
+        before = LATER | before
+        now = flattened(parse_toml(to_toml(config)))
+        names = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+        # A value of before that nothing can be now, such as a kind of coach that `train` has not.
+        names -= LATER.keys() - now.keys()
+        changed = sorted({name.split(".")[0] for name in names} - may_change)
         if changed:
-            plain = [name for name in changed if not isinstance(before.get(name), dict)]
-            values = ", ".join(f"{name} = {before.get(name)!r}" for name in plain)
+            plain = [name for name in changed if name in before]
+            values = ", ".join(f"{name} = {before[name]!r}" for name in plain)
             in_brackets = f" ({values})" if values else ""
             raise UsageError(
                 f"{self.folder}: was begun with other settings of {', '.join(changed)}"
