@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Collection
 from datetime import date, time
 from pathlib import Path
 from types import UnionType
@@ -157,14 +158,21 @@ def check_text(config: Any, names: tuple[str, ...] = ()) -> None:
                 ) from error
 
 
-def to_toml(config: Any) -> str:
-    """A (nested) dataclass as TOML; keys whose value is None are left out."""
+def to_toml(config: Any, without: Collection[str] = ()) -> str:
+    """A (nested) dataclass as TOML; keys whose value is None are left out, and those whose dotted names are in `without`."""
 
-    def table(data: dict[str, Any]) -> dict[str, Any]:
-        values = {key: value for key, value in data.items() if value is not None}
-        return {key: table(value) if isinstance(value, dict) else value for key, value in values.items()}
+    def table(data: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        values = {
+            key: table(value, (*names, key)) if isinstance(value, dict) else value
+            for key, value in data.items()
+        }
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None and ".".join((*names, key)) not in without
+        }
 
-    text = tomli_w.dumps(table(dataclasses.asdict(config)))
+    text = tomli_w.dumps(table(dataclasses.asdict(config), ()))
     return ARRAY.sub(_in_one_line, text)
 
 
@@ -188,6 +196,15 @@ def run_settings(run: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); the run cannot be resumed safely") from error
+
+
+def still_older(run: Path, config: Any) -> set[str]:
+    """The dotted names of settings that a run's config.toml lacks, and goes on lacking: those with the value of before."""
+    before = run_settings(run)
+    if before is None:
+        return set()
+    now = flattened(parse_toml(to_toml(config)))
+    return {name for name, value in LATER.items() if name not in before and now.get(name) == value}
 
 
 def flattened(data: dict[str, Any], names: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from strsr_models.checkpoints.adapter import adapter_files
 from strsr_models.checkpoints.files import mismatches, read_tensors, shorten
+from strsr_models.checkpoints.locations import WEIGHTS_NAME
 from strsr_models.checkpoints.lora import lora_rank
 from strsr_models.errors import UsageError, WeightsError, nearest
 from strsr_models.load import load_pipeline
 from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.zimage import ZImagePipeline
 
-from ..system.atomic import whole_folder
+from ..system.atomic import fill_folder, is_unfinished, sweep, whole_folder
 
 TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2Pipeline)}
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -30,14 +32,20 @@ def export(run: Path, out: Path) -> Path:
     if not source.is_dir():
         hint = "has no weights yet" if (run / "config.toml").exists() else "is not the folder of a run"
         raise UsageError(f"{run}: {hint} (no {source})")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(is_unfinished(path.name) for path in out.iterdir())):
         raise UsageError(f"{out}: exists and is not an empty folder; choose another")
     family = _family(source)
     if family == "lite":
         load_pipeline("lite", source)
     else:
         check_adapter(source, family)
-    whole_folder(out, lambda folder: _copy_files(source, folder))
+    # A link leads to the folder that is meant.
+    target = Path(os.path.realpath(out))
+    sweep([target, target.parent])
+    if target.is_dir():
+        fill_folder(target, lambda folder: _copy_files(source, folder), last=WEIGHTS_NAME)
+    else:
+        whole_folder(target, lambda folder: _copy_files(source, folder))
     return out
 
 

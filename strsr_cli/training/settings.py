@@ -371,7 +371,7 @@ LATER: dict[str, Any] = {
 }
 # What these two are like does not matter where they have no share.
 LATER |= {
-    f"degrade.{kind}.{name}": value
+    f"degrade.{kind}.{name}": list(value) if isinstance(value, tuple) else value
     for kind in ("lens", "medium")
     for name, value in vars(getattr(DegradeConfig(), kind)).items()
 }

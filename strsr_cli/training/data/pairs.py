@@ -30,7 +30,7 @@ from torch import Tensor
 from strsr_models.config import as_tuple
 from strsr_models.errors import StrsrError, UsageError
 
-from ...system.atomic import free_space, whole_file, writing
+from ...system.atomic import free_space, is_unfinished, sweep, whole_file, writing
 from ...system.refusals import UNKNOWN, bring_to_disk, exclusive
 from .crops import PICTURE_SIZE, Batch, Crops, batches
 from .degrade import KINDS
@@ -160,7 +160,7 @@ def begin(folder: Path, made_from: dict[str, Any], count: int) -> dict[str, Any]
     """The state of pairs to go on with, or that of new ones. Raises UsageError for other pairs."""
     fresh = {"made_from": made_from, "count": count, "done": 0, "dropped": 0}
     if not (folder / "pairs.json").exists():
-        if any(path.name != "lock" for path in folder.iterdir()):
+        if any(path.name != "lock" and not is_unfinished(path.name) for path in folder.iterdir()):
             raise UsageError(f"pairs {folder}: is neither empty nor a folder of pairs; choose another")
         return fresh
     state = read_state(folder)
@@ -213,6 +213,7 @@ def locked(folder: Path) -> Iterator[None]:
             stack.enter_context(exclusive(folder / "lock", timeout=0))
         except Timeout as error:
             raise StrsrError(f"another process makes pairs in {folder}; wait for it") from error
+        sweep([folder])
         yield
 
 

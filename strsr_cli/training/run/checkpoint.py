@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,12 @@ class Average:
         averages, trained = dict(self.pipeline.named_parameters()), dict(pipeline.named_parameters())
         names = pipeline.trainable_state() if decay else ()
         self._pairs = [(name, averages[name], trained[name]) for name in names]
+
+    def weights(self) -> list[Tensor]:
+        """The averages; without any, the trained weights."""
+        if self._pairs:
+            return [average.detach() for _, average, _ in self._pairs]
+        return [weight.detach() for weight in self.pipeline.parameters() if weight.requires_grad]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -143,6 +149,33 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
+def check_finite(run: Run, models: Sequence[nn.Module], average: Average, step: int) -> None:
+    """Raise StrsrError, before anything is saved, where weights are NaN or infinite, or averages are so in float16."""
+    if not _are_finite(_trained(models)):
+        raise not_finite(run, step, "weights are")
+    # Weights are exported in half precision.
+    if not _are_finite([weight.half() for weight in average.weights()]):
+        raise not_finite(run, step, "averaged weights, in float16, are")
+
+
+def _trained(models: Iterable[nn.Module]) -> list[Tensor]:
+    """All parameters that train."""
+    return [weight.detach() for model in models for weight in model.parameters() if weight.requires_grad]
+
+
+def _are_finite(tensors: list[Tensor]) -> bool:
+    """Whether no number in any of the tensors is NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def not_finite(run: Run, step: int, what: str) -> StrsrError:
+    """The error of a run whose result is of no use."""
+    return StrsrError(
+        f"step {step}: {what} not finite, and nothing of this step was saved; {run.advice}; "
+        "go on with a lower learning_rate or precision=fp32"
+    )
+
+
 def load_checkpoint(
     run: Run,
     accelerator: Accelerator,
@@ -164,6 +197,8 @@ def load_checkpoint(
         accelerator.load_state(str(latest), strict=False)
         _load_renamed(bare, latest)
         average.load(latest / AVERAGE_NAME)
+        if not _are_finite([*_trained(bare), *average.weights()]):
+            raise StrsrError("its weights are not finite")
         # Old checkpoints have no counts.
         if (latest / COUNTS_NAME).exists():
             counts = json.loads((latest / COUNTS_NAME).read_text())

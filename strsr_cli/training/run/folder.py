@@ -3,6 +3,7 @@
 config.toml        the configuration, every value resolved
 start.sha256       hash of the weights that the run started from, where it did not start from random ones
 lock               locked by the process that trains in the folder
+data.json          which photos it has learnt from, from which step on
 metrics.jsonl      one line per log interval; the same numbers for TensorBoard in tensorboard/
 checkpoints/N/     all that is needed to go on from step N; appears whole, the two newest are kept
 samples/           sheets of lq_up | restored | hq
@@ -22,8 +23,18 @@ from typing import Any
 
 from strsr_models.errors import StrsrError, UsageError
 
-from ...system.atomic import cannot_write, sync, sync_folder, whole_file, whole_folder, writing
-from ..config_files import CONFIG_NAME, flattened, parse_toml, run_settings, to_toml
+from ...system.atomic import (
+    TEMPORARY_PREFIX,
+    cannot_write,
+    is_unfinished,
+    sweep,
+    sync,
+    sync_folder,
+    whole_file,
+    whole_folder,
+    writing,
+)
+from ..config_files import CONFIG_NAME, flattened, parse_toml, run_settings, still_older, to_toml
 from ..settings import LATER
 
 try:
@@ -76,7 +87,17 @@ class Run:
                     raise StrsrError(
                         f"another process is training in {self.folder}; wait for it, or choose another --out"
                     ) from error
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed here have left unfinished; nobody else works in the folder now."""
+        sweep([self.folder, self.folder / "samples", self.checkpoints])
+        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+            # Earlier versions' folders do not say whose they are.
+            if path.is_dir() and not is_unfinished(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.checkpoints / f"parts{FRESH}", ignore_errors=True)
 
     def started_from(self, weights: Path | None) -> str:
         """SHA-256 of the file of weights that the run began with, also when that file has changed since; or "".
@@ -91,8 +112,9 @@ class Run:
         return path.read_text() if path.exists() else ""
 
     def write_config(self, config: Any) -> None:
-        """Save the resolved configuration."""
-        self.write(self.folder / CONFIG_NAME, to_toml(config).encode())
+        """Save the resolved configuration, without the settings that the run is older than: it stays older."""
+        older = still_older(self.folder, config) if self.latest() is not None else ()
+        self.write(self.folder / CONFIG_NAME, to_toml(config, older).encode())
 
     def write(self, path: Path, data: bytes) -> None:
         """Write one file of the run, whole. Raises StrsrError when the disk does not take it."""
