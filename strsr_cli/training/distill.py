@@ -10,6 +10,7 @@ gradient: all of lite; LoRA and projector of zimage and flux2.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from .criterion import CoachTurn, Criterion, random_window, weighted_sum
 from .data.crops import Batch, Crops
 from .data.pairs import GROUP, NOTE_EVERY, PairWindows, are_made, make_pairs
 from .data.photos import Photos, load_photos
-from .data.teachers import Teachers
+from .data.teachers import Teachers, teacher_files
 from .environment import begin_step, compile_parts, make_accelerator
 from .loop import (
     batches_from,
@@ -40,7 +41,7 @@ from .loop import (
     make_adamw,
     set_learning_rate,
 )
-from .memory import Step, estimate_memory
+from .memory import Step, decoded_bytes, estimate_memory
 from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
@@ -297,7 +298,14 @@ def dry_run(
     report(to_toml(config))
     report(f"# {len(photos)} photos, {describe(pipeline)}")
     step = one_step(pipeline, criterion, turn, config)
-    estimate = estimate_memory(pipeline, criterion.networks(), config, accelerator.num_processes, step)
+    files = itertools.chain.from_iterable(teacher_files(config.teacher).values())
+    # With pairs, neither photos nor teachers are kept.
+    kept = {} if config.pairs else {"photos": decoded_bytes(photos, config.cache_gb)}
+    if not config.pairs:
+        kept["teachers"] = sum(path.stat().st_size for path in set(files) if path.is_file())
+    estimate = estimate_memory(
+        pipeline, criterion.networks(), config, accelerator.num_processes, step, **kept
+    )
     report(f"# memory on each device: {estimate}")
 
 

@@ -38,7 +38,7 @@ from .loop import (
     make_adamw,
     set_learning_rate,
 )
-from .memory import estimate_memory
+from .memory import decoded_bytes, estimate_memory
 from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
@@ -210,5 +210,6 @@ def dry_run(data: list[Path], config_file: Path | None, settings: list[str], rep
         weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
 
     judges = distance.networks if distance is not None else []
-    estimate = estimate_memory(pipeline, judges, config, accelerator.num_processes, step)
+    kept = decoded_bytes(photos, config.cache_gb)
+    estimate = estimate_memory(pipeline, judges, config, accelerator.num_processes, step, photos=kept)
     report(f"# memory on each device: {estimate}")

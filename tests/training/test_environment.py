@@ -60,6 +60,7 @@ def test_a_backend_that_nobody_knows_is_one_line(
         run(photos, tmp_path / "run", tiny_config, "steps=1")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_runs_go_on_with_and_without_a_dynamo_backend(
     photos: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ from ...system.atomic import free_space, is_unfinished, sweep, whole_file, writi
 from ...system.refusals import UNKNOWN, bring_to_disk, exclusive
 from .crops import PICTURE_SIZE, Batch, Crops, batches
 from .degrade import KINDS
-from .photos import Photos, data_hash, have_own_colors
+from .photos import STORED, Photos, colors_of, data_hash
 from .seeds import generator_for
 from .teachers import Teachers, teacher_files, teacher_hashes
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2
-STORED = "stored"  # of photo_colors: what counts for pairs that do not say
 GROUP = 32  # pairs that are made together and share scale and sizes
 DROPPED = 255  # in kind.npy: a teacher's output was not finite
 IMAGES = ("hq", "lq_up", "teacher", "picture")
@@ -125,12 +124,6 @@ def origin(config: DistillConfig, photos: Photos) -> dict[str, Any]:
     """The facts that decide each byte of the pairs, as JSON has them."""
     own = {"seed": config.seed, "graphics_share": config.graphics_share}
     return {"data": data_hash(photos), **own, **settings(config), **colors_of(photos)}
-
-
-def colors_of(photos: Photos) -> dict[str, str]:
-    """The fact in pairs.json that photos' profiles counted, where that makes a difference; else nothing."""
-    counted = photos.colors != STORED and have_own_colors(photos)
-    return {"colors": photos.colors} if counted else {}
 
 
 def pairs_folder(config: DistillConfig) -> Path:

@@ -25,6 +25,7 @@ from .listing import list_photos
 log = logging.getLogger(__name__)
 
 CACHE_GB = 4.0  # of decoded photos, shared by the workers
+STORED = "stored"  # of photo_colors: what counts for pairs that do not say
 NAMED = 10  # skipped files that are named before the rest are only counted
 
 
@@ -204,6 +205,12 @@ def have_own_colors(photos: Photos) -> bool:
     """Whether any photo has a profile by which its colours are others than its numbers are in sRGB."""
     known: dict[tuple[object, ...], bool] = {}
     return any(_has_own_colors(file.path, known) for file in photos.files)
+
+
+def colors_of(photos: Photos) -> dict[str, str]:
+    """The fact in pairs.json that photos' profiles counted, where that makes a difference; else nothing."""
+    counted = photos.colors != STORED and have_own_colors(photos)
+    return {"colors": photos.colors} if counted else {}
 
 
 def _has_own_colors(path: Path, known: dict[tuple[object, ...], bool]) -> bool:
