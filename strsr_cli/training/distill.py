@@ -300,11 +300,14 @@ def dry_run(
     step = one_step(pipeline, criterion, turn, config)
     files = itertools.chain.from_iterable(teacher_files(config.teacher).values())
     # With pairs, neither photos nor teachers are kept.
-    kept = {} if config.pairs else {"photos": decoded_bytes(photos, config.cache_gb)}
-    if not config.pairs:
-        kept["teachers"] = sum(path.stat().st_size for path in set(files) if path.is_file())
     estimate = estimate_memory(
-        pipeline, criterion.networks(), config, accelerator.num_processes, step, **kept
+        pipeline,
+        criterion.networks(),
+        config,
+        accelerator.num_processes,
+        step,
+        photos=0 if config.pairs else decoded_bytes(photos, config.cache_gb),
+        teachers=0 if config.pairs else sum(path.stat().st_size for path in set(files) if path.is_file()),
     )
     report(f"# memory on each device: {estimate}")
 
