@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 import typing
+from datetime import date, time
 from typing import Any, TypeVar
 
 from .errors import UsageError, nearest
@@ -74,13 +75,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         return _convert_tuple(args, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UsageError(f"{where}: must be a number that fits a float") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{where}: must be a finite number, got {value}")
     if isinstance(hint, type) and (
         not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))
     ):
-        raise UsageError(f"{where}: expected {hint.__name__}, got {value!r}")
+        # TOML has dates of its own, as no setting has.
+        given = value if isinstance(value, date | time) else repr(value)
+        advice = "; put a text in quotes" if hint is str and not isinstance(value, dict) else ""
+        raise UsageError(f"{where}: expected {hint.__name__}, got {given}{advice}")
     return value
 
 

@@ -126,7 +126,7 @@ def drop_unfinished() -> None:
 
 
 def sweep(folders: Iterable[Path]) -> int:
-    """Remove what dead processes have left unfinished in some folders; return how many files.
+    """Remove what dead processes have left unfinished in some folders; return how many files and folders.
 
     A process of another machine counts as dead when its file has not grown for a day.
     """
@@ -137,7 +137,10 @@ def sweep(folders: Iterable[Path]) -> int:
                 match = _LEFTOVER.fullmatch(entry.name)
                 with contextlib.suppress(OSError):
                     if match and _is_left(entry, match["place"], int(match["pid"])):
-                        os.unlink(entry)
+                        if entry.is_dir(follow_symlinks=False):
+                            shutil.rmtree(entry)
+                        else:
+                            os.unlink(entry)
                         swept += 1
     return swept
 
@@ -214,13 +217,40 @@ def whole_folder(target: Path, write: Callable[[Path], None], advice: str = "") 
         shutil.rmtree(private, ignore_errors=True)
 
 
+def fill_folder(target: Path, write: Callable[[Path], None], last: str = "") -> None:
+    """Put the files that `write(folder)` makes into an empty folder, which stays the one it is, `last` behind the others.
+
+    It may be a mount or somebody's working folder, which cannot be replaced. Raises StrsrError when the disk does not
+    take them; then none is there.
+    """
+    moved: list[Path] = []
+    try:
+        private = _temporary_folder(target)
+    except OSError as error:
+        raise cannot_write(target, error, "") from error
+    try:
+        write(private)
+        sync_folder(private)
+        for path in sorted(private.iterdir(), key=lambda path: (path.name == last, path.name)):
+            moved.append(path.rename(target / path.name))
+        sync(target)
+    except Exception as error:
+        for path in moved:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise cannot_write(target, error, "") from error
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
 def _temporary_folder(parent: Path) -> Path:
     """Make an empty folder of a private name. Raises OSError."""
+    prefix = f"{TEMPORARY_PREFIX}{machine_id()}-{os.getpid()}-"
     try:
-        return Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     except OSError as refusal:
         try:
-            return Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX.removeprefix("."), dir=parent))
+            return Path(tempfile.mkdtemp(prefix=prefix.removeprefix("."), dir=parent))
         except OSError:
             raise refusal from None
 

@@ -59,9 +59,9 @@ class Distance:
         ]
         return torch.stack(distances).mean()
 
-    def compile(self, *, mode: str) -> None:
+    def compile(self, **options: Any) -> None:
         """Have torch compile the feature distance: it is mostly arithmetic on large maps, which becomes one pass."""
-        self._feature_distance = torch.compile(feature_distance, mode=mode)
+        self._feature_distance = torch.compile(feature_distance, **options)
 
 
 def make_distance(config: LoopConfig, device: torch.device) -> Distance | None:

@@ -10,7 +10,7 @@ gradient: all of lite; LoRA and projector of zimage and flux2.
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,29 +25,28 @@ from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.options import PretrainedOptions
 
 from ..system.console import Tell
+from .config_files import read_config, to_toml
 from .criterion import CoachTurn, Criterion, random_window, weighted_sum
 from .data.crops import Batch, Crops
 from .data.pairs import GROUP, NOTE_EVERY, PairWindows, are_made, make_pairs
 from .data.photos import Photos, load_photos
-from .data.teachers import Teachers
+from .data.teachers import Teachers, teacher_files
+from .environment import begin_step, compile_parts, make_accelerator
 from .loop import (
     batches_from,
-    begin_step,
     check_crop_size,
-    compile_parts,
     describe,
     in_parts,
     learning_rate,
-    make_accelerator,
     make_adamw,
     set_learning_rate,
 )
-from .memory import Step, estimate_memory
+from .memory import Step, decoded_bytes, estimate_memory
 from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
 from .run.logbook import Logbook
-from .settings import LITE_PRESET, DistillConfig, read_config, to_toml
+from .settings import LITE_PRESET, DistillConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +59,7 @@ def distill(
     student: str, data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Tell
 ) -> Path:
     """Run or resume the distillation in `out`; returns the folder of the exported weights."""
-    config = read_distill_config(student, config_file, settings)
+    config = read_distill_config(student, config_file, settings, run=out)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
     pipeline, criterion, turn = build(config, accelerator.device)
@@ -69,7 +68,7 @@ def distill(
     # With pairs, photos are needed only for the sheet's few samples.
     cache_gb = 0.0 if config.pairs else config.cache_gb
     crops = Crops(
-        load_photos(data, smallest(config), cache_gb, main),
+        load_photos(data, smallest(config), cache_gb, main, config.photo_colors),
         config.crop_size,
         config.seed,
         config.graphics_share,
@@ -190,19 +189,19 @@ def make_teachers_pairs(
 ) -> Path:
     """Make, or go on making, the pairs of a configuration, `group` at a time; returns their folder."""
     # The files of the judges need not be there.
-    unjudged = ["perceptual_weight=0", "coach=none", "fdl_weight=0"]
-    config = read_distill_config("lite", config_file, [*settings, *unjudged])
+    unjudged = {"perceptual_weight": 0.0, "coach": "none", "fdl_weight": 0.0}
+    config = read_distill_config("lite", config_file, settings, fixed=unjudged)
     if not isinstance(config.pairs, str) or not config.pairs or not config.teacher:
         raise UsageError("--make-pairs: needs the settings pairs, one folder, and teacher")
     if count < 1:
         raise UsageError(f"--make-pairs {count}: must be at least 1")
-    photos = load_photos(data, config.pair_size, cache_gb=0)
+    photos = load_photos(data, config.pair_size, cache_gb=0, colors=config.photo_colors)
     if are_made(config, photos, count, group):
         report(f"{config.pairs}: made already")
         return Path(config.pairs)
     device = resolve_device(config.device)
     # Now that the photos are needed, they are decoded.
-    photos = Photos(photos.files, photos.smallest, config.cache_gb)
+    photos = Photos(photos.files, photos.smallest, config.cache_gb, photos.colors)
     precision = resolve_precision(config.precision, device)
     return make_pairs(
         config,
@@ -216,10 +215,21 @@ def make_teachers_pairs(
     )
 
 
-def read_distill_config(student: str, config_file: Path | None, settings: list[str]) -> DistillConfig:
-    """Read published values for zimage and flux2, or lite's preset for lite; then the file, then settings."""
+def read_distill_config(
+    student: str,
+    config_file: Path | None,
+    settings: list[str],
+    *,
+    fixed: dict[str, Any] | None = None,
+    run: Path | None = None,
+) -> DistillConfig:
+    """Read published values for zimage and flux2, or lite's preset for lite; then the file, then settings.
+
+    fixed, run: see `read_config`.
+    """
     preset: dict[str, Any] = {} if is_pretrained(student) else dict(LITE_PRESET)
-    return read_config(DistillConfig, config_file, [*settings, f"student={json.dumps(student)}"], preset)
+    fixed = {**(fixed or {}), "student": student}
+    return read_config(DistillConfig, config_file, settings, preset, fixed=fixed, run=run)
 
 
 def build(config: DistillConfig, device: torch.device) -> tuple[OneStepPipeline, Criterion, CoachTurn | None]:
@@ -290,7 +300,17 @@ def dry_run(
     report(to_toml(config))
     report(f"# {len(photos)} photos, {describe(pipeline)}")
     step = one_step(pipeline, criterion, turn, config)
-    estimate = estimate_memory(pipeline, criterion.networks(), config, accelerator.num_processes, step)
+    files = itertools.chain.from_iterable(teacher_files(config.teacher).values())
+    # With pairs, neither photos nor teachers are kept.
+    estimate = estimate_memory(
+        pipeline,
+        criterion.networks(),
+        config,
+        accelerator.num_processes,
+        step,
+        photos=0 if config.pairs else decoded_bytes(photos, config.cache_gb),
+        teachers=0 if config.pairs else sum(path.stat().st_size for path in set(files) if path.is_file()),
+    )
     report(f"# memory on each device: {estimate}")
 
 

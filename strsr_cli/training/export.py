@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from strsr_models.load import load_pipeline
 from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.zimage import ZImagePipeline
 
-from ..system.atomic import whole_folder
+from ..system.atomic import fill_folder, is_unfinished, sweep, whole_folder
 
 TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2Pipeline)}
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -31,7 +32,7 @@ def export(run: Path, out: Path, faithful: Path | None = None) -> Path:
     weights, or a folder of weights; what differs in it becomes the other end of `--fidelity`.
     """
     source = weights_of(run)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(is_unfinished(path.name) for path in out.iterdir())):
         raise UsageError(f"{out}: exists and is not an empty folder; choose another")
     family = _family(source)
     if family == "lite":
@@ -46,7 +47,13 @@ def export(run: Path, out: Path, faithful: Path | None = None) -> Path:
             # The function save_file is not used: its files can be read by their owner alone.
             (folder / FAITHFUL_NAME).write_bytes(safetensors.torch.save(other, metadata={"format": "pt"}))
 
-    whole_folder(out, fill)
+    # A link leads to the folder that is meant.
+    target = Path(os.path.realpath(out))
+    sweep([target, target.parent])
+    if target.is_dir():
+        fill_folder(target, fill, last=WEIGHTS_NAME)
+    else:
+        whole_folder(target, fill)
     return out
 
 

@@ -1,4 +1,4 @@
-"""The parts that the loops of `strsr train` and `strsr distill` share: accelerate, AdamW, learning rates, batches.
+"""The parts that the loops of `strsr train` and `strsr distill` share: AdamW, learning rates, batches.
 
 Distribution, mixed precision and the files of a checkpoint are Hugging Face accelerate's
 (https://huggingface.co/docs/accelerate): start a run with `accelerate launch -m strsr_cli train ...`
@@ -11,90 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import UsageError
-from strsr_models.packages import install_command
 from strsr_models.pipelines.base import OneStepPipeline
 
 from .data.crops import Batch, Crops, Teach, batches
-from .run.checkpoint import keep_trained_only
 from .settings import LoopConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-SPREADING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # plugins that take parameters apart
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-def make_accelerator(config: LoopConfig) -> Accelerator:
-    """Make accelerate's process group with the device and precision that the configuration says.
-
-    Raises UsageError when accelerate is not installed, is set up to spread parameters over processes,
-    or the batch cannot be shared out evenly.
-    """
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise UsageError(f"training needs accelerate: {install_command('strsr[train]')}") from error
-    # `accelerate launch` tells its processes so in the environment.
-    for name in SPREADING:
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1", "yes"):
-            raise UsageError(
-                f"accelerate is set up for {name}, which does not work here: set it up for DDP "
-                "(accelerate launch --multi_gpu); for less memory use accumulate and gradient_checkpointing"
-            )
-    device = resolve_device(config.device)
-    if device.type == "cuda":
-        # Crops have so few sizes that trying convolutions out pays.
-        torch.backends.cudnn.benchmark = True
-        if device.index is not None:
-            torch.cuda.set_device(device)
-    precision = resolve_precision(config.precision, device)
-    if precision == "fp16" and device.type == "cpu":
-        raise UsageError("precision=fp16: CPUs do not train in it; use bf16, fp32 or auto")
-    try:
-        accelerator = Accelerator(mixed_precision=MIXED_PRECISION[precision], cpu=device.type == "cpu")
-    except ValueError as error:
-        # accelerate keeps one state for the whole process, so that a second run must want the same.
-        raise UsageError(f"precision={precision}, device={config.device}: {error}") from error
-    keep_trained_only(accelerator)
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts:
-        raise UsageError(
-            f"batch_size {config.batch_size}: must be a multiple of processes x accumulate, "
-            f"{accelerator.num_processes} x {config.accumulate}"
-        )
-    return accelerator
-
-
-class Compilable(Protocol):
-    """A part that torch.compile can make faster in place, as modules can."""
-
-    def compile(self, *, mode: str) -> None:
-        """Compile in torch.compile's `mode`."""
-
-
-def compile_parts(config: LoopConfig, parts: Iterable[Compilable | None]) -> None:
-    """Have torch compile a student's networks and its judges, if the configuration says so; names and weights stay."""
-    if config.compile:
-        for part in parts:
-            if part is not None:
-                part.compile(mode=config.compile_mode)
-
-
-def begin_step(config: LoopConfig) -> None:
-    """Tell torch that a step begins: what compiled networks gave in the last one may be overwritten."""
-    if config.compile:
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
 def check_crop_size(config: LoopConfig, pipeline: OneStepPipeline) -> None:

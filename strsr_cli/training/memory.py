@@ -2,7 +2,8 @@
 
 Weights are counted. Activations are measured: one part of a batch goes forward and backward, as in the
 run, on tensors that have sizes but no numbers (torch's FakeTensorMode), so that 6 B parameters take
-seconds and no memory. What a device's allocator and convolutions need on top is not included.
+seconds and no memory. Where a CPU trains, the program itself and the decoded photos count too, as they lie in the same
+memory. What a device's allocator and convolutions need on top is not included.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,6 +26,7 @@ from strsr_models.encoders.qwen import VisionLanguageEncoder
 from strsr_models.pipelines.base import OneStepPipeline
 
 from .data.crops import PICTURE_SIZE, Batch
+from .data.photos import Photos
 from .settings import LoopConfig
 
 GIB = 2.0**30
@@ -40,11 +43,19 @@ class Estimate:
     gradients_and_adam: float
     average: float
     activations: float  # at their height, for one part of a batch
+    # Where a CPU trains, what its memory holds beside: decoded photos, teachers' weights, the program itself.
+    photos: float = 0.0
+    teachers: float = 0.0
+    process: float = 0.0
 
     def __str__(self) -> str:
         values = {field.name.replace("_and_", " and "): getattr(self, field.name) for field in fields(self)}
-        parts = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        return f"about {sum(values.values()):.3g} GiB ({parts}); an estimate: a device needs some more"
+        beside = ("photos", "teachers", "process")
+        parts = ", ".join(f"{n} {value:.3g}" for n, value in values.items() if value or n not in beside)
+        more = (
+            "a step's kernels and each worker need some more" if self.process else "a device needs some more"
+        )
+        return f"about {sum(values.values()):.3g} GiB ({parts}); an estimate: {more}"
 
 
 def estimate_memory(
@@ -54,13 +65,19 @@ def estimate_memory(
     processes: int,
     step: Step,
     *,
+    photos: int = 0,
+    teachers: int = 0,
     real: bool = False,
 ) -> Estimate:
     """Count the weights of a pipeline and of what judges it, and run `step`, which trains the former.
 
+    photos, teachers: bytes of decoded photos and of weights. They count, as this process does, where a CPU trains.
     The modules have lost their numbers afterwards, unless `real`, which computes on the CPU in earnest.
     """
     modules = [pipeline, *judges]
+    on_cpu = resolve_device(config.device).type == "cpu"
+    # What the program itself takes: all that is there now, before the step, but for the networks.
+    process = max(0, psutil.Process().memory_info().rss - _bytes(_tensors(modules))) if on_cpu else 0
     trained = 3 * sum(_bytes(p for p in module.parameters() if p.requires_grad) for module in modules)
     weights = _bytes(_tensors([pipeline]))
     average = weights if config.ema_decay else 0
@@ -73,7 +90,15 @@ def estimate_memory(
         gradients_and_adam=trained / GIB,
         average=average / GIB,
         activations=activations / GIB,
+        photos=photos / GIB if on_cpu else 0.0,
+        teachers=teachers / GIB if on_cpu else 0.0,
+        process=process / GIB,
     )
+
+
+def decoded_bytes(photos: Photos, cache_gb: float) -> int:
+    """The bytes of the decoded photos that a run keeps in memory."""
+    return int(min(cache_gb * 1e9, sum(3 * file.pixels for file in photos.files)))
 
 
 def _activations(modules: Sequence[nn.Module], config: LoopConfig, crops: int, step: Step, real: bool) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..system.atomic import whole_file, writing
+from ..system.atomic import sweep, whole_file, writing
 from .data.crops import Crops, sample_noise, sample_recipe, step_sizes
 from .data.degrade import KINDS, DegradeConfig, degrade, sharpen
 from .data.photos import load_photos
@@ -25,10 +25,11 @@ CHOICE = 8  # samples among which each row of the sheet is chosen
 
 def draw_preview(path: Path, data: list[Path], config: LoopConfig) -> None:
     """Write the sheet of a run that has not begun. Raises StrsrError when it cannot be written."""
-    photos = load_photos(data, config.crop_size, cache_gb=0)
+    photos = load_photos(data, config.crop_size, cache_gb=0, colors=config.photo_colors)
     crops = Crops(photos, config.crop_size, config.seed, config.graphics_share)
     with writing(path, "nothing else was written"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep([path.parent])
         write_preview(path, crops, config.degrade, config.batch_size)
 
 

@@ -1,18 +1,14 @@
-"""All settings of `strsr train` and `strsr distill` on one page: their defaults, their checks, and the files that hold them."""
+"""All settings of `strsr train` and `strsr distill` on one page: their defaults, and their checks."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from strsr_models.config import as_tuple, from_dict
+from strsr_models.config import as_tuple
 from strsr_models.encoders.features import FEATURES
-from strsr_models.errors import UsageError, nearest
+from strsr_models.errors import nearest
 from strsr_models.losses.adversarial import R1_SIGMA
 from strsr_models.losses.lattice import LEAST_CROP
 from strsr_models.pipelines.lite import LiteConfig
@@ -21,12 +17,7 @@ from .data.degrade import DegradeConfig, check_shares
 from .data.photos import CACHE_GB
 from .data.teachers import TeacherConfig
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
+PHOTO_COLORS = ("srgb", "stored")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -70,6 +61,8 @@ class LoopConfig:
     compile: bool = False  # by torch.compile: faster steps on a GPU, after a minute or two of compiling
     compile_mode: str = "default"  # torch.compile's; reduce-overhead replays steps as CUDA graphs
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    # "srgb": profiles of photos count, as `strsr upscale` counts them; "stored": their numbers are taken as they are.
+    photo_colors: str = "srgb"
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulate", "log_every", "save_every", "sample_every")
@@ -98,6 +91,10 @@ class LoopConfig:
         if self.compile_mode not in COMPILE_MODES:
             raise ValueError(
                 f"compile_mode {self.compile_mode!r}: unknown; {nearest(self.compile_mode, COMPILE_MODES)}"
+            )
+        if self.photo_colors not in PHOTO_COLORS:
+            raise ValueError(
+                f"photo_colors {self.photo_colors!r}: unknown; {nearest(self.photo_colors, PHOTO_COLORS)}"
             )
         check_shares(self, "graphics_share")
         amounts = ("workers", "warmup_steps", "cache_gb", "weight_decay", "minutes", "minutes_before")
@@ -340,52 +337,44 @@ def config_hash(config: LoopConfig) -> str:
     return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
 
-T = TypeVar("T")
-
-
-def read_config(
-    cls: type[T], path: Path | None, settings: list[str], preset: dict[str, Any] | None = None
-) -> T:
-    """Read the dataclass `cls` from defaults, then a preset, a TOML file, and `key=value` settings."""
-    data: dict[str, Any] = dict(preset or {})
-    if path is not None:
-        try:
-            data |= tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--config {path}: {error}") from error
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting}: expected key=value")
-        *tables, last = key.strip().split(".")
-        table = data
-        for name in tables:
-            table = table.setdefault(name, {})
-            if not isinstance(table, dict):
-                raise UsageError(f"--set {setting}: {name} is a value, not a table of values")
-        table[last] = _parse_value(value.strip())
-    return from_dict(cls, data, str(path or "--set"))
-
-
-def _parse_value(text: str) -> Any:
-    """The value that a TOML text stands for; a bare word is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def to_toml(config: Any) -> str:
-    """A (nested) dataclass as TOML; keys whose value is None are left out."""
-
-    def table(data: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-        lines = [f"[{'.'.join(path)}]"] if path else []
-        for key, value in data.items():
-            if not isinstance(value, dict) and value is not None:
-                lines.append(f"{key} = {json.dumps(value, default=str)}")
-        for key, value in data.items():
-            if isinstance(value, dict):
-                lines += ["", *table(value, (*path, key))]
-        return lines
-
-    return "\n".join(table(dataclasses.asdict(config), ())) + "\n"
+# Settings that are younger than the first runs, by their dotted names, and what was done before they existed. A run that
+# is gone on with, and whose config.toml lacks one, goes on with this value. A new setting needs its line here.
+LATER: dict[str, Any] = {
+    "adam_eps": 1e-12,
+    "accumulate": 1,
+    "gradient_checkpointing": False,
+    "cache_gb": CACHE_GB,
+    "tensorboard": True,
+    "stage": "pixel",
+    "flow_weight": 1.0,
+    "flow_noise": 0.05,
+    "lattice_weight": 0.0,
+    "compile": False,
+    "compile_mode": "default",
+    "minutes": 0.0,
+    "minutes_before": 0.0,
+    "graphics_share": 0.0,
+    "photo_colors": "stored",
+    "semantic_tokens": True,
+    "judge_shift": 0,
+    "teacher": "",
+    "teacher_weight": 1.0,
+    "photo_share": 0.0,
+    "perceptual_target": "photo",
+    "pairs": "",
+    "pair_size": 256,
+    "largest_crop": 0,
+    "coach_real": "photo",
+    "coach_noise": 0.0,
+    "coach_floor": 0.0,
+    "degrade.sharpen": 0.0,
+    "degrade.lens_share": 0.0,
+    "degrade.medium_share": 0.0,
+    "model.dit.unpatchify": "patch",
+}
+# What these two are like does not matter where they have no share.
+LATER |= {
+    f"degrade.{kind}.{name}": list(value) if isinstance(value, tuple) else value
+    for kind in ("lens", "medium")
+    for name, value in vars(getattr(DegradeConfig(), kind)).items()
+}

@@ -23,40 +23,39 @@ from strsr_models.load import load_lite
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
 from ..system.console import Tell
+from .config_files import read_config, to_toml
 from .criterion import Distance, image_losses, make_distance, weighted_sum
 from .data.crops import Batch, Crops
 from .data.photos import load_photos
 from .data.seeds import generator_for
+from .environment import begin_step, compile_parts, make_accelerator
 from .loop import (
     batches_from,
-    begin_step,
     check_crop_size,
-    compile_parts,
     describe,
     in_parts,
     learning_rate,
-    make_accelerator,
     make_adamw,
     set_learning_rate,
 )
-from .memory import estimate_memory
+from .memory import decoded_bytes, estimate_memory
 from .preview import draw_preview
 from .run.checkpoint import Average
 from .run.folder import Run
 from .run.logbook import Logbook
-from .settings import TrainConfig, read_config, to_toml
+from .settings import TrainConfig
 
 
 def train(data: list[Path], out: Path, config_file: Path | None, settings: list[str], report: Tell) -> Path:
     """Run or resume the training in `out`; returns the folder of the exported weights."""
-    config = read_config(TrainConfig, config_file, settings)
+    config = read_config(TrainConfig, config_file, settings, run=out)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
     pipeline, stage, distance = build(config, accelerator.device)
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     main = accelerator.is_main_process
     crops = Crops(
-        load_photos(data, config.crop_size, config.cache_gb, main),
+        load_photos(data, config.crop_size, config.cache_gb, main, config.photo_colors),
         config.crop_size,
         config.seed,
         config.graphics_share,
@@ -211,5 +210,6 @@ def dry_run(data: list[Path], config_file: Path | None, settings: list[str], rep
         weighted_sum(losses, config).backward()  # type: ignore[no-untyped-call]
 
     judges = distance.networks if distance is not None else []
-    estimate = estimate_memory(pipeline, judges, config, accelerator.num_processes, step)
+    kept = decoded_bytes(photos, config.cache_gb)
+    estimate = estimate_memory(pipeline, judges, config, accelerator.num_processes, step, photos=kept)
     report(f"# memory on each device: {estimate}")

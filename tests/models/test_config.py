@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from strsr_cli.training.config_files import read_config, to_toml
 from strsr_cli.training.data.teachers import TeacherConfig
 from strsr_cli.training.distill import read_distill_config
-from strsr_cli.training.settings import DistillConfig, TrainConfig, read_config, to_toml
+from strsr_cli.training.settings import DistillConfig, TrainConfig
 from strsr_models.config import from_dict, to_dict
 from strsr_models.errors import UsageError
 from strsr_models.networks.autoencoder import PyramidConfig, QuarterConfig

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from strsr_cli.training.settings import TrainConfig, to_toml
+from strsr_cli.training.config_files import to_toml
+from strsr_cli.training.settings import TrainConfig
 
 from ..conftest import TINY
 from ..helpers.pairs import Home

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from strsr_cli.training.loop import make_accelerator
+from strsr_cli.training.environment import make_accelerator
 from strsr_cli.training.run.checkpoint import NON_FINITE_LIMIT, Guard
 from strsr_cli.training.run.folder import Run
 from strsr_cli.training.run.progress import Meter

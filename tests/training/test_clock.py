@@ -9,11 +9,12 @@ import pytest
 from safetensors import safe_open
 from typer.testing import Result
 
+from strsr_cli.training.config_files import read_config
 from strsr_cli.training.distill import distill, read_distill_config
 from strsr_cli.training.loop import learning_rate
 from strsr_cli.training.run import logbook
 from strsr_cli.training.run.folder import Run
-from strsr_cli.training.settings import TrainConfig, read_config
+from strsr_cli.training.settings import TrainConfig
 from strsr_cli.training.train import train
 from strsr_models.errors import UsageError
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from strsr_cli.training.config_files import read_config
 from strsr_cli.training.loop import learning_rate
-from strsr_cli.training.settings import TrainConfig, read_config
+from strsr_cli.training.settings import TrainConfig
 from strsr_models import UsageError
 
 from ..helpers.training import BASE, SMALL, limit_files, limits_end, run
@@ -125,7 +126,8 @@ def test_a_dry_run_tells_settings_and_memory_and_writes_nothing(
     assert result.exit_code == 0, result.output
     told = re.search(r"about ([\d.]+) GiB \(weights", result.stdout)
     assert told is not None
-    assert 0.001 < float(told.group(1)) < 0.1
+    assert 0.1 < float(told.group(1)) < 8
+    assert re.search(r"activations [\d.e-]+, photos [\d.e-]+, process [\d.]+\)", result.stdout)
     assert "1 photos, 0.1" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
     toml = tmp_path / "resolved.toml"

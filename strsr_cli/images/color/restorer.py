@@ -38,6 +38,18 @@ def network_input(picture: Picture, rows: slice = ALL, columns: slice = ALL) -> 
     return color.expand(-1, 3, -1, -1)
 
 
+def srgb8(picture: Picture) -> np.ndarray:
+    """Return what the networks see of a picture's colours as (h, w, 3) uint8, without alpha."""
+    if space_of(picture) is None:
+        return picture.rgb8()
+    height, width = picture.color.shape[:2]
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, BAND):
+        rows = slice(top, top + BAND)
+        pixels[rows] = to_pixels(network_input(picture, rows).clamp(0, 1), pixels.dtype)
+    return pixels
+
+
 @dataclass(frozen=True)
 class ColorRestorer:
     """A picture's own colours, enlarged, with what a network adds to them, some rows at a time.

@@ -30,11 +30,11 @@ from torch import Tensor
 from strsr_models.config import as_tuple
 from strsr_models.errors import StrsrError, UsageError
 
-from ...system.atomic import free_space, whole_file, writing
+from ...system.atomic import free_space, is_unfinished, sweep, whole_file, writing
 from ...system.refusals import UNKNOWN, bring_to_disk, exclusive
 from .crops import PICTURE_SIZE, Batch, Crops, batches
 from .degrade import KINDS
-from .photos import Photos, data_hash
+from .photos import STORED, Photos, colors_of, data_hash
 from .seeds import generator_for
 from .teachers import Teachers, teacher_files, teacher_hashes
 
@@ -123,7 +123,7 @@ def are_made(config: DistillConfig, photos: Photos, count: int, group: int = GRO
 def origin(config: DistillConfig, photos: Photos) -> dict[str, Any]:
     """The facts that decide each byte of the pairs, as JSON has them."""
     own = {"seed": config.seed, "graphics_share": config.graphics_share}
-    return {"data": data_hash(photos), **own, **settings(config)}
+    return {"data": data_hash(photos), **own, **settings(config), **colors_of(photos)}
 
 
 def pairs_folder(config: DistillConfig) -> Path:
@@ -153,7 +153,7 @@ def begin(folder: Path, made_from: dict[str, Any], count: int) -> dict[str, Any]
     """The state of pairs to go on with, or that of new ones. Raises UsageError for other pairs."""
     fresh = {"made_from": made_from, "count": count, "done": 0, "dropped": 0}
     if not (folder / "pairs.json").exists():
-        if any(path.name != "lock" for path in folder.iterdir()):
+        if any(path.name != "lock" and not is_unfinished(path.name) for path in folder.iterdir()):
             raise UsageError(f"pairs {folder}: is neither empty nor a folder of pairs; choose another")
         return fresh
     state = read_state(folder)
@@ -185,6 +185,11 @@ def read_state(folder: Path) -> dict[str, Any]:
 def check_same(folder: Path, made_from: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise UsageError, naming what differs, for pairs that were made otherwise than is wanted."""
     changed = sorted(key for key, value in wanted.items() if made_from.get(key) != value)
+    if made_from.get("colors", STORED) != wanted.get("colors", STORED):
+        raise UsageError(
+            f"pairs {folder}: were made with photo_colors={made_from.get('colors', STORED)}, and some photos have "
+            "profiles; set the same, or make other pairs"
+        )
     if changed:
         words = {"data": "other photos", "format": "another version of strsr", "teacher": "other teachers"}
         what = ", ".join(words.get(key, f"another {key}") for key in changed)
@@ -201,6 +206,7 @@ def locked(folder: Path) -> Iterator[None]:
             stack.enter_context(exclusive(folder / "lock", timeout=0))
         except Timeout as error:
             raise StrsrError(f"another process makes pairs in {folder}; wait for it") from error
+        sweep([folder])
         yield
 
 
@@ -274,9 +280,13 @@ class PairWindows:
         # Where the teachers' files are gone, what they taught is still here.
         files = itertools.chain.from_iterable(teacher_files(config.teacher).values())
         comparable = all(path.exists() for path in files)
-        wanted = {"data": data_hash(photos), **settings(config, teachers=comparable)}
+        wanted = {
+            "data": data_hash(photos),
+            **settings(config, teachers=comparable),
+            **colors_of(photos),
+        }
         self.config, self.device, self.multiple_of = config, device, multiple_of
-        self._parts = [Part(Path(name), wanted, device) for name in as_tuple(config.pairs)]
+        self._parts = [Part(Path(name), wanted, device, photos.old_hash) for name in as_tuple(config.pairs)]
         # The upper 32 bits number the part, the lower ones the row in it.
         self.usable = torch.cat([part.usable + 2**32 * number for number, part in enumerate(self._parts)])
 
@@ -327,9 +337,14 @@ class PairWindows:
 class Part:
     """The pairs of one folder."""
 
-    def __init__(self, folder: Path, wanted: dict[str, Any], device: torch.device) -> None:
-        """wanted: what the pairs must have been made from. Raises the UsageErrors of `PairWindows`."""
+    def __init__(self, folder: Path, wanted: dict[str, Any], device: torch.device, old_hash: str) -> None:
+        """wanted: what the pairs must have been made from. old_hash: their data's in earlier versions, see `load_photos`.
+
+        Raises the UsageErrors of `PairWindows`.
+        """
         state = read_state(folder)
+        if old_hash and state["made_from"].get("data") == old_hash:
+            wanted = {**wanted, "data": old_hash}
         check_same(folder, state["made_from"], wanted)
         if state["done"] < state["count"]:
             raise UsageError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,12 @@ class Average:
         names = pipeline.trainable_state() if decay else ()
         self._pairs = [(name, averages[name], trained[name]) for name in names]
 
+    def weights(self) -> list[Tensor]:
+        """The averages; without any, the trained weights."""
+        if self._pairs:
+            return [average.detach() for _, average, _ in self._pairs]
+        return [weight.detach() for weight in self.pipeline.parameters() if weight.requires_grad]
+
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Set average = decay * average + (1 - decay) * trained, with a smaller decay in the first steps."""
@@ -60,7 +66,7 @@ class Average:
         """Fill the averages from a file of `save`. Raises an error when names or shapes are not the same."""
         from safetensors.torch import load_file
 
-        saved = load_file(path)
+        saved = {plain_name(name): tensor for name, tensor in load_file(path).items()}
         if saved.keys() != {name for name, _, _ in self._pairs}:
             raise StrsrError(f"{path.name} holds other parameters than this configuration trains")
         for name, average, _ in self._pairs:
@@ -143,6 +149,33 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
+def check_finite(run: Run, models: Sequence[nn.Module], average: Average, step: int) -> None:
+    """Raise StrsrError, before anything is saved, where weights are NaN or infinite, or averages are so in float16."""
+    if not _are_finite(_trained(models)):
+        raise not_finite(run, step, "weights are")
+    # Weights are exported in half precision.
+    if not _are_finite([weight.half() for weight in average.weights()]):
+        raise not_finite(run, step, "averaged weights, in float16, are")
+
+
+def _trained(models: Iterable[nn.Module]) -> list[Tensor]:
+    """All parameters that train."""
+    return [weight.detach() for model in models for weight in model.parameters() if weight.requires_grad]
+
+
+def _are_finite(tensors: list[Tensor]) -> bool:
+    """Whether no number in any of the tensors is NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def not_finite(run: Run, step: int, what: str) -> StrsrError:
+    """The error of a run whose result is of no use."""
+    return StrsrError(
+        f"step {step}: {what} not finite, and nothing of this step was saved; {run.advice}; "
+        "go on with a lower learning_rate or precision=fp32"
+    )
+
+
 def load_checkpoint(
     run: Run,
     accelerator: Accelerator,
@@ -158,10 +191,14 @@ def load_checkpoint(
     if latest is None:
         return 0
     try:
-        _check_names([accelerator.unwrap_model(model) for model in models], latest)
+        bare = [bare_module(model) for model in models]
+        _check_names(bare, latest)
         # Frozen parts are not in the checkpoint.
         accelerator.load_state(str(latest), strict=False)
+        _load_renamed(bare, latest)
         average.load(latest / AVERAGE_NAME)
+        if not _are_finite([*_trained(bare), *average.weights()]):
+            raise StrsrError("its weights are not finite")
         # Old checkpoints have no counts.
         if (latest / COUNTS_NAME).exists():
             counts = json.loads((latest / COUNTS_NAME).read_text())
@@ -177,6 +214,40 @@ def load_checkpoint(
     return int(latest.name)
 
 
+def bare_module(model: nn.Module) -> nn.Module:
+    """The module itself, without what torch.compile and distribution wrap it into; accelerate's own function would take
+    a compiled module's distribution away for good.
+    """
+    while True:
+        inside = getattr(model, "_orig_mod", None)
+        if inside is None and isinstance(model, nn.parallel.DistributedDataParallel):
+            inside = model.module
+        if not isinstance(inside, nn.Module):
+            return model
+        model = inside
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without the marks that torch.compile leaves where it wraps modules."""
+    return name.replace("_orig_mod.", "")
+
+
+def _weights_path(folder: Path, number: int) -> Path:
+    """The file of the model that accelerate prepared as number 0, 1 and so on."""
+    return folder / (f"model_{number}.safetensors" if number else "model.safetensors")
+
+
+def _load_renamed(models: Sequence[nn.Module], folder: Path) -> None:
+    """Fill models from a checkpoint of compiled ones, whose names accelerate would pass over."""
+    from safetensors.torch import load_file
+
+    for number, model in enumerate(models):
+        saved = load_file(_weights_path(folder, number))
+        plain = {plain_name(name): tensor for name, tensor in saved.items()}
+        if plain.keys() != saved.keys():
+            model.load_state_dict(plain, strict=False)
+
+
 def _check_names(models: Sequence[nn.Module], folder: Path) -> None:
     """Make sure that all that trains is in the checkpoint, since loading without frozen parts is lenient."""
     from safetensors import safe_open
@@ -187,9 +258,8 @@ def _check_names(models: Sequence[nn.Module], folder: Path) -> None:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
-        path = folder / (f"model_{number}.safetensors" if number else "model.safetensors")
-        with safe_open(path, "pt") as file:
-            saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        with safe_open(_weights_path(folder, number), "pt") as file:
+            saved = {plain_name(name): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         missing = sorted(name for name in wanted if saved.get(name) != wanted[name])
         if missing:
             raise StrsrError(

@@ -3,6 +3,7 @@
 config.toml        the configuration, every value resolved
 start.sha256       hash of the weights that the run started from, where it did not start from random ones
 lock               locked by the process that trains in the folder
+data.json          which photos it has learnt from, from which step on
 metrics.jsonl      one line per log interval; the same numbers for TensorBoard in tensorboard/
 checkpoints/N/     all that is needed to go on from step N; appears whole, the two newest are kept
 samples/           sheets of lq_up | restored | hq
@@ -16,26 +17,31 @@ import errno
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from strsr_models.errors import StrsrError, UsageError
 
-from ...system.atomic import cannot_write, sync, sync_folder, whole_file, whole_folder, writing
-from ..settings import to_toml
+from ...system.atomic import (
+    TEMPORARY_PREFIX,
+    cannot_write,
+    is_unfinished,
+    sweep,
+    sync,
+    sync_folder,
+    whole_file,
+    whole_folder,
+    writing,
+)
+from ..config_files import CONFIG_NAME, flattened, parse_toml, run_settings, still_older, to_toml
+from ..settings import LATER
 
 try:
     import fcntl
 except ImportError:
     # On Windows nothing keeps two commands out of one folder.
     fcntl = None  # type: ignore[assignment]
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 KEPT_CHECKPOINTS = 2
@@ -81,7 +87,17 @@ class Run:
                     raise StrsrError(
                         f"another process is training in {self.folder}; wait for it, or choose another --out"
                     ) from error
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed here have left unfinished; nobody else works in the folder now."""
+        sweep([self.folder, self.folder / "samples", self.checkpoints])
+        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+            # Earlier versions' folders do not say whose they are.
+            if path.is_dir() and not is_unfinished(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.checkpoints / f"parts{FRESH}", ignore_errors=True)
 
     def started_from(self, weights: Path | None) -> str:
         """SHA-256 of the file of weights that the run began with, also when that file has changed since; or "".
@@ -96,8 +112,9 @@ class Run:
         return path.read_text() if path.exists() else ""
 
     def write_config(self, config: Any) -> None:
-        """Save the resolved configuration."""
-        self.write(self.folder / "config.toml", to_toml(config).encode())
+        """Save the resolved configuration, without the settings that the run is older than: it stays older."""
+        older = still_older(self.folder, config) if self.latest() is not None else ()
+        self.write(self.folder / CONFIG_NAME, to_toml(config, older).encode())
 
     def write(self, path: Path, data: bytes) -> None:
         """Write one file of the run, whole. Raises StrsrError when the disk does not take it."""
@@ -110,20 +127,27 @@ class Run:
         return f"the last checkpoint is {self.latest() or 'none'}"
 
     def check_same(self, config: Any, may_change: set[str]) -> None:
-        """Raise UsageError when a run that has checkpoints was made with other settings than these."""
-        path = self.folder / "config.toml"
-        if self.latest() is None or not path.exists():
+        """Raise UsageError when a run that has checkpoints was made with other settings than these, or does not say.
+
+        A setting that its config.toml lacks, as it is older, had the value that LATER names.
+        """
+        if self.latest() is None:
             return
-        try:
-            before = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); the run cannot be resumed safely") from error
-        now = tomllib.loads(to_toml(config))
-        names = (before.keys() | now.keys()) - may_change
-        changed = sorted(name for name in names if before.get(name) != now.get(name))
+        before = run_settings(self.folder)
+        if before is None:
+            raise UsageError(
+                f"{self.folder / CONFIG_NAME}: is missing, so that nobody knows what this run was begun with; put it "
+                f"back, or make it by the run's own command with --dry-run in place of --out, > {CONFIG_NAME}"
+            )
+        before = LATER | before
+        now = flattened(parse_toml(to_toml(config)))
+        names = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+        # A value of before that nothing can be now, such as a kind of coach that `train` has not.
+        names -= LATER.keys() - now.keys()
+        changed = sorted({name.split(".")[0] for name in names} - may_change)
         if changed:
-            plain = [name for name in changed if not isinstance(before.get(name), dict)]
-            values = ", ".join(f"{name} = {before.get(name)!r}" for name in plain)
+            plain = [name for name in changed if name in before]
+            values = ", ".join(f"{name} = {before[name]!r}" for name in plain)
             in_brackets = f" ({values})" if values else ""
             raise UsageError(
                 f"{self.folder}: was begun with other settings of {', '.join(changed)}"

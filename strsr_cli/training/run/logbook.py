@@ -18,10 +18,11 @@ from ...system.console import Tell
 from ...system.signals import Stopped, StopSignals
 from ..criterion import Distance
 from ..data.crops import Crops
-from ..data.photos import Photos, data_hash
+from ..data.photos import data_hash
 from ..settings import MAY_CHANGE, LoopConfig, config_hash
-from .checkpoint import Average, Guard, load_checkpoint, save_checkpoint
+from .checkpoint import Average, Guard, check_finite, load_checkpoint, not_finite, save_checkpoint
 from .folder import Run
+from .history import HISTORY_NAME, Data, change_text, continued, history_text, read_history
 from .progress import Meter, Progress
 from .samples import lattice_curve, restore_samples, sample_batch, sample_scores, write_sheet
 
@@ -55,6 +56,7 @@ class Logbook:
         start: file of weights that the run begins with, if any. size: how large the pipeline is, in words.
         """
         self.run, self.accelerator, self.config, self.average = run, accelerator, config, average
+        self._models = models
         run.check_same(config, MAY_CHANGE)
         self.meter, self.guard, self.coach_guard = Meter(accelerator), Guard(run), Guard(run)
         self._guards = (self.guard, self.coach_guard)
@@ -75,6 +77,7 @@ class Logbook:
         self._signals = StopSignals()
         self._photos, self._distance = crops.photos, distance
         self._sheet = sample_batch(crops, config.degrade) if accelerator.is_main_process else None
+        self._samples_are_finite = True
         self._logged = self.step
         self._over = self.share >= 1
         self._start = ""
@@ -84,6 +87,21 @@ class Logbook:
         self._progress.say(
             f"resumed at step {self.step}" if self.step else f"{len(crops.photos)} photos, {size}"
         )
+        self._history: list[Data] = []
+        if accelerator.is_main_process:
+            self._history = self._note_data()
+
+    def _note_data(self) -> list[Data]:
+        """Write down which photos the run has from this step on, and say so where they are others than before."""
+        known = read_history(self.run.folder)
+        history = continued(known, Data(self.step, data_hash(self._photos), len(self._photos)))
+        # A run that is over learns nothing from other photos.
+        if self._over:
+            return known or history
+        if len(history) > 1 and history[-1].from_step == self.step:
+            self._progress.say(change_text(history))
+        self.run.write(self.run.folder / HISTORY_NAME, (history_text(history) + "\n").encode())
+        return history
 
     def __enter__(self) -> Self:
         """Open the live line; from now on signals ask for a stop."""
@@ -126,12 +144,16 @@ class Logbook:
         values = self._means(restored, hq, rates, self.step % config.log_every == 0 or last)
         stop = self._any_process(self._signals.requested)
         due = self.step % config.save_every == 0 and all(guard.healthy for guard in self._guards)
+        samples = self._samples() if self.step % config.sample_every == 0 or last else {}
         if due or last or stop:
+            # Every process has the same weights, and comes to the same answer.
+            check_finite(self.run, self._models, self.average, self.step)
+            if last and self._any_process(not self._samples_are_finite):
+                raise not_finite(self.run, self.step, "what the averaged weights make of a sample is")
             save_checkpoint(self.run, self.accelerator, self.step, self.average, self._guards, self.minutes)
             if self.accelerator.is_main_process:
                 self.run.export(self._write_weights)
-        if self.step % config.sample_every == 0 or last:
-            values |= self._samples()
+        values |= samples
         # JSON has no NaN.
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if values:
@@ -172,6 +194,9 @@ class Logbook:
         if self._sheet is None:
             return {}
         restored = restore_samples(self.average.pipeline, self._sheet, self.accelerator)
+        self._samples_are_finite = bool(restored.isfinite().all())
+        if self._over and not self._samples_are_finite:
+            return {}
         path = self.run.folder / "samples" / f"{self.step:07d}.png"
         with writing(path, self.run.advice):
             write_sheet(path, self._sheet, restored)
@@ -192,21 +217,26 @@ class Logbook:
 
     def _write_weights(self, folder: Path) -> None:
         """Save the averaged weights, with what they say of themselves."""
-        words = provenance(self.config, self._photos, self.step, self._start)
+        words = provenance(self.config, self._history, self.step, self._start)
         # A run whose folder is lost goes on by these two.
         if self.config.minutes:
             words |= {"run": self.run.folder.name, "minutes": f"{self.minutes:.2f}"}
         self.average.pipeline.save(folder, words)
 
 
-def provenance(config: LoopConfig, photos: Photos, step: int, start: str) -> dict[str, str]:
-    """The metadata in which weights say where they come from. start: hash of the weights they were trained on from, or ""."""
+def provenance(config: LoopConfig, history: list[Data], step: int, start: str) -> dict[str, str]:
+    """The metadata in which weights say where they come from. start: hash of the weights they were trained on from, or "".
+
+    history: of the data; where these have changed, all of it goes along.
+    """
     words = {
         "strsr": __version__,
         "steps": str(step),
         "config": config_hash(config),
-        "data": data_hash(photos),
+        "data": history[-1].data,
     }
+    if len(history) > 1:
+        words["data_history"] = history_text(history)
     if start:
         words["start"] = start
     return words

@@ -39,6 +39,7 @@ class Progress:
         self._start, self._began = step, time.monotonic()
         # Only a run that goes by the clock has it.
         self.seconds_left: Callable[[], float] | None = None
+        self._speed = ""
         self._live: Any = None
         self._board: Any = None
         self._events = run.folder / "tensorboard"
@@ -100,12 +101,15 @@ class Progress:
                 # Flushed, so that a full disk is noticed now.
                 self._board.flush()
         numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if name != "crops_per_s")
-        speed = f"{values.get('crops_per_s', 0):.1f} crops/s"
+        # What comes between two intervals, as samples do, has no speed.
+        if "crops_per_s" in values:
+            self._speed = speed_text(values["crops_per_s"])
         if self._live is not None:
             task = self._live.task_ids[0]
-            self._live.update(task, completed=step, numbers=numbers, speed=speed)
+            self._live.update(task, completed=step, numbers=numbers, speed=self._speed)
         else:
-            self.report(f"step {step}/{self.steps}  {numbers}  {speed}  {self._left(step)}")
+            words = [f"step {step}/{self.steps}", numbers, self._speed, self._left(step)]
+            self.report("  ".join(filter(None, words)))
 
     def _left(self, step: int) -> str:
         """The time to the end at the speed so far, in words."""
@@ -115,6 +119,13 @@ class Progress:
             left = min(left, max(0.0, self.seconds_left()))
         seconds = round(left)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+
+
+def speed_text(crops_per_s: float) -> str:
+    """A speed in words that say something of slow runs too."""
+    if crops_per_s >= 1:
+        return f"{crops_per_s:.1f} crops/s"
+    return f"{1 / max(crops_per_s, 1e-9):.3g} s a crop"
 
 
 def _live_line(steps: int) -> Any:
@@ -192,5 +203,5 @@ class Meter:
         self._sums, self._began = {}, time.monotonic()
         if not_finite:
             means["not_finite"] = not_finite
-        means["crops_per_s"] = round(rate, 2)
+        means["crops_per_s"] = round(rate, 2) if rate >= 1 else float(f"{rate:.3g}")
         return means
