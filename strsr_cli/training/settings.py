@@ -356,6 +356,7 @@ LATER: dict[str, Any] = {
     "graphics_share": 0.0,
     "photo_colors": "stored",
     "semantic_tokens": True,
+    "trains": "all",
     "judge_shift": 0,
     "teacher": "",
     "teacher_weight": 1.0,
