@@ -28,7 +28,7 @@ from ..system.paths import exists, is_folder
 from .job import STREAM, Job, Shard, Source
 from .journal import Journal
 from .journal_files import JOURNAL, has_journal
-from .naming import frame_name, output_names
+from .naming import Named, frame_name, output_names
 from .target_size import TargetSize
 from .targets import (
     check_readable,
@@ -51,7 +51,8 @@ class Plan:
     root: the output folder of a tree of images, or None for a single one. refused: path and reason of each
     image that cannot be done. passed_over: numbers of files that are no inputs, by kind (see FileList). hints: what
     a person should know of those. single: the one output whose name OUTPUT gives, or None. place: the remote OUTPUT of a
-    tree of images, in place of a root. tree: whether INPUT is the list of a remote place.
+    tree of images, in place of a root. tree: whether INPUT is the list of a remote place. many: whether there
+    are several INPUTs, or one that is a folder.
     """
 
     jobs: list[Job]
@@ -62,6 +63,7 @@ class Plan:
     single: Source | None = None
     place: Place | None = None
     tree: bool = False
+    many: bool = False
 
     @property
     def count(self) -> int:
@@ -89,15 +91,7 @@ def make_plan(
     names: a list of files below INPUT, in place of all of them. add: --in-place-suffix; OUTPUT is None then.
     frames: --frames all. Raises UsageError for paths that make no sense.
     """
-    if kind != "keep" and kind not in OUTPUT_FORMATS:
-        raise UsageError(f"--format {kind}: unknown; {nearest(kind, ['keep', *OUTPUT_FORMATS])}")
-    check_suffix(add)
-    if target is None and add is None:
-        raise UsageError("OUTPUT is missing: a folder or file for what is made; or use --in-place-suffix _x4")
-    for argument, value in (("INPUT", source), ("OUTPUT", target)):
-        # It would be the folder in which we are.
-        if value == "":
-            raise UsageError(f"{argument} is empty: was a variable not set? For this folder write .")
+    check_arguments([source], target, kind, add)
     if source == STREAM:
         if names is not None or add is not None:
             raise UsageError("INPUT -: standard input has no folder; drop --files-from and --in-place-suffix")
@@ -125,6 +119,19 @@ def make_plan(
     if add is not None:
         return plan_single(job_beside(path, target, kind, add), None)
     return plan_single(job_of(path, str(target), kind), target)
+
+
+def check_arguments(sources: list[str], target: str | None, kind: str, add: str | None = None) -> None:
+    """Raise UsageError for arguments that make no sense whatever they name; see `make_plan`."""
+    if kind != "keep" and kind not in OUTPUT_FORMATS:
+        raise UsageError(f"--format {kind}: unknown; {nearest(kind, ['keep', *OUTPUT_FORMATS])}")
+    check_suffix(add)
+    if target is None and add is None:
+        raise UsageError("OUTPUT is missing: a folder or file for what is made; or use --in-place-suffix _x4")
+    for argument, value in (*(("INPUT", source) for source in sources), ("OUTPUT", target)):
+        # It would be the folder in which we are.
+        if value == "":
+            raise UsageError(f"{argument} is empty: was a variable not set? For this folder write .")
 
 
 def _plan_stream(pipe: Path | None, target: str, kind: str, frames: bool) -> Plan:
@@ -282,34 +289,43 @@ def jobs_with_names(
 
     What cannot be counted in frames is added to `refused`.
     """
-    images = list(_split_frames(paths, refused)) if frames else [(path, None, 1) for path in paths]
-    kinds = {path: kept_kind(path) if kind == "keep" else kind for path in paths}
-    names: list[Path] = []
+    return name_jobs([(path, path.relative_to(top)) for path in paths], kind, refused, add, frames)
+
+
+def name_jobs(
+    sources: list[tuple[Source, Named]],
+    kind: str,
+    refused: list[tuple[Source, str]],
+    add: str = "",
+    frames: bool = False,
+) -> list[tuple[Job, Named]]:
+    """Return a job without a target for each image, or for each of its frames, and its output's name.
+
+    sources: images with their relative names. What cannot be counted in frames is added to `refused`.
+    """
+    jobs: list[Job] = []
+    names: list[Named] = []
     are_frames: set[int] = set()
-    for number, (path, frame, count) in enumerate(images):
-        name = path.relative_to(top)
-        names.append(name if frame is None else frame_name(name, frame, count))
-        if frame is not None:
-            are_frames.add(number)
-    outputs = output_names(names, [kinds[path] for path, _, _ in images], add, are_frames)
-    jobs = [Job(path, None, kinds[path], frame, count) for path, frame, count in images]
+    for source, own in sources:
+        kept = kept_kind(source) if kind == "keep" else kind
+        counted = _split_frames(source, refused) if frames and isinstance(source, Path) else [(None, 1)]
+        for frame, count in counted:
+            if frame is not None:
+                are_frames.add(len(jobs))
+            names.append(own if frame is None else frame_name(own, frame, count))
+            jobs.append(Job(source, None, kept, frame, count))
+    outputs = output_names(names, [job.kind for job in jobs], add, are_frames)
     return list(zip(jobs, outputs, strict=True))
 
 
-def _split_frames(
-    paths: list[Path], refused: list[tuple[Source, str]]
-) -> Iterator[tuple[Path, int | None, int]]:
-    """Yield each image, or each frame of it by its number with their count; what cannot be counted is refused."""
-    for path in paths:
-        try:
-            count = frames_of(path)
-        except ImageError as error:
-            refused.append((path, str(error).removeprefix(f"{path}: ")))
-            continue
-        if count == 1:
-            yield path, None, 1
-        else:
-            yield from ((path, number, count) for number in range(1, count + 1))
+def _split_frames(path: Path, refused: list[tuple[Source, str]]) -> list[tuple[int | None, int]]:
+    """Return the number of each frame, with their count; (None, 1) of a still. What cannot be counted is refused."""
+    try:
+        count = frames_of(path)
+    except ImageError as error:
+        refused.append((path, str(error).removeprefix(f"{path}: ")))
+        return []
+    return [(None, 1)] if count == 1 else [(number, count) for number in range(1, count + 1)]
 
 
 def planned_sizes(

@@ -160,7 +160,8 @@ class BatchState:
     def _settled_by_another_file(self, target: Path, output: Version, records: list[Made]) -> str | None:
         """Return why a file that is none of the recorded outputs is to be kept, or None where it is a torn one."""
         if not records:
-            return FOREIGN
+            # A single image that was made into this folder is ours, though nobody knows from what.
+            return EXISTS if self.receipts is not None and self.receipts.knows(output.sha256) else FOREIGN
         # What is cut off is no larger than it was; a larger file is somebody's work that we cannot read.
         if output.size > max(record.output.size for record in records) or self.is_whole(target):
             return CHANGED

@@ -14,8 +14,9 @@ from strsr_models.errors import UsageError
 
 from ..images.find import OTHER_SUFFIXES, identity, kind_of
 from ..images.formats import FORMAT_BY_SUFFIX, OTHER_IMAGE_SUFFIXES, OUTPUT_FORMATS, READ_ONLY_SUFFIXES
+from ..images.places import RemoteFile
 from ..system.paths import NAME_REFUSED
-from .job import STREAM, Job, descriptor_of
+from .job import STREAM, Job, Source, descriptor_of
 from .naming import output_name
 
 # Endings that people give to folders as well, though files have them.
@@ -163,14 +164,17 @@ def job_beside(source: Path, target: str | None, kind: str, add: str) -> Job:
     return _check_target(Job(source, source.parent / output_name(Path(source.name), kind, add), kind))
 
 
-def kept_kind(path: Path) -> str:
-    """Return the format that `--format keep` means for an input: what its suffix says, else what it is, else PNG."""
-    suffix = path.suffix.lower()
-    if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
+def kept_kind(source: Source) -> str:
+    """Return the format that `--format keep` means for an input: what its suffix says, else what it is, else PNG.
+
+    An object is known by its suffix alone.
+    """
+    suffix = source.suffix.lower()
+    if isinstance(source, RemoteFile) or suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
         return FORMAT_BY_SUFFIX.get(suffix, "png")
     kinds = {form.pillow: kind for kind, form in OUTPUT_FORMATS.items()}
     try:
-        return kinds.get(kind_of(path) or "", "png")
+        return kinds.get(kind_of(source) or "", "png")
     except OSError:
         return "png"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from pathlib import Path
 
 import typer
 
@@ -56,7 +55,7 @@ from .options import (
     RetryFailed,
     ShardText,
     Shortest,
-    Source,
+    Sources,
     Steal,
     Steps,
     Strip,
@@ -73,7 +72,7 @@ from .options import (
 
 def upscale(
     context: typer.Context,
-    source: Source,
+    source: Sources = None,
     target: Target = None,
     scale: UpscaleScale = None,
     longest: Longest = None,
@@ -141,7 +140,7 @@ def upscale(
     from ..batch.journal import require_journal
     from ..batch.plan import listed_names
     from ..batch.receipts import Receipts
-    from ..batch.remote.plan import plan_any
+    from ..batch.remote.several import plan_inputs
     from ..batch.remote.state import make_state
     from ..batch.report import make_reporter
     from ..batch.target_size import resolve_target_size
@@ -150,7 +149,6 @@ def upscale(
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
     from ..system.machine import advice_on_cuda
-    from ..system.paths import is_folder
     from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
     from ..upscale.engines.costs import cost_lines, cost_rows
     from ..upscale.engines.engine import choose_engine
@@ -166,17 +164,19 @@ def upscale(
     from ..upscale.request import check_replaced, check_request
 
     size = resolve_target_size(scale, longest, shortest, width, height, megapixels, cover)
-    check_output(target, json, dry_run)
+    # One that is not there is None.
+    arguments = [argument for argument in (*(source or ()), target) if argument is not None]
+    check_output(arguments[-1] if len(arguments) > 1 else None, json, dry_run)
     tile_size = auto_or_number("--tile", tile, 64, "output pixels")
     batch_size = auto_or_number("--batch", batch, 1, "tiles")
     if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)
     names, hints = listed_names(files_from, files0_from)
-    whole_plan = plan_any(source, target, format, names, in_place_suffix, frames == "all", keep_times)
+    whole_plan = plan_inputs(arguments, format, names, in_place_suffix, frames == "all", keep_times)
     plan = whole_plan.shard(part)
     # A single image is an OUTPUT by itself, whatever is made beside it.
-    is_batch = bool(plan.place or plan.tree) or is_folder(Path(source)) or any(job.frame for job in plan.jobs)
+    is_batch = bool(plan.place or plan.tree or plan.many or any(job.frame for job in plan.jobs))
     upscale_images = choose_engine(
         engine, workers, gpus_per_worker, device, is_batch, bool(plan.place or plan.tree), dry_run
     )
