@@ -278,6 +278,10 @@ def upscale(
                 from ..upscale.stealing import make_left_over
 
                 make_left_over(part.rest(whole_plan.jobs), options, reporter, state)
+            if forecast.to_score:
+                from ..upscale.scoring import score_skipped
+
+                score_skipped(forecast.to_score, options, reporter, state)
             reporter.summary()
         if stop.requested:
             raise typer.Exit(EXIT_INTERRUPTED)
