@@ -6,7 +6,7 @@ import contextlib
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +42,9 @@ from .targets import (
     output_stream,
     refused_name,
 )
+
+# Whether a file in a folder that is watched is whole, and so one of the batch.
+Ready = Callable[[Path], bool]
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,13 @@ def make_plan(
     names: list[str] | None = None,
     add: str | None = None,
     frames: bool = False,
+    is_ready: Ready | None = None,
 ) -> Plan:
     """Return the plan for INPUT, OUTPUT and --format ("keep" or a key of OUTPUT_FORMATS), in a stable order.
 
     names: a list of files below INPUT, in place of all of them. add: --in-place-suffix; OUTPUT is None then.
-    frames: --frames all. Raises UsageError for paths that make no sense.
+    frames: --frames all. is_ready: of a folder that is watched, whether a file is to be taken yet; such a folder may
+    be empty. Raises UsageError for paths that make no sense.
     """
     check_arguments([source], target, kind, add)
     if source == STREAM:
@@ -102,7 +107,7 @@ def make_plan(
         # Of a folder whose images are listed, the names need not be readable.
         if names is None:
             check_readable(path, mode)
-        return _plan_folder(path, target, kind, names, add, frames)
+        return _plan_folder(path, target, kind, names, add, frames, is_ready)
     if names is not None:
         raise UsageError(f"{source}: no such folder; names in a list are relative to INPUT, such as .")
     if mode is None:
@@ -181,7 +186,13 @@ def check_suffix(add: str | None) -> None:
 
 
 def _plan_folder(
-    source: Path, target: str | None, kind: str, names: list[str] | None, add: str | None, frames: bool
+    source: Path,
+    target: str | None,
+    kind: str,
+    names: list[str] | None,
+    add: str | None,
+    frames: bool,
+    is_ready: Ready | None,
 ) -> Plan:
     """Return the plan for a folder of images, or for those of them that a list names."""
     if is_stdout(target):
@@ -203,7 +214,9 @@ def _plan_folder(
     if add is not None:
         _pass_over_outputs(files, add)
     hints = [*files.hints, *pass_over_recorded(files, source)]
-    if not files.images and not files.failed:
+    if is_ready is not None:
+        files.images = list(filter(is_ready, files.images))
+    elif not files.images and not files.failed:
         known = ", ".join(FORMAT_BY_SUFFIX)
         counts = describe_passed_over(files.passed_over)
         where = "no images in this folder" if names is None else "no images in this list"

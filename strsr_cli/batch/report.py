@@ -133,6 +133,9 @@ class Reporter(logging.Handler):
     def scored(self, done: int, total: int) -> None:
         """Report that `done` of `total` outputs of earlier runs have been looked at for a grid."""
 
+    def idle(self) -> None:
+        """Report that all is done for now, and more may come."""
+
     def _judge(self, grid: dict[str, Any]) -> None:
         """Count the verdict of an output, where it has one."""
         if grid.get("verdict"):
@@ -345,6 +348,12 @@ class RichReporter(Reporter):
         self.waiting.stop()
         self.progress.update(self.scores, completed=done, total=total, visible=done < total)
         self.progress.start()
+
+    def idle(self) -> None:
+        """Show that something is waited for."""
+        self.progress.stop()
+        self.waiting.update("watching; ^C ends")
+        self.waiting.start()
 
     def say(self, event: str, **fields: Any) -> None:
         """Say one event: a move of the upper bar, and a line where a person needs one."""

@@ -30,7 +30,7 @@ from ..images.formats import FORMAT_BY_SUFFIX
 from ..system.paths import is_folder
 from .job import STREAM, Job, Source
 from .naming import compared, output_name
-from .plan import Plan, make_plan, name_jobs, pass_over_recorded
+from .plan import Plan, Ready, make_plan, name_jobs, pass_over_recorded
 from .targets import has_file_suffix, is_stdout, is_stream, kept_kind, mode_of, output_stream, refused_name
 
 # Makes one target of its name below OUTPUT.
@@ -57,6 +57,8 @@ class Collection:
     """What all INPUTs bring, each image once: by the INPUT that comes first."""
 
     kind: str
+    # Whether folders are watched, so that an empty one may have images later.
+    grows: bool = False
     brought: list[Brought] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     hints: list[str] = field(default_factory=list)
@@ -67,16 +69,17 @@ class Collection:
 
     # --- one INPUT after the other ---
 
-    def add_files(
-        self, argument: str, root: Path | None, is_whole: Callable[[Path], bool] | None = None
-    ) -> None:
+    def add_files(self, argument: str, root: Path | None, is_ready: Ready | None = None) -> None:
         """Add a file, or a folder with all below it but OUTPUT. Raises UsageError.
 
-        root: OUTPUT, where it is a folder. is_whole: see `make_plan`.
+        root: OUTPUT, where it is a folder. is_ready: see `make_plan`; what is not there then may come back.
         """
         path = Path(argument)
         mode = mode_of(path)
         if mode is None and not os.path.lexists(path):
+            if is_ready is not None:
+                self.hints.append(f"{argument}: is not there; waiting")
+                return
             raise UsageError(f"{argument}: no such file or folder")
         if is_stream(mode):
             raise UsageError(f"{argument}: is a pipe or a device; give it as the only INPUT")
@@ -94,7 +97,7 @@ class Collection:
         else:
             files.add(path)
         brought = Brought(argument, name, self._folder(path), is_tree)
-        for image in filter(is_whole, files.images):
+        for image in filter(is_ready, files.images):
             below = name / image.relative_to(path).as_posix() if is_tree else name
             self.take(brought, image, below, (self._folder(image), image.name))
         brought.failed += [failure for failure in files.failed if self._is_new(failure[0])]
@@ -113,7 +116,7 @@ class Collection:
 
     def finish(self, brought: Brought) -> None:
         """Add what an INPUT brings. Raises UsageError where another one has an output of its name."""
-        if not brought.images and not brought.failed:
+        if not brought.images and not brought.failed and not (brought.is_tree and self.grows):
             return
         output = self._output_of(brought)
         namesakes = self._names.setdefault(compared(output), [])

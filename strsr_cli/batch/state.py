@@ -195,6 +195,33 @@ class BatchState:
         self._of_others.update(left)
         return left
 
+    def refresh(self) -> None:
+        """Learn what others have made since the last look."""
+        if self.journal is not None:
+            self.journal.refresh()
+
+    def is_settled(self, job: Job) -> bool:
+        """Whether a job that was left to another process is done, failed or not to be done, as far as has been read."""
+        return self.settled(job) is not None or (
+            isinstance(job.target, Path) and self._failed(self._claim_on(job.target))
+        )
+
+    def is_free(self, job: Job) -> bool:
+        """Whether no living process has claimed a job."""
+        return (
+            isinstance(job.target, Path)
+            and self._locks is not None
+            and self._locks.works
+            and self._locks.is_free(self._claim_on(job.target))
+        )
+
+    def forget(self, jobs: list[Job]) -> None:
+        """Let go of what is only remembered while jobs are under way."""
+        for job in jobs:
+            self._jobs.pop(job.name, None)
+            if isinstance(job.source, Path):
+                self._hashed.pop(job.source, None)
+
     def _is_left_over(self, job: Job, target: Path) -> bool:
         name = self._claim_on(target)
         if self.journal is None or self._locks is None or self._failed(name) or not self._locks.is_free(name):

@@ -203,6 +203,14 @@ Steal = Annotated[
         panel=RUNS,
     ),
 ]
+Watch = Annotated[
+    bool,
+    option(
+        "--watch",
+        help="Go on with files that arrive in the folder INPUT, once they are whole; ^C ends.",
+        panel=RUNS,
+    ),
+]
 Engine = Annotated[
     Literal["local", "ray"],
     option(help="Who makes the images of a folder: this process, or workers of a Ray cluster.", panel=RUNS),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -65,9 +68,13 @@ from .options import (
     UpscaleMaxPixels,
     UpscaleScale,
     Verbose,
+    Watch,
     Weights,
     Width,
 )
+
+if TYPE_CHECKING:
+    from ..batch.plan import Plan
 
 
 def upscale(
@@ -105,6 +112,7 @@ def upscale(
     no_journal: NoJournal = False,
     shard: ShardText = None,
     steal: Steal = False,
+    watch: Watch = False,
     engine: Engine = "local",
     workers: RayWorkers = None,
     gpus_per_worker: GpusPerWorker = None,
@@ -161,7 +169,8 @@ def upscale(
         tell_forecast,
         weights_hash,
     )
-    from ..upscale.request import check_replaced, check_request
+    from ..upscale.request import check_replaced, check_request, check_watch
+    from ..upscale.rounds.arrivals import Arrivals
 
     size = resolve_target_size(scale, longest, shortest, width, height, megapixels, cover)
     # One that is not there is None.
@@ -173,7 +182,28 @@ def upscale(
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)
     names, hints = listed_names(files_from, files0_from)
-    whole_plan = plan_inputs(arguments, format, names, in_place_suffix, frames == "all", keep_times)
+    arrivals = Arrivals(is_whole_image) if watch else None
+    if watch:
+        # What would leave nothing to watch, or to make.
+        against = {
+            "--dry-run": dry_run,
+            "--retry-failed": retry_failed,
+            "--steal": steal,
+            "--replace": replace,
+            "--files-from": names is not None,
+            f"--engine {engine}": engine != "local",
+        }
+        check_watch(arguments, part, against)
+
+    def replan() -> Plan:
+        """Look at all INPUTs; with --watch, what is new in them since the last look."""
+        planned = partial(plan_inputs, arguments, format, names, in_place_suffix, frames == "all", keep_times)
+        if arrivals is None:
+            return planned()
+        arrivals.begin()
+        return arrivals.fresh(planned(arrivals.is_ready))
+
+    whole_plan = replan()
     plan = whole_plan.shard(part)
     # A single image is an OUTPUT by itself, whatever is made beside it.
     is_batch = bool(plan.place or plan.tree or plan.many or any(job.frame for job in plan.jobs))
@@ -239,6 +269,13 @@ def upscale(
     reporter.on_failed = state.failed
     reporter.passed_over = plan.passed_over
     reporter.place = str(plan.place or plan.root or plan.single or "")
+    watcher = None
+    if arrivals is not None:
+        from ..upscale.rounds.watching import KeptNetworks, Watch
+
+        upscale_images = KeptNetworks()
+        watcher = Watch(replan, arrivals, upscale_images, options, reporter, state)
+        watcher.expect(plan.jobs)
     try:
         page = None if dry_run else report
         with (
@@ -275,13 +312,15 @@ def upscale(
                     check_space(forecast.sizes)
                 upscale_images(forecast, options, reporter, state)
             if steal and part.count > 1:
-                from ..upscale.stealing import make_left_over
+                from ..upscale.rounds.stealing import make_left_over
 
                 make_left_over(part.rest(whole_plan.jobs), options, reporter, state)
             if forecast.to_score:
-                from ..upscale.scoring import score_skipped
+                from ..upscale.rounds.scoring import score_skipped
 
                 score_skipped(forecast.to_score, options, reporter, state)
+            if watcher is not None and not stop.requested:
+                watcher.run(watched_folders(arguments), plan.root)
             reporter.summary()
         if stop.requested:
             raise typer.Exit(EXIT_INTERRUPTED)
@@ -306,6 +345,14 @@ def options_of(context: typer.Context) -> list[tuple[str, str, bool]]:
         given = source is not None and source.name != "DEFAULT"
         rows.append((max(parameter.opts, key=len), "" if value is None else str(value), given))
     return sorted(rows, key=lambda row: not row[2])
+
+
+def watched_folders(arguments: list[str]) -> list[Path]:
+    """The folders that --watch looks at: those that are INPUTs, and those in which other INPUTs lie."""
+    from ..system.paths import is_folder
+
+    paths = map(Path, arguments if len(arguments) == 1 else arguments[:-1])
+    return list(dict.fromkeys(path if is_folder(path) else path.parent for path in paths))
 
 
 def check_output(target: str | None, json: bool, dry_run: bool) -> None:

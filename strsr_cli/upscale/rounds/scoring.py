@@ -9,12 +9,12 @@ from typing import Any
 
 from strsr_models.errors import ImageError
 
-from ..batch.job import Job
-from ..batch.report import Reporter, about
-from ..batch.state import BatchState
-from .files import file_scores
-from .options import UpscaleOptions
-from .workers import pool_size, prefetch, thread_pool
+from ...batch.job import Job
+from ...batch.report import Reporter, about
+from ...batch.state import BatchState
+from ..files import file_scores
+from ..options import UpscaleOptions
+from ..workers import pool_size, prefetch, thread_pool
 
 log = logging.getLogger(__name__)
 
