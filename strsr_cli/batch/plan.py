@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import stat
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from ..images.find import (
     describe_passed_over,
     find_files,
     identity,
-    is_utf16,
     list_files,
-    read_list,
 )
 from ..images.formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, check_fits
 from ..images.places import Place
@@ -31,6 +28,7 @@ from .journal_files import JOURNAL, has_journal
 from .naming import Named, frame_name, output_names
 from .target_size import TargetSize
 from .targets import (
+    Arriving,
     check_readable,
     has_file_suffix,
     is_stdout,
@@ -42,9 +40,6 @@ from .targets import (
     output_stream,
     refused_name,
 )
-
-# Whether a file in a folder that is watched is whole, and so one of the batch.
-Ready = Callable[[Path], bool]
 
 
 @dataclass(frozen=True)
@@ -88,13 +83,13 @@ def make_plan(
     names: list[str] | None = None,
     add: str | None = None,
     frames: bool = False,
-    is_ready: Ready | None = None,
+    arriving: Arriving | None = None,
 ) -> Plan:
     """Return the plan for INPUT, OUTPUT and --format ("keep" or a key of OUTPUT_FORMATS), in a stable order.
 
     names: a list of files below INPUT, in place of all of them. add: --in-place-suffix; OUTPUT is None then.
-    frames: --frames all. is_ready: of a folder that is watched, whether a file is to be taken yet; such a folder may
-    be empty. Raises UsageError for paths that make no sense.
+    frames: --frames all. arriving: knows the files of a folder that is watched, of which only new ones are planned;
+    such a folder may be empty. Raises UsageError for paths that make no sense.
     """
     check_arguments([source], target, kind, add)
     if source == STREAM:
@@ -107,7 +102,7 @@ def make_plan(
         # Of a folder whose images are listed, the names need not be readable.
         if names is None:
             check_readable(path, mode)
-        return _plan_folder(path, target, kind, names, add, frames, is_ready)
+        return _plan_folder(path, target, kind, names, add, frames, arriving)
     if names is not None:
         raise UsageError(f"{source}: no such folder; names in a list are relative to INPUT, such as .")
     if mode is None:
@@ -192,7 +187,7 @@ def _plan_folder(
     names: list[str] | None,
     add: str | None,
     frames: bool,
-    is_ready: Ready | None,
+    arriving: Arriving | None,
 ) -> Plan:
     """Return the plan for a folder of images, or for those of them that a list names."""
     if is_stdout(target):
@@ -214,14 +209,14 @@ def _plan_folder(
     if add is not None:
         _pass_over_outputs(files, add)
     hints = [*files.hints, *pass_over_recorded(files, source)]
-    if is_ready is not None:
-        files.images = list(filter(is_ready, files.images))
+    if arriving is not None:
+        files.images = arriving.choose(files.images)
     elif not files.images and not files.failed:
         known = ", ".join(FORMAT_BY_SUFFIX)
         counts = describe_passed_over(files.passed_over)
         where = "no images in this folder" if names is None else "no images in this list"
         raise UsageError("; ".join(filter(None, [f"{source}: {where} ({known})", counts, *hints])))
-    return replace(_plan_outputs(files, source, root, kind, add or "", frames), hints=hints)
+    return replace(_plan_outputs(files, source, root, kind, add or "", frames, arriving), hints=hints)
 
 
 def _pass_over_outputs(files: FileList, add: str) -> None:
@@ -275,11 +270,21 @@ def outputs_hint(where: Path | Place, word: str, count: int) -> str:
     return f"{where}: {what} passed over, as its {JOURNAL} names them; to enlarge them again give that {word} as INPUT"
 
 
-def _plan_outputs(files: FileList, source: Path, root: Path, kind: str, add: str, frames: bool) -> Plan:
+def _plan_outputs(
+    files: FileList,
+    source: Path,
+    root: Path,
+    kind: str,
+    add: str,
+    frames: bool,
+    arriving: Arriving | None = None,
+) -> Plan:
     """Return a plan of a job for each image, or for each of its frames; no output replaces any of the images."""
     plan = Plan([], root, list(files.failed), files.passed_over)
     inputs = {identity(path) for path in files.images} - {None}
     for job, name in jobs_with_names(files.images, source, kind, plan.refused, add, frames):
+        if arriving is not None and not arriving.is_fresh(job.source):
+            continue
         reason = refused_name(root / name)
         if reason is None and identity(root / name) in inputs:
             reason = f"its output {root / name} would replace an input; choose another OUTPUT"
@@ -371,25 +376,3 @@ def fitting_size(job: Job, height: int, width: int, size: TargetSize) -> tuple[i
     except ImageError as error:
         raise ImageError(f"{job.name}: {error}") from error
     return to_height, to_width
-
-
-def listed_names(lines: str | None, zeros: str | None) -> tuple[list[str] | None, list[str]]:
-    """Return the names in the list of --files-from or --files0-from, and what a person should know of it.
-
-    None where neither is given. Raises UsageError.
-    """
-    if lines is not None and zeros is not None:
-        raise UsageError("--files-from and --files0-from: one list is enough; drop one of them")
-    source = lines if lines is not None else zeros
-    if source is None:
-        return None, []
-    option = "--files-from" if lines is not None else "--files0-from"
-    try:
-        data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{option} {source}: cannot be read: {error.strerror}") from error
-    hints = [f"{option} {source}: is UTF-16 text, and was read as such"] if is_utf16(data) else []
-    try:
-        return read_list(data, zero=zeros is not None), hints
-    except UsageError as error:
-        raise UsageError(f"{option} {source}: {error}") from error

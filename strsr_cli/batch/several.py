@@ -30,8 +30,17 @@ from ..images.formats import FORMAT_BY_SUFFIX
 from ..system.paths import is_folder
 from .job import STREAM, Job, Source
 from .naming import compared, output_name
-from .plan import Plan, Ready, make_plan, name_jobs, pass_over_recorded
-from .targets import has_file_suffix, is_stdout, is_stream, kept_kind, mode_of, output_stream, refused_name
+from .plan import Plan, make_plan, name_jobs, pass_over_recorded
+from .targets import (
+    Arriving,
+    has_file_suffix,
+    is_stdout,
+    is_stream,
+    kept_kind,
+    mode_of,
+    output_stream,
+    refused_name,
+)
 
 # Makes one target of its name below OUTPUT.
 Aim = Callable[[PurePosixPath], Source]
@@ -57,8 +66,8 @@ class Collection:
     """What all INPUTs bring, each image once: by the INPUT that comes first."""
 
     kind: str
-    # Whether folders are watched, so that an empty one may have images later.
-    grows: bool = False
+    # What knows their files where they are watched.
+    arriving: Arriving | None = None
     brought: list[Brought] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     hints: list[str] = field(default_factory=list)
@@ -69,15 +78,15 @@ class Collection:
 
     # --- one INPUT after the other ---
 
-    def add_files(self, argument: str, root: Path | None, is_ready: Ready | None = None) -> None:
+    def add_files(self, argument: str, root: Path | None) -> None:
         """Add a file, or a folder with all below it but OUTPUT. Raises UsageError.
 
-        root: OUTPUT, where it is a folder. is_ready: see `make_plan`; what is not there then may come back.
+        root: OUTPUT, where it is a folder. What is watched and not there may come back.
         """
         path = Path(argument)
         mode = mode_of(path)
         if mode is None and not os.path.lexists(path):
-            if is_ready is not None:
+            if self.arriving is not None:
                 self.hints.append(f"{argument}: is not there; waiting")
                 return
             raise UsageError(f"{argument}: no such file or folder")
@@ -97,7 +106,10 @@ class Collection:
         else:
             files.add(path)
         brought = Brought(argument, name, self._folder(path), is_tree)
-        for image in filter(is_ready, files.images):
+        if self.arriving is not None:
+            choose, is_ready = self.arriving.choose, self.arriving.is_ready
+            files.images = choose(files.images) if is_tree else list(filter(is_ready, files.images))
+        for image in files.images:
             below = name / image.relative_to(path).as_posix() if is_tree else name
             self.take(brought, image, below, (self._folder(image), image.name))
         brought.failed += [failure for failure in files.failed if self._is_new(failure[0])]
@@ -116,7 +128,7 @@ class Collection:
 
     def finish(self, brought: Brought) -> None:
         """Add what an INPUT brings. Raises UsageError where another one has an output of its name."""
-        if not brought.images and not brought.failed and not (brought.is_tree and self.grows):
+        if not brought.images and not brought.failed and not (brought.is_tree and self.arriving):
             return
         output = self._output_of(brought)
         namesakes = self._names.setdefault(compared(output), [])
@@ -169,6 +181,8 @@ class Collection:
         images.sort(key=lambda image: image[1].as_posix())
         inputs = {_key(source) for source, _ in images} - {None}
         for job, name in name_jobs(images, self.kind, plan.refused, frames=frames):
+            if self.arriving is not None and not self.arriving.is_fresh(job.source):
+                continue
             output = aim(name)
             reason, own = _refusal(output), _key(output)
             if reason is None and own in inputs:

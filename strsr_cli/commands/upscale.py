@@ -146,12 +146,12 @@ def upscale(
     """
     from ..batch.job import keeps_exit_code, resolve_shard
     from ..batch.journal import require_journal
-    from ..batch.plan import listed_names
     from ..batch.receipts import Receipts
     from ..batch.remote.several import plan_inputs
     from ..batch.remote.state import make_state
     from ..batch.report import make_reporter
     from ..batch.target_size import resolve_target_size
+    from ..batch.targets import listed_names
     from ..gallery.collect import report_page
     from ..images.read import is_whole_image
     from ..system.atomic import drop_unfinished
@@ -201,7 +201,7 @@ def upscale(
         if arrivals is None:
             return planned()
         arrivals.begin()
-        return arrivals.fresh(planned(arrivals.is_ready))
+        return arrivals.fresh(planned(arrivals))
 
     whole_plan = replan()
     plan = whole_plan.shard(part)

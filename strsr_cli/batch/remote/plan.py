@@ -25,8 +25,8 @@ from ...system.paths import is_folder, is_url
 from ..job import STREAM, Job, Source
 from ..journal_files import JOURNAL
 from ..naming import output_name, output_names
-from ..plan import Plan, Ready, jobs_with_names, make_plan, outputs_hint, pass_over_recorded, plan_single
-from ..targets import has_file_suffix, is_stdout, job_of, kept_kind, output_stream, refused_name
+from ..plan import Plan, jobs_with_names, make_plan, outputs_hint, pass_over_recorded, plan_single
+from ..targets import Arriving, has_file_suffix, is_stdout, job_of, kept_kind, output_stream, refused_name
 from .journal import read_sources
 
 
@@ -38,12 +38,12 @@ def plan_any(
     add: str | None = None,
     frames: bool = False,
     keep_times: bool = False,
-    is_ready: Ready | None = None,
+    arriving: Arriving | None = None,
 ) -> Plan:
     """Return the plan for INPUT and OUTPUT, each of which may be a URL. See `make_plan`. Raises UsageError."""
     urls = [text for text in (source, target) if is_url(text)]
     if not urls:
-        return make_plan(source, target, kind, names, add, frames, is_ready)
+        return make_plan(source, target, kind, names, add, frames, arriving)
     for option, given in (("--in-place-suffix", add is not None), ("--keep-times", keep_times)):
         if given:
             raise UsageError(f"{option}: not for URLs such as {urls[0]}; drop the option")

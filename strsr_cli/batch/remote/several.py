@@ -11,7 +11,7 @@ from strsr_models.errors import ImageError, UsageError
 from ...images.places import Place, RemoteFile, place_of
 from ...system.paths import is_folder, is_url
 from ..job import STREAM, Source
-from ..plan import Plan, Ready, check_arguments
+from ..plan import Plan, check_arguments
 from ..several import (
     Brought,
     Collection,
@@ -21,6 +21,7 @@ from ..several import (
     split_arguments,
     without_output,
 )
+from ..targets import Arriving
 from .plan import check_local_name, check_writable, find_objects, output_place, plan_any, single_object
 
 
@@ -31,7 +32,7 @@ def plan_inputs(
     add: str | None = None,
     frames: bool = False,
     keep_times: bool = False,
-    is_ready: Ready | None = None,
+    arriving: Arriving | None = None,
 ) -> Plan:
     """Return the plan for a command's arguments: INPUTs, and OUTPUT behind them. See `make_plan`. Raises UsageError."""
     given, target = split_arguments(arguments, add)
@@ -39,9 +40,9 @@ def plan_inputs(
         raise UsageError("INPUT and OUTPUT are missing: strsr upscale photo.jpg large.jpg")
     sources, outputs = without_output(given, target)
     if len(sources) == 1:
-        plan = plan_any(sources[0], target, kind, names, add, frames, keep_times, is_ready)
+        plan = plan_any(sources[0], target, kind, names, add, frames, keep_times, arriving)
     else:
-        plan = plan_several(sources, target, kind, names, add, frames, keep_times, is_ready)
+        plan = plan_several(sources, target, kind, names, add, frames, keep_times, arriving)
     if outputs:
         plan.passed_over["output"] += outputs
     return replace(plan, many=len(sources) > 1 or is_folder(Path(sources[0])))
@@ -55,7 +56,7 @@ def plan_several(
     add: str | None = None,
     frames: bool = False,
     keep_times: bool = False,
-    is_ready: Ready | None = None,
+    arriving: Arriving | None = None,
 ) -> Plan:
     """Return the plan for several INPUTs. Raises UsageError."""
     check_arguments(sources, target, kind, add)
@@ -71,12 +72,14 @@ def plan_several(
     if urls and keep_times:
         raise UsageError(f"--keep-times: not for URLs such as {urls[0]}; drop the option")
     try:
-        return _plan_together(sources, str(target), kind, frames, is_ready)
+        return _plan_together(sources, str(target), kind, frames, arriving)
     except ImageError as error:
         raise UsageError(str(error)) from error
 
 
-def _plan_together(sources: list[str], target: str, kind: str, frames: bool, is_ready: Ready | None) -> Plan:
+def _plan_together(
+    sources: list[str], target: str, kind: str, frames: bool, arriving: Arriving | None
+) -> Plan:
     """Return the plan for several INPUTs that go into one OUTPUT. Raises ImageError, UsageError."""
     place, root = None, None
     if is_url(target):
@@ -84,12 +87,12 @@ def _plan_together(sources: list[str], target: str, kind: str, frames: bool, is_
         place = output_place(target)
     else:
         root = check_folder(target)
-    collection = Collection(kind, grows=is_ready is not None)
+    collection = Collection(kind, arriving=arriving)
     for source in in_order([source for source in sources if not is_url(source)]):
-        collection.add_files(source, root, is_ready)
+        collection.add_files(source, root)
     for url in sorted(filter(is_url, sources)):
         _add_remote(collection, url, place, frames)
-    if is_ready is None:
+    if arriving is None:
         collection.require_images(sources)
     plan = collection.plan(_aim(root, place), frames)
     return replace(plan, root=root, place=place)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...batch.job import Job
+from ...batch.job import Source
 from ...batch.plan import Plan
 from ...system.paths import exists
 
 SETTLE = 2.0  # s without a change until a file is looked into
 PATIENCE = 60.0  # s without a change after which a file that is not whole is taken as it is
-# What is appended to the name of a file that is being made by a browser, a downloader or a copier, beside that file.
+# What browsers, downloaders and copiers append to the name of a file that they are making, beside that file or without.
 PARTNERS = (".part", ".partial", ".crdownload", ".download", ".aria2", ".filepart", ".tmp")
 
 
@@ -64,8 +64,18 @@ class Arrivals:
         """Begin to look at all files."""
         self._seen, self._still_waiting = {}, {}
 
+    def choose(self, paths: list[Path]) -> list[Path]:
+        """Return those of a folder's images that are whole; none where all of these are known.
+
+        The names of outputs hang on all images of a folder, and to find them takes longer than to look at the folder.
+        """
+        ready = [path for path in paths if self.is_ready(path)]
+        return ready if any(map(self.is_fresh, ready)) else []
+
     def is_ready(self, path: Path) -> bool:
         """Whether a file, in the look under way, is one of the batch: known, or new and whole."""
+        if path.suffix.lower() in PARTNERS:
+            return False
         try:
             state = path.stat()
         except OSError:
@@ -102,7 +112,7 @@ class Arrivals:
 
     def fresh(self, plan: Plan) -> Plan:
         """End a look: return what of its plan is new or has changed since it was handed out the last time."""
-        jobs = [job for job in plan.jobs if self._is_fresh(job)]
+        jobs = [job for job in plan.jobs if self.is_fresh(job.source)]
         refused = []
         for source, reason in plan.refused:
             # A name that has just been taken away may be seen once more.
@@ -118,6 +128,7 @@ class Arrivals:
         self._seen, self._still_waiting = {}, {}
         return replace(plan, jobs=jobs, refused=refused)
 
-    def _is_fresh(self, job: Job) -> bool:
-        name = str(job.source)
+    def is_fresh(self, source: Source | None) -> bool:
+        """Whether a file that is ready is not known in this state."""
+        name = str(source)
         return self._known.get(name) != self._seen.get(name)
