@@ -275,7 +275,7 @@ def upscale(
 
         upscale_images = KeptNetworks()
         watcher = Watch(replan, arrivals, upscale_images, options, reporter, state)
-        watcher.expect(plan.jobs)
+        watcher.expect(plan)
     try:
         page = None if dry_run else report
         with (

@@ -88,9 +88,10 @@ class Watch:
     def __post_init__(self) -> None:
         self.reporter.listeners.append(self._hear)
 
-    def expect(self, jobs: list[Job]) -> None:
-        """Know the jobs of a round that begins."""
-        self._pending = {job.name: job for job in jobs}
+    def expect(self, plan: Plan) -> None:
+        """Know the plan of a round that begins, whose hints have been said."""
+        self._pending = {job.name: job for job in plan.jobs}
+        self._told |= set(plan.hints)
 
     def run(self, folders: list[Path], output: Path | None) -> None:
         """Make what arrives in the folders, until there is a wish to stop."""
@@ -151,7 +152,7 @@ class Watch:
         """Make the images of a plan, as in any run."""
         for job in plan.jobs:
             self._left.pop(job.name, None)
-        self.expect(plan.jobs)
+        self.expect(plan)
         forecast = preflight(plan, self.options, self.state, self.reporter, dry_run=False)
         if forecast.pending and self._has_room(forecast):
             self.make(forecast, self.options, self.reporter, self.state)
