@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import stat
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,7 @@ from ..images.find import (
     describe_passed_over,
     find_files,
     identity,
-    is_utf16,
     list_files,
-    read_list,
 )
 from ..images.formats import FORMAT_BY_SUFFIX, MAX_PIXELS, OUTPUT_FORMATS, check_fits
 from ..images.places import Place
@@ -28,9 +25,10 @@ from ..system.paths import exists, is_folder
 from .job import STREAM, Job, Shard, Source
 from .journal import Journal
 from .journal_files import JOURNAL, has_journal
-from .naming import frame_name, output_names
+from .naming import Named, frame_name, output_names
 from .target_size import TargetSize
 from .targets import (
+    Arriving,
     check_readable,
     has_file_suffix,
     is_stdout,
@@ -51,7 +49,8 @@ class Plan:
     root: the output folder of a tree of images, or None for a single one. refused: path and reason of each
     image that cannot be done. passed_over: numbers of files that are no inputs, by kind (see FileList). hints: what
     a person should know of those. single: the one output whose name OUTPUT gives, or None. place: the remote OUTPUT of a
-    tree of images, in place of a root. tree: whether INPUT is the list of a remote place.
+    tree of images, in place of a root. tree: whether INPUT is the list of a remote place. many: whether there
+    are several INPUTs, or one that is a folder.
     """
 
     jobs: list[Job]
@@ -62,6 +61,7 @@ class Plan:
     single: Source | None = None
     place: Place | None = None
     tree: bool = False
+    many: bool = False
 
     @property
     def count(self) -> int:
@@ -83,21 +83,15 @@ def make_plan(
     names: list[str] | None = None,
     add: str | None = None,
     frames: bool = False,
+    arriving: Arriving | None = None,
 ) -> Plan:
     """Return the plan for INPUT, OUTPUT and --format ("keep" or a key of OUTPUT_FORMATS), in a stable order.
 
     names: a list of files below INPUT, in place of all of them. add: --in-place-suffix; OUTPUT is None then.
-    frames: --frames all. Raises UsageError for paths that make no sense.
+    frames: --frames all. arriving: knows the files of a folder that is watched, of which only new ones are planned;
+    such a folder may be empty. Raises UsageError for paths that make no sense.
     """
-    if kind != "keep" and kind not in OUTPUT_FORMATS:
-        raise UsageError(f"--format {kind}: unknown; {nearest(kind, ['keep', *OUTPUT_FORMATS])}")
-    check_suffix(add)
-    if target is None and add is None:
-        raise UsageError("OUTPUT is missing: a folder or file for what is made; or use --in-place-suffix _x4")
-    for argument, value in (("INPUT", source), ("OUTPUT", target)):
-        # It would be the folder in which we are.
-        if value == "":
-            raise UsageError(f"{argument} is empty: was a variable not set? For this folder write .")
+    check_arguments([source], target, kind, add)
     if source == STREAM:
         if names is not None or add is not None:
             raise UsageError("INPUT -: standard input has no folder; drop --files-from and --in-place-suffix")
@@ -108,7 +102,7 @@ def make_plan(
         # Of a folder whose images are listed, the names need not be readable.
         if names is None:
             check_readable(path, mode)
-        return _plan_folder(path, target, kind, names, add, frames)
+        return _plan_folder(path, target, kind, names, add, frames, arriving)
     if names is not None:
         raise UsageError(f"{source}: no such folder; names in a list are relative to INPUT, such as .")
     if mode is None:
@@ -125,6 +119,19 @@ def make_plan(
     if add is not None:
         return plan_single(job_beside(path, target, kind, add), None)
     return plan_single(job_of(path, str(target), kind), target)
+
+
+def check_arguments(sources: list[str], target: str | None, kind: str, add: str | None = None) -> None:
+    """Raise UsageError for arguments that make no sense whatever they name; see `make_plan`."""
+    if kind != "keep" and kind not in OUTPUT_FORMATS:
+        raise UsageError(f"--format {kind}: unknown; {nearest(kind, ['keep', *OUTPUT_FORMATS])}")
+    check_suffix(add)
+    if target is None and add is None:
+        raise UsageError("OUTPUT is missing: a folder or file for what is made; or use --in-place-suffix _x4")
+    for argument, value in (*(("INPUT", source) for source in sources), ("OUTPUT", target)):
+        # It would be the folder in which we are.
+        if value == "":
+            raise UsageError(f"{argument} is empty: was a variable not set? For this folder write .")
 
 
 def _plan_stream(pipe: Path | None, target: str, kind: str, frames: bool) -> Plan:
@@ -174,7 +181,13 @@ def check_suffix(add: str | None) -> None:
 
 
 def _plan_folder(
-    source: Path, target: str | None, kind: str, names: list[str] | None, add: str | None, frames: bool
+    source: Path,
+    target: str | None,
+    kind: str,
+    names: list[str] | None,
+    add: str | None,
+    frames: bool,
+    arriving: Arriving | None,
 ) -> Plan:
     """Return the plan for a folder of images, or for those of them that a list names."""
     if is_stdout(target):
@@ -196,12 +209,14 @@ def _plan_folder(
     if add is not None:
         _pass_over_outputs(files, add)
     hints = [*files.hints, *pass_over_recorded(files, source)]
-    if not files.images and not files.failed:
+    if arriving is not None:
+        files.images = arriving.choose(files.images)
+    elif not files.images and not files.failed:
         known = ", ".join(FORMAT_BY_SUFFIX)
         counts = describe_passed_over(files.passed_over)
         where = "no images in this folder" if names is None else "no images in this list"
         raise UsageError("; ".join(filter(None, [f"{source}: {where} ({known})", counts, *hints])))
-    return replace(_plan_outputs(files, source, root, kind, add or "", frames), hints=hints)
+    return replace(_plan_outputs(files, source, root, kind, add or "", frames, arriving), hints=hints)
 
 
 def _pass_over_outputs(files: FileList, add: str) -> None:
@@ -255,11 +270,21 @@ def outputs_hint(where: Path | Place, word: str, count: int) -> str:
     return f"{where}: {what} passed over, as its {JOURNAL} names them; to enlarge them again give that {word} as INPUT"
 
 
-def _plan_outputs(files: FileList, source: Path, root: Path, kind: str, add: str, frames: bool) -> Plan:
+def _plan_outputs(
+    files: FileList,
+    source: Path,
+    root: Path,
+    kind: str,
+    add: str,
+    frames: bool,
+    arriving: Arriving | None = None,
+) -> Plan:
     """Return a plan of a job for each image, or for each of its frames; no output replaces any of the images."""
     plan = Plan([], root, list(files.failed), files.passed_over)
     inputs = {identity(path) for path in files.images} - {None}
     for job, name in jobs_with_names(files.images, source, kind, plan.refused, add, frames):
+        if arriving is not None and not arriving.is_fresh(job.source):
+            continue
         reason = refused_name(root / name)
         if reason is None and identity(root / name) in inputs:
             reason = f"its output {root / name} would replace an input; choose another OUTPUT"
@@ -282,34 +307,43 @@ def jobs_with_names(
 
     What cannot be counted in frames is added to `refused`.
     """
-    images = list(_split_frames(paths, refused)) if frames else [(path, None, 1) for path in paths]
-    kinds = {path: kept_kind(path) if kind == "keep" else kind for path in paths}
-    names: list[Path] = []
+    return name_jobs([(path, path.relative_to(top)) for path in paths], kind, refused, add, frames)
+
+
+def name_jobs(
+    sources: list[tuple[Source, Named]],
+    kind: str,
+    refused: list[tuple[Source, str]],
+    add: str = "",
+    frames: bool = False,
+) -> list[tuple[Job, Named]]:
+    """Return a job without a target for each image, or for each of its frames, and its output's name.
+
+    sources: images with their relative names. What cannot be counted in frames is added to `refused`.
+    """
+    jobs: list[Job] = []
+    names: list[Named] = []
     are_frames: set[int] = set()
-    for number, (path, frame, count) in enumerate(images):
-        name = path.relative_to(top)
-        names.append(name if frame is None else frame_name(name, frame, count))
-        if frame is not None:
-            are_frames.add(number)
-    outputs = output_names(names, [kinds[path] for path, _, _ in images], add, are_frames)
-    jobs = [Job(path, None, kinds[path], frame, count) for path, frame, count in images]
+    for source, own in sources:
+        kept = kept_kind(source) if kind == "keep" else kind
+        counted = _split_frames(source, refused) if frames and isinstance(source, Path) else [(None, 1)]
+        for frame, count in counted:
+            if frame is not None:
+                are_frames.add(len(jobs))
+            names.append(own if frame is None else frame_name(own, frame, count))
+            jobs.append(Job(source, None, kept, frame, count))
+    outputs = output_names(names, [job.kind for job in jobs], add, are_frames)
     return list(zip(jobs, outputs, strict=True))
 
 
-def _split_frames(
-    paths: list[Path], refused: list[tuple[Source, str]]
-) -> Iterator[tuple[Path, int | None, int]]:
-    """Yield each image, or each frame of it by its number with their count; what cannot be counted is refused."""
-    for path in paths:
-        try:
-            count = frames_of(path)
-        except ImageError as error:
-            refused.append((path, str(error).removeprefix(f"{path}: ")))
-            continue
-        if count == 1:
-            yield path, None, 1
-        else:
-            yield from ((path, number, count) for number in range(1, count + 1))
+def _split_frames(path: Path, refused: list[tuple[Source, str]]) -> list[tuple[int | None, int]]:
+    """Return the number of each frame, with their count; (None, 1) of a still. What cannot be counted is refused."""
+    try:
+        count = frames_of(path)
+    except ImageError as error:
+        refused.append((path, str(error).removeprefix(f"{path}: ")))
+        return []
+    return [(None, 1)] if count == 1 else [(number, count) for number in range(1, count + 1)]
 
 
 def planned_sizes(
@@ -342,25 +376,3 @@ def fitting_size(job: Job, height: int, width: int, size: TargetSize) -> tuple[i
     except ImageError as error:
         raise ImageError(f"{job.name}: {error}") from error
     return to_height, to_width
-
-
-def listed_names(lines: str | None, zeros: str | None) -> tuple[list[str] | None, list[str]]:
-    """Return the names in the list of --files-from or --files0-from, and what a person should know of it.
-
-    None where neither is given. Raises UsageError.
-    """
-    if lines is not None and zeros is not None:
-        raise UsageError("--files-from and --files0-from: one list is enough; drop one of them")
-    source = lines if lines is not None else zeros
-    if source is None:
-        return None, []
-    option = "--files-from" if lines is not None else "--files0-from"
-    try:
-        data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{option} {source}: cannot be read: {error.strerror}") from error
-    hints = [f"{option} {source}: is UTF-16 text, and was read as such"] if is_utf16(data) else []
-    try:
-        return read_list(data, zero=zeros is not None), hints
-    except UsageError as error:
-        raise UsageError(f"{option} {source}: {error}") from error

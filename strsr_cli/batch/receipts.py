@@ -30,12 +30,22 @@ class Receipts:
         with contextlib.suppress(RuntimeError):
             folder = folder or cache_dir()
         self.path = None if folder is None else folder / NAME
+        # What was read last, and the file's state then.
+        self._state: tuple[int, int] | None = None
+        self._hashes: frozenset[str] = frozenset()
 
     def knows(self, sha256: str) -> bool:
-        """Whether strsr has made a file with that hash."""
-        with contextlib.suppress(OSError):
-            return self.path is not None and sha256 in self.path.read_text("ascii", "replace").split()
-        return False
+        """Whether strsr has made a file with that hash; the file is read again only where it has changed."""
+        if self.path is None:
+            return False
+        try:
+            state = self.path.stat()
+            if self._state != (state.st_size, state.st_mtime_ns):
+                self._hashes = frozenset(self.path.read_text("ascii", "replace").split())
+                self._state = state.st_size, state.st_mtime_ns
+        except OSError:
+            return False
+        return sha256 in self._hashes
 
     def add(self, sha256: str) -> None:
         """Remember a file that is about to be made."""

@@ -25,6 +25,7 @@ from ..system.terminal import takes_escapes
 
 EXISTS = "exists (--overwrite makes it again)"
 DONE = "done before"
+VERDICTS = ("clean", "suspect", "grid")
 MOST_REASONS = 3  # to skip images, that the end of a batch tells
 # The file that this thread is at; what is logged meanwhile is about that file.
 _SUBJECT = contextvars.ContextVar("subject", default="")
@@ -70,6 +71,8 @@ class Reporter(logging.Handler):
         self.place = ""
         # How many images are skipped for each reason.
         self.reasons: Counter[str] = Counter()
+        # How many outputs have each verdict on their grid.
+        self.verdicts: Counter[str] = Counter()
         # Called with the name and the fields of each event of a picture, by the thread that reports it.
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self.one_at_a_time = threading.RLock()
@@ -98,12 +101,13 @@ class Reporter(logging.Handler):
         self.count("found", count)
         self.count("left", count)
 
-    def skipped(self, source: str, target: str, reason: str = EXISTS) -> None:
-        """Report that an output is there already, or is not to be made for another reason."""
+    def skipped(self, source: str, target: str, reason: str = EXISTS, **grid: Any) -> None:
+        """Report that an output is there already, or is not to be made for another reason. grid: as in `done`."""
         self.count("skipped")
         with self.one_at_a_time:
             self.reasons[reason] += 1
-        self.announce("skipped", input=source, output=target, reason=reason)
+        self._judge(grid)
+        self.announce("skipped", input=source, output=target, reason=reason, **grid)
 
     def left(self, source: str, target: str, reason: str) -> None:
         """Report that another process makes an image."""
@@ -126,6 +130,18 @@ class Reporter(logging.Handler):
     def tile(self, done: int, total: int) -> None:
         """Report that `done` of `total` tiles of the current image are computed."""
 
+    def scored(self, done: int, total: int) -> None:
+        """Report that `done` of `total` outputs of earlier runs have been looked at for a grid."""
+
+    def idle(self) -> None:
+        """Report that all is done for now, and more may come."""
+
+    def _judge(self, grid: dict[str, Any]) -> None:
+        """Count the verdict of an output, where it has one."""
+        if grid.get("verdict"):
+            with self.one_at_a_time:
+                self.verdicts[grid["verdict"]] += 1
+
     def done(
         self,
         source: str,
@@ -144,6 +160,7 @@ class Reporter(logging.Handler):
         with self.one_at_a_time:
             self.megapixels += width * height / 1e6
             self.bytes += size or 0
+        self._judge(grid)
         sizes: dict[str, Any] = {"width": width, "height": height, "seconds": round(seconds, 3)}
         if size is not None:
             sizes["bytes"] = size
@@ -166,9 +183,11 @@ class Reporter(logging.Handler):
         ended = counts["done"] + counts["skipped"] + counts["failed"] + counts["left"]
         counts["unreached"] = counts["found"] - ended
         seconds = round(time.monotonic() - self.began, 3)
+        verdicts = {"verdicts": dict(self.verdicts)} if self.verdicts else {}
         self.say(
             "summary",
             **counts,
+            **verdicts,
             passed_over=dict(self.passed_over),
             megapixels=round(self.megapixels, 3),
             seconds=seconds,
@@ -199,7 +218,8 @@ class Reporter(logging.Handler):
         """Say one event."""
         lines = [as_text(event, fields, self.verbose)]
         if event == "summary":
-            lines = [*describe_reasons(self.reasons), lines[0] + describe_place(self.place, self.bytes)]
+            end = lines[0] + describe_place(self.place, self.bytes)
+            lines = [*describe_reasons(self.reasons), describe_verdicts(self.verdicts), end]
         for line in filter(None, lines):
             if not self.quiet or event == "failed":
                 self.write_line(line)
@@ -218,14 +238,14 @@ def as_text(event: str, fields: dict[str, Any], verbose: bool) -> str:
     """Return an event as a line for people; "" for those that only programs and --verbose need."""
     if event == "planned":
         return describe_plan(fields) if verbose else ""
+    score = f", grid {fields['score_db']:.1f} dB: {fields['verdict']}" if fields.get("verdict") else ""
     if event in ("skipped", "left"):
         # A second run over a large folder would have a line for each of its images.
-        return f"{event} {fields['output']}: {fields['reason']}" if verbose else ""
+        return f"{event} {fields['output']}: {fields['reason']}{score}" if verbose or score else ""
     if event == "message":
         return str(fields["text"])
     if event == "done":
         size = f"{fields['width']}x{fields['height']}"
-        score = f", grid {fields['score_db']:.1f} dB: {fields['verdict']}" if fields.get("verdict") else ""
         return f"done {fields['output']} {size} in {fields['seconds']:.1f} s{score}"
     if event == "failed":
         return f"failed {fields['reason']}"
@@ -245,6 +265,12 @@ def describe_summary(fields: dict[str, Any]) -> str:
 def describe_place(place: str, size: int) -> str:
     """Return where a batch's outputs are, and how large those are that it has made; "" where it has made none."""
     return f"; {size_text(size)} in {place}" if place and size else ""
+
+
+def describe_verdicts(verdicts: Counter[str]) -> str:
+    """Return a line on how many outputs have each verdict on their grid; "" where none was looked at."""
+    counts = [f"{verdicts[word]} {word}" for word in VERDICTS if verdicts[word]]
+    return f"grid: {', '.join(counts)}" if counts else ""
 
 
 def describe_reasons(reasons: Counter[str]) -> list[str]:
@@ -302,6 +328,7 @@ class RichReporter(Reporter):
         self.conditions = self.progress.add_task("looked at", total=None, rate="", visible=False)
         self.files = self.progress.add_task("files", total=None, rate="", visible=False)
         self.tiles = self.progress.add_task("tiles", total=None, rate="", visible=False)
+        self.scores = self.progress.add_task("scored", total=None, rate="", visible=False)
         self.waiting = self.console.status("getting ready")
 
     def prepare(self) -> None:
@@ -322,6 +349,18 @@ class RichReporter(Reporter):
         """Move the lower bar."""
         self.progress.update(self.tiles, completed=done, total=total, visible=True)
 
+    def scored(self, done: int, total: int) -> None:
+        """Move the bar of what was made before, which vanishes in the end."""
+        self.waiting.stop()
+        self.progress.update(self.scores, completed=done, total=total, visible=done < total)
+        self.progress.start()
+
+    def idle(self) -> None:
+        """Show that something is waited for."""
+        self.progress.stop()
+        self.waiting.update("watching; ^C ends")
+        self.waiting.start()
+
     def say(self, event: str, **fields: Any) -> None:
         """Say one event: a move of the upper bar, and a line where a person needs one."""
         if event in ("done", "failed", "left"):
@@ -331,7 +370,7 @@ class RichReporter(Reporter):
         if event == "summary":
             self.waiting.stop()
             self.progress.stop()
-        if event != "done" or self.verbose:
+        if event != "done" or self.verbose or fields.get("verdict"):
             super().say(event, **fields)
 
     def write_line(self, text: str) -> None:

@@ -160,7 +160,8 @@ class BatchState:
     def _settled_by_another_file(self, target: Path, output: Version, records: list[Made]) -> str | None:
         """Return why a file that is none of the recorded outputs is to be kept, or None where it is a torn one."""
         if not records:
-            return FOREIGN
+            # A single image that was made into this folder is ours, though nobody knows from what.
+            return EXISTS if self.receipts is not None and self.receipts.knows(output.sha256) else FOREIGN
         # What is cut off is no larger than it was; a larger file is somebody's work that we cannot read.
         if output.size > max(record.output.size for record in records) or self.is_whole(target):
             return CHANGED
@@ -193,6 +194,33 @@ class BatchState:
         left = [job for job in jobs if isinstance(job.target, Path) and self._is_left_over(job, job.target)]
         self._of_others.update(left)
         return left
+
+    def refresh(self) -> None:
+        """Learn what others have made since the last look."""
+        if self.journal is not None:
+            self.journal.refresh()
+
+    def is_settled(self, job: Job) -> bool:
+        """Whether a job that was left to another process is done, failed or not to be done, as far as has been read."""
+        return self.settled(job) is not None or (
+            isinstance(job.target, Path) and self._failed(self._claim_on(job.target))
+        )
+
+    def is_free(self, job: Job) -> bool:
+        """Whether no living process has claimed a job."""
+        return (
+            isinstance(job.target, Path)
+            and self._locks is not None
+            and self._locks.works
+            and self._locks.is_free(self._claim_on(job.target))
+        )
+
+    def forget(self, jobs: list[Job]) -> None:
+        """Let go of what is only remembered while jobs are under way."""
+        for job in jobs:
+            self._jobs.pop(job.name, None)
+            if isinstance(job.source, Path):
+                self._hashed.pop(job.source, None)
 
     def _is_left_over(self, job: Job, target: Path) -> bool:
         name = self._claim_on(target)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
+from typing import Protocol
 
 from strsr_models.errors import UsageError
 
-from ..images.find import OTHER_SUFFIXES, identity, kind_of
+from ..images.find import OTHER_SUFFIXES, identity, is_utf16, kind_of, read_list
 from ..images.formats import FORMAT_BY_SUFFIX, OTHER_IMAGE_SUFFIXES, OUTPUT_FORMATS, READ_ONLY_SUFFIXES
+from ..images.places import RemoteFile
 from ..system.paths import NAME_REFUSED
-from .job import STREAM, Job, descriptor_of
+from .job import STREAM, Job, Source, descriptor_of
 from .naming import output_name
 
 # Endings that people give to folders as well, though files have them.
@@ -26,6 +29,19 @@ OF_FOLDERS_TOO = (
 FOREIGN_SUFFIXES = {*READ_ONLY_SUFFIXES, *OTHER_IMAGE_SUFFIXES, *OTHER_SUFFIXES} - {
     f".{name}" for name in OF_FOLDERS_TOO.split()
 }
+
+
+class Arriving(Protocol):
+    """What knows the files of folders that are watched."""
+
+    def choose(self, paths: list[Path]) -> list[Path]:
+        """Return those of a folder's images that are whole; none where all of these are known."""
+
+    def is_ready(self, path: Path) -> bool:
+        """Whether a file is known, or new and whole."""
+
+    def is_fresh(self, source: Source | None) -> bool:
+        """Whether a file that is ready is not known."""
 
 
 def mode_of(path: Path) -> int | None:
@@ -163,14 +179,17 @@ def job_beside(source: Path, target: str | None, kind: str, add: str) -> Job:
     return _check_target(Job(source, source.parent / output_name(Path(source.name), kind, add), kind))
 
 
-def kept_kind(path: Path) -> str:
-    """Return the format that `--format keep` means for an input: what its suffix says, else what it is, else PNG."""
-    suffix = path.suffix.lower()
-    if suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
+def kept_kind(source: Source) -> str:
+    """Return the format that `--format keep` means for an input: what its suffix says, else what it is, else PNG.
+
+    An object is known by its suffix alone.
+    """
+    suffix = source.suffix.lower()
+    if isinstance(source, RemoteFile) or suffix in FORMAT_BY_SUFFIX or suffix in READ_ONLY_SUFFIXES:
         return FORMAT_BY_SUFFIX.get(suffix, "png")
     kinds = {form.pillow: kind for kind, form in OUTPUT_FORMATS.items()}
     try:
-        return kinds.get(kind_of(path) or "", "png")
+        return kinds.get(kind_of(source) or "", "png")
     except OSError:
         return "png"
 
@@ -192,3 +211,25 @@ def refused_name(target: Path) -> str | None:
         if error.errno in NAME_REFUSED:
             return f"its output {target} cannot be written: {error.strerror}; rename the image"
     return None
+
+
+def listed_names(lines: str | None, zeros: str | None) -> tuple[list[str] | None, list[str]]:
+    """Return the names in the list of --files-from or --files0-from, and what a person should know of it.
+
+    None where neither is given. Raises UsageError.
+    """
+    if lines is not None and zeros is not None:
+        raise UsageError("--files-from and --files0-from: one list is enough; drop one of them")
+    source = lines if lines is not None else zeros
+    if source is None:
+        return None, []
+    option = "--files-from" if lines is not None else "--files0-from"
+    try:
+        data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{option} {source}: cannot be read: {error.strerror}") from error
+    hints = [f"{option} {source}: is UTF-16 text, and was read as such"] if is_utf16(data) else []
+    try:
+        return read_list(data, zero=zeros is not None), hints
+    except UsageError as error:
+        raise UsageError(f"{option} {source}: {error}") from error

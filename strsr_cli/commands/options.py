@@ -61,18 +61,19 @@ ModelsDir = Annotated[
 
 # --- upscale ---------------------------------------------------------------------------------------
 
-Source = Annotated[
-    str,
+Sources = Annotated[
+    list[str] | None,
     typer.Argument(
         metavar="INPUT",
-        help="An image, a folder (with all below it), a URL (s3:// ...), or - for standard input.",
+        show_default=False,
+        help="An image, a folder (with all below it), a URL (s3:// ...), or - for standard input; or several.",
     ),
 ]
 Target = Annotated[
     str | None,
     typer.Argument(
         metavar="OUTPUT",
-        help="A folder; an image file, when INPUT is one image; s3:// or gs://; or - for standard output.",
+        help="The last argument: a folder; an image file, when INPUT is one image; s3:// or gs://; or - for standard output.",
     ),
 ]
 Model = Annotated[str, option(help="Which model restores: lite, zimage or flux2.", panel=MODEL)]
@@ -209,6 +210,14 @@ Steal = Annotated[
     option(
         "--steal",
         help="After the own part, make what other parts have left; only if all write into one shared OUTPUT.",
+        panel=RUNS,
+    ),
+]
+Watch = Annotated[
+    bool,
+    option(
+        "--watch",
+        help="Go on with files that arrive in the folder INPUT, once they are whole; ^C ends.",
         panel=RUNS,
     ),
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -57,7 +59,7 @@ from .options import (
     RetryFailed,
     ShardText,
     Shortest,
-    Source,
+    Sources,
     Steal,
     Steps,
     Strip,
@@ -67,14 +69,18 @@ from .options import (
     UpscaleMaxPixels,
     UpscaleScale,
     Verbose,
+    Watch,
     Weights,
     Width,
 )
 
+if TYPE_CHECKING:
+    from ..batch.plan import Plan
+
 
 def upscale(
     context: typer.Context,
-    source: Source,
+    source: Sources = None,
     target: Target = None,
     scale: UpscaleScale = None,
     longest: Longest = None,
@@ -108,6 +114,7 @@ def upscale(
     no_journal: NoJournal = False,
     shard: ShardText = None,
     steal: Steal = False,
+    watch: Watch = False,
     engine: Engine = "local",
     workers: RayWorkers = None,
     gpus_per_worker: GpusPerWorker = None,
@@ -141,18 +148,17 @@ def upscale(
     """
     from ..batch.job import keeps_exit_code, resolve_shard
     from ..batch.journal import require_journal
-    from ..batch.plan import listed_names
     from ..batch.receipts import Receipts
-    from ..batch.remote.plan import plan_any
+    from ..batch.remote.several import plan_inputs
     from ..batch.remote.state import make_state
     from ..batch.report import make_reporter
     from ..batch.target_size import resolve_target_size
+    from ..batch.targets import listed_names
     from ..gallery.collect import report_page
     from ..images.read import is_whole_image
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
     from ..system.machine import advice_on_cuda
-    from ..system.paths import is_folder
     from ..system.signals import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EndedBySignal, Stop
     from ..upscale.engines.costs import cost_lines, cost_rows
     from ..upscale.engines.engine import choose_engine
@@ -165,20 +171,44 @@ def upscale(
         tell_forecast,
         weights_hash,
     )
-    from ..upscale.request import check_replaced, check_request
+    from ..upscale.request import check_replaced, check_request, check_watch
+    from ..upscale.rounds.arrivals import Arrivals
 
     size = resolve_target_size(scale, longest, shortest, width, height, megapixels, cover)
-    check_output(target, json, dry_run)
+    # One that is not there is None.
+    arguments = [argument for argument in (*(source or ()), target) if argument is not None]
+    check_output(arguments[-1] if len(arguments) > 1 else None, json, dry_run)
     tile_size = auto_or_number("--tile", tile, 64, "output pixels")
     batch_size = auto_or_number("--batch", batch, 1, "tiles")
     if grid_limit is not None and not (check_grid and math.isfinite(grid_limit)):
         raise UsageError(f"--grid-limit {grid_limit}: use a number of dB, together with --check-grid")
     part = resolve_shard(shard, os.environ)
     names, hints = listed_names(files_from, files0_from)
-    whole_plan = plan_any(source, target, format, names, in_place_suffix, frames == "all", keep_times)
+    arrivals = Arrivals(is_whole_image) if watch else None
+    if watch:
+        # What would leave nothing to watch, or to make.
+        against = {
+            "--dry-run": dry_run,
+            "--retry-failed": retry_failed,
+            "--steal": steal,
+            "--replace": replace,
+            "--files-from": names is not None,
+            f"--engine {engine}": engine != "local",
+        }
+        check_watch(arguments, part, against)
+
+    def replan() -> Plan:
+        """Look at all INPUTs; with --watch, what is new in them since the last look."""
+        planned = partial(plan_inputs, arguments, format, names, in_place_suffix, frames == "all", keep_times)
+        if arrivals is None:
+            return planned()
+        arrivals.begin()
+        return arrivals.fresh(planned(arrivals))
+
+    whole_plan = replan()
     plan = whole_plan.shard(part)
     # A single image is an OUTPUT by itself, whatever is made beside it.
-    is_batch = bool(plan.place or plan.tree) or is_folder(Path(source)) or any(job.frame for job in plan.jobs)
+    is_batch = bool(plan.place or plan.tree or plan.many or any(job.frame for job in plan.jobs))
     upscale_images = choose_engine(engine, workers, gpus_per_worker, device, is_batch, dry_run)
     if retry_failed:
         require_journal(plan.root, no_journal, plan.place is not None)
@@ -240,6 +270,13 @@ def upscale(
     reporter.on_failed = state.failed
     reporter.passed_over = plan.passed_over
     reporter.place = str(plan.place or plan.root or plan.single or "")
+    watcher = None
+    if arrivals is not None:
+        from ..upscale.rounds.watching import KeptNetworks, Watch
+
+        upscale_images = KeptNetworks()
+        watcher = Watch(replan, arrivals, upscale_images, options, reporter, state)
+        watcher.expect(plan)
     try:
         page = None if dry_run else report
         with (
@@ -276,9 +313,15 @@ def upscale(
                     check_space(forecast.sizes)
                 upscale_images(forecast, options, reporter, state)
             if steal and part.count > 1:
-                from ..upscale.stealing import make_left_over
+                from ..upscale.rounds.stealing import make_left_over
 
                 make_left_over(part.rest(whole_plan.jobs), options, reporter, state)
+            if forecast.to_score:
+                from ..upscale.rounds.scoring import score_skipped
+
+                score_skipped(forecast.to_score, options, reporter, state)
+            if watcher is not None and not stop.requested:
+                watcher.run(watched_folders(arguments), plan.root)
             reporter.summary()
         if stop.requested:
             raise typer.Exit(EXIT_INTERRUPTED)
@@ -303,6 +346,14 @@ def options_of(context: typer.Context) -> list[tuple[str, str, bool]]:
         given = source is not None and source.name != "DEFAULT"
         rows.append((max(parameter.opts, key=len), "" if value is None else str(value), given))
     return sorted(rows, key=lambda row: not row[2])
+
+
+def watched_folders(arguments: list[str]) -> list[Path]:
+    """The folders that --watch looks at: those that are INPUTs, and those in which other INPUTs lie."""
+    from ..system.paths import is_folder
+
+    paths = map(Path, arguments if len(arguments) == 1 else arguments[:-1])
+    return list(dict.fromkeys(path if is_folder(path) else path.parent for path in paths))
 
 
 def check_output(target: str | None, json: bool, dry_run: bool) -> None:

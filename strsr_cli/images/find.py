@@ -142,7 +142,7 @@ def _walk(top: Path, without: Identity | None, files: FileList) -> Iterator[Path
         if folder != top:
             own = identity(folder)
             if own is not None and own == without:
-                files.passed_over["output"] += _count_files(folder)
+                files.passed_over["output"] += count_files(folder)
                 continue
             if own in visited:
                 files.passed_over["again"] += 1
@@ -183,7 +183,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _count_files(folder: Path) -> int:
+def count_files(folder: Path) -> int:
     """Count the files in a folder and all below it, but for those of our own."""
     count = 0
     for _, folders, files in os.walk(folder):

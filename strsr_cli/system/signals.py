@@ -40,6 +40,8 @@ class Stop:
         self.requested = False
         # Whether an image is under way, which a first ^C lets finish.
         self.working = False
+        # Whether it is only waited for images, so that nothing is said of those under way.
+        self.idle = False
         # What a signal has raised.
         self.ended: EndedBySignal | None = None
         self._quiet = quiet
@@ -63,7 +65,7 @@ class Stop:
         if number == signal.SIGINT and self.working and not self.requested:
             self.requested = True
             # Written by os.write, because a print may be what has been interrupted.
-            if not self._quiet:
+            if not self._quiet and not self.idle:
                 with contextlib.suppress(OSError):
                     os.write(2, b"\nstopping when the images under way are done; ^C again stops at once\n")
             return

@@ -175,6 +175,22 @@ def grid_scores(job: Job, pixels: np.ndarray, limit: float | None) -> dict[str, 
     return scores
 
 
+def file_scores(job: Job, max_pixels: int, limit: float | None) -> dict[str, Any]:
+    """The scores of an output's file, for its "skipped" event; a warning where it shows a grid. Raises ImageError.
+
+    The numbers are those of `strsr fft-inspect`. limit: as in `grid_scores`.
+    """
+    assert isinstance(job.target, Path)
+    # Whatever is to be said of this file was said when it was made.
+    with without_remarks(True):
+        picture = read_image(job.target, max_pixels)
+    report = report_on(picture.color, picture.alpha, deep=True)
+    scores = score_values(report)
+    if scores["score_db"] is not None:
+        warn_of_grid(job, report, limit)
+    return {**scores, "after_encoding": scores} if job.kind in LOSSY else scores
+
+
 def report_on(color: np.ndarray, alpha: np.ndarray | None, deep: bool) -> LatticeReport:
     """The report on colours (h, w, 1 or 3); alpha (h, w, 1) hides some. deep: whether more than 8 bits are kept."""
     color = visible_color(color if deep else to_8bit(color), alpha)

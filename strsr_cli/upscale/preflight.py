@@ -19,7 +19,7 @@ from strsr_models.errors import ImageError, StrsrError, UsageError
 
 from ..batch.job import Job
 from ..batch.plan import Plan, planned_sizes
-from ..batch.report import Reporter, describe_plan
+from ..batch.report import DONE, EXISTS, Reporter, describe_plan
 from ..batch.state import BatchState
 from ..images.codecs.opencv import load_opencv
 from ..images.find import describe_passed_over
@@ -54,6 +54,8 @@ class Preflight:
     megapixels: float = 0.0  # of all outputs
     input_bytes: int = 0  # of inputs that are objects, whose pixels are not known
     skipped: int = 0
+    # Of those, the ones whose outputs are to be looked at for a grid before they are reported, and why each is skipped.
+    to_score: list[tuple[Job, str]] = field(default_factory=list)
     will_fail: int = 0
     pace: float | None = None  # seconds for an output megapixel, once it is measured
 
@@ -87,7 +89,9 @@ def preflight(
         show(describe_plan({"input": job.name, "output": job.target_name, **sizes, **fate}))
         if settled:
             forecast.skipped += 1
-            if not dry_run:
+            if options.check_grid and settled in (DONE, EXISTS) and isinstance(job.target, Path):
+                forecast.to_score.append((job, settled))
+            elif not dry_run:
                 reporter.skipped(job.name, job.target_name, settled)
         elif "error" in sizes:
             forecast.will_fail += 1

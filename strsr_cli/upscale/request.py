@@ -6,6 +6,7 @@ Nothing is loaded for that; PyTorch is only where a device is named that nobody 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from strsr_models.checkpoints.adapter import adapter_files, check_family
 from strsr_models.checkpoints.lite import read_lite_config
@@ -19,9 +20,11 @@ from strsr_models.checkpoints.locations import (
 from strsr_models.checkpoints.published import check_model, needed_pieces, require_pieces
 from strsr_models.errors import UsageError, WeightsError
 
+from ..batch.job import STREAM, Shard
 from ..batch.plan import Plan
 from ..batch.remote.state import check_own_object
 from ..batch.state import BatchState
+from ..system.paths import is_folder, is_url
 from .options import UpscaleOptions
 
 
@@ -75,6 +78,24 @@ def check_safetensors(path: Path) -> None:
         raise WeightsError(
             f"{path}: cannot be read as safetensors, get it again if it is damaged ({error})"
         ) from error
+
+
+def check_watch(arguments: list[str], part: Shard, given: dict[str, Any]) -> None:
+    """Raise UsageError where --watch makes no sense. given: other options that do not go with it, by name."""
+    for option, value in given.items():
+        if value:
+            raise UsageError(f"--watch: not with {option}; drop one of them")
+    if part.count > 1:
+        raise UsageError(
+            "--watch: several processes on one OUTPUT share what arrives by themselves; "
+            f"drop the part {part.number} of {part.count} (by {part.source}): --shard 1/1"
+        )
+    for text in arguments:
+        if text == STREAM or is_url(text):
+            raise UsageError(f"--watch: {text} is no folder of this machine; INPUT and OUTPUT must be ones")
+    sources = arguments if len(arguments) == 1 else arguments[:-1]
+    if not any(map(is_folder, map(Path, sources))):
+        raise UsageError(f"--watch: {sources[0]} is no folder, in which something could arrive; drop --watch")
 
 
 def check_replaced(plan: Plan, state: BatchState, replace: bool) -> None:

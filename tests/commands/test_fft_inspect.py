@@ -424,6 +424,63 @@ def test_outputs_are_scored_as_they_are_made(
     assert "warning" not in lines
 
 
+def test_a_finished_folder_is_scored_as_its_files_are(
+    strsr: Run, tiny_weights: Path, photo: np.ndarray, coffee: np.ndarray, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.jpg", "c.tif", "small.png"):
+        save(folder / name, photo[:4, :4] if name == "small.png" else photo[:40, :50])
+    args = ("upscale", folder, out, "--weights", tiny_weights)
+    assert strsr(*args).exit_code == 0
+    result = strsr(*args, "--check-grid", "--json", "--grid-limit", "-90")
+    events = objects(result.stdout)
+    figures = {value["image"]: value for value in objects(strsr("fft-inspect", out, "--json").stdout)}
+    skipped = {event["output"]: event for event in events if event["event"] == "skipped"}
+    assert len(skipped) == 4
+    for name, event in skipped.items():
+        assert event["reason"] == "done before"
+        for key in ("verdict", "score_db"):
+            wanted = figures[name].get(key)
+            assert event[key] == (wanted if key == "verdict" else pytest.approx(wanted, abs=0.001))
+    jpeg = skipped[str(out / "sub" / "b.jpg")]
+    assert jpeg["after_encoding"] == {key: jpeg[key] for key in ("verdict", "score_db")}
+    assert sum(events[-1]["verdicts"].values()) == 4
+    assert sum("stands out by" in event.get("text", "") for event in events) == 4
+    lines = strsr(*args, "--check-grid").stderr.splitlines()
+    assert sum(line.startswith("skipped ") and ": done before, grid " in line for line in lines) == 4
+    assert any(line.startswith("grid: ") for line in lines)
+    # A file that was changed since is none of ours.
+    save(out / "a.png", planted(coffee, 16))
+    events = objects(strsr(*args, "--check-grid", "--json").stdout)
+    changed = next(
+        event for event in events if event.get("output") == str(out / "a.png") and "reason" in event
+    )
+    assert "verdict" not in changed
+
+
+def test_outputs_without_a_journal_are_scored_too(
+    strsr: Run, tiny_weights: Path, photo: np.ndarray, coffee: np.ndarray, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    for name in ("a.png", "b.png"):
+        save(folder / name, photo[:40, :50])
+    save(out / "a.png", planted(coffee, 16))
+    (out / "b.png").write_bytes(b"no image")
+    result = strsr(
+        "upscale", folder, out, "--weights", tiny_weights, "--no-journal", "--check-grid", "--json"
+    )
+    events = objects(result.stdout)
+    assert result.exit_code == 0
+    scores = {Path(e["output"]).name: e.get("verdict") for e in events if e["event"] == "skipped"}
+    assert scores == {"a.png": "grid", "b.png": None}
+    texts = " ".join(event.get("text", "") for event in events)
+    assert "a grid of 16 px stands out" in texts
+    assert "b.png: not looked at for a grid" in texts
+
+
 @pytest.mark.parametrize("args", [["--grid-limit", "3"], ["--check-grid", "--grid-limit", "nan"]])
 def test_a_grid_limit_is_a_number_and_wants_the_check(args: list[str], strsr: Run, pair: Path) -> None:
     result = strsr("upscale", pair, pair / "out", *args)

@@ -224,3 +224,23 @@ def test_names_of_objects_have_the_parts_of_paths() -> None:
     page = RemoteFile(Place("https://host/in"), "my%20photo.png?v=1.2/3")
     assert (page.name, page.suffix) == ("my photo.png", ".png")
     assert RemoteFile(Place("s3://b/in"), "sub/.png").suffix == ""
+
+
+@pytest.mark.slow
+def test_urls_and_files_are_inputs_of_one_command(
+    store: Store, website: str, upscale: Callable[..., dict], tmp_path: Path, photo: np.ndarray
+) -> None:
+    for name in ("shots/one.png", "shots/deep/two.png", "single.png"):
+        store.put(name, encoded(photo[:12, :16]))
+    Image.fromarray(photo[:16, :20]).save(tmp_path / "local.jpg")
+    inputs = (f"s3://{BUCKET}/shots", f"{website}/c.jpg", f"s3://{BUCKET}/single.png", tmp_path / "local.jpg")
+    assert upscale(*inputs, tmp_path / "out")["done"] == 5
+    names = ["c.jpg", "local.jpg", "shots/deep/two.png", "shots/one.png", "single.png"]
+    made = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*g")]
+    assert sorted(made) == names
+    assert upscale(*inputs, tmp_path / "out")["skipped"] == 5
+    assert upscale(*inputs[2:], f"s3://{BUCKET}/out")["done"] == 2
+    assert sorted(store.outputs("out")) == ["out/local.jpg", "out/single.png"]
+    clash = (f"s3://{BUCKET}/single.png", f"s3://{BUCKET}/shots/single.png", tmp_path / "out")
+    store.put("shots/single.png", encoded(photo[:12, :16]))
+    upscale(*clash, code=2)

@@ -27,7 +27,7 @@ from ..job import STREAM, Job, Source
 from ..journal_files import JOURNAL
 from ..naming import output_name, output_names
 from ..plan import Plan, jobs_with_names, make_plan, outputs_hint, pass_over_recorded, plan_single
-from ..targets import has_file_suffix, is_stdout, job_of, kept_kind, output_stream, refused_name
+from ..targets import Arriving, has_file_suffix, is_stdout, job_of, kept_kind, output_stream, refused_name
 from .journal import read_sources
 
 
@@ -39,11 +39,12 @@ def plan_any(
     add: str | None = None,
     frames: bool = False,
     keep_times: bool = False,
+    arriving: Arriving | None = None,
 ) -> Plan:
     """Return the plan for INPUT and OUTPUT, each of which may be a URL. See `make_plan`. Raises UsageError."""
     urls = [text for text in (source, target) if is_url(text)]
     if not urls:
-        return make_plan(source, target, kind, names, add, frames)
+        return make_plan(source, target, kind, names, add, frames, arriving)
     for option, given in (("--in-place-suffix", add is not None), ("--keep-times", keep_times)):
         if given:
             raise UsageError(f"{option}: not for URLs such as {urls[0]}; drop the option")
@@ -52,7 +53,7 @@ def plan_any(
     if target is None:
         raise UsageError("OUTPUT is missing: a folder, a file, or a URL of s3:// or gs://")
     if is_url(target):
-        _check_writable(target)
+        check_writable(target)
     try:
         if is_url(source):
             with rare_collections():
@@ -69,7 +70,7 @@ def _plan_remote_input(source: str, target: str, kind: str, names: list[str] | N
     """Return the plan for an object, or for all below a place, or for those that a list names. Raises ImageError."""
     place, is_prefix = place_of(source)
     if names is None and not is_prefix:
-        single = _single_object(source, place)
+        single = single_object(source, place)
         if single is not None:
             return _plan_single_object(single, target, kind)
     if place.scheme in WEB and names is not None:
@@ -86,7 +87,7 @@ def _plan_remote_input(source: str, target: str, kind: str, names: list[str] | N
     return _plan_objects(objects, place, target, kind)
 
 
-def _single_object(source: str, place: Place) -> RemoteFile | None:
+def single_object(source: str, place: Place) -> RemoteFile | None:
     """Return the object that a URL names, None where it is a prefix. Raises ImageError, UsageError."""
     if place.scheme not in WEB and place.url.count("/") < 3:
         # It is a bucket.
@@ -106,12 +107,13 @@ def _plan_single_object(source: RemoteFile, target: str, kind: str) -> Plan:
     job = job_of(None, target, kind)
     if isinstance(job.target, Path) and job.target != Path(target):
         # OUTPUT is a folder.
-        _refuse_name(source)
+        check_local_name(source)
         return plan_single(Job(source, Path(target) / output_name(Path(source.name), kept), kept), target)
     return plan_single(replace(job, source=source), target)
 
 
-def _refuse_name(source: RemoteFile) -> None:
+def check_local_name(source: RemoteFile) -> None:
+    """Raise UsageError for an object whose name no file can have."""
     if (reason := _unsafe(source.name)) is not None:
         raise UsageError(f"{source}: {reason}; name the OUTPUT file")
 
@@ -207,7 +209,7 @@ def _unsafe(key: str) -> str | None:
 
 def _plan_objects(objects: Objects, place: Place, target: str, kind: str) -> Plan:
     """Return the plan for many objects. Raises UsageError."""
-    output = _output_place(target) if is_url(target) else None
+    output = output_place(target) if is_url(target) else None
     root = None if output else _output_folder(target)
     if output == place:
         raise UsageError(
@@ -252,7 +254,7 @@ def _output_folder(target: str) -> Path:
     return root
 
 
-def _output_place(target: str) -> Place:
+def output_place(target: str) -> Place:
     """Return OUTPUT as a place for many images. Raises UsageError."""
     place, is_prefix = place_of(target)
     if not is_prefix and has_file_suffix(Path(place.url)):
@@ -260,7 +262,7 @@ def _output_place(target: str) -> Place:
     return place
 
 
-def _check_writable(target: str) -> None:
+def check_writable(target: str) -> None:
     """Raise UsageError for a place that takes no objects."""
     if place_of(target)[0].scheme not in WRITABLE:
         known = " and ".join(f"{scheme}://" for scheme in WRITABLE)
@@ -311,7 +313,7 @@ def _checked(plan: Plan) -> Plan:
 
 def _plan_folder(source: Path, target: str, kind: str, names: list[str] | None, frames: bool) -> Plan:
     """Return the plan for the images of a folder, or those of a list, that become objects. Raises UsageError."""
-    output = _output_place(target)
+    output = output_place(target)
     nowhere = source / f"{OWN}nowhere"
     files = find_files(source) if names is None else list_files(names, source, nowhere)
     hints = [*files.hints, *pass_over_recorded(files, source)]

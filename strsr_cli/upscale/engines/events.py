@@ -54,9 +54,9 @@ class Forwarder(Reporter):
             os._exit(1)
         self.add("failed", source, reason)
 
-    def skipped(self, source: str, target: str, reason: str = "") -> None:
+    def skipped(self, source: str, target: str, reason: str = "", **grid: Any) -> None:
         """Forward an output that is there already."""
-        self.add("skipped", source, target, reason)
+        self.add("skipped", source, target, reason, **grid)
 
     def left(self, source: str, target: str, reason: str) -> None:
         """Forward an image that another process makes."""

@@ -7,13 +7,13 @@ from itertools import islice
 
 from strsr_models.errors import ImageError
 
-from ..batch.job import Job
-from ..batch.plan import planned_sizes
-from ..batch.report import Reporter
-from ..batch.state import BatchState
-from .options import UpscaleOptions
-from .preflight import check_memory
-from .stages import upscale_batch
+from ...batch.job import Job
+from ...batch.plan import planned_sizes
+from ...batch.report import Reporter
+from ...batch.state import BatchState
+from ..options import UpscaleOptions
+from ..preflight import check_memory
+from ..stages import upscale_batch
 
 # How many pictures are made before others are looked for, with the networks loaded anew.
 AT_ONCE, AT_ONCE_IN_TWO_PHASES = 256, 16
