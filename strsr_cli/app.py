@@ -22,6 +22,7 @@ from .commands.export import export
 from .commands.fft_inspect import fft_inspect
 from .commands.models import models_app
 from .commands.pages import WIDEST, PagedCommand, PagedGroup
+from .commands.serve import serve
 from .commands.train import train
 from .commands.upscale import upscale
 from .system.limits import scarcity, spare_threads
@@ -181,5 +182,6 @@ app.command(cls=PagedCommand)(export)
 app.command("fft-inspect", cls=PagedCommand)(fft_inspect)
 app.command(cls=PagedCommand)(evaluate)
 app.command(cls=PagedCommand)(bench)
+app.command(cls=PagedCommand)(serve)
 app.add_typer(models_app, name="models")
 app.command(cls=PagedCommand)(doctor)

@@ -29,6 +29,10 @@ EXAMPLES = {
     ],
     "evaluate": [("strsr evaluate out/ --against originals/", "a table of all pairs")],
     "bench": [("strsr bench --runs 1 --images 10", "a quick look")],
+    "serve": [
+        ("strsr serve --open", "the page, in your browser"),
+        ("curl -F image=@photo.jpg -F scale=2 localhost:8377/upscale -o large.png", "without a page"),
+    ],
     "models": [
         ("strsr models list", "what exists, and what is here"),
         ("strsr models pull zimage", "all that --model zimage needs"),

@@ -482,6 +482,17 @@ JsonFigures = Annotated[
     bool, option("--json", help="One JSON object with all raw figures on standard output.")
 ]
 
+# --- serve -----------------------------------------------------------------------------------------
+
+Port = Annotated[
+    int, option(metavar="N", min=0, max=65535, help="Port of this machine; 0: any that is free.")
+]
+OpenBrowser = Annotated[bool, option("--open", help="Open the page in the browser.")]
+MaxUpload = Annotated[
+    int, option(metavar="MB", min=1, max=100_000, help="Refuse pictures of more megabytes.")
+]
+ServeMaxPixels = Annotated[int, option(metavar="N", min=1, help="Refuse pictures of more pixels.")]
+
 # --- models ----------------------------------------------------------------------------------------
 
 PublishedName = Annotated[

@@ -20,6 +20,7 @@ COMMANDS = [
     "fft-inspect",
     "evaluate",
     "bench",
+    "serve",
     "models",
 ]
 

@@ -24,4 +24,4 @@ def test_groff_reads_the_manual_page_without_a_word() -> None:
         ["groff", "-man", "-Tutf8", "-ww", PAGE], capture_output=True, text=True, check=True
     )
     assert result.stderr == ""
-    assert "STRSR FFT-INSPECT" in result.stdout.replace("\u2010", "-").replace("\u2212", "-")
+    assert "screen door" in result.stdout
