@@ -39,7 +39,7 @@ Longest = Annotated[
     str | None,
     option(
         metavar="PX[>|<]",
-        help="Of the longer side, exactly. In quotes: '4096>' reduces larger images, '4096<' keeps their size; "
+        help="In place of --scale: px of the longer side, exactly. In quotes: '4096>' reduces larger images, '4096<' keeps their size; "
         "else they fail.",
         panel=SIZE,
     ),
@@ -300,8 +300,8 @@ Compile = Annotated[
 JsonEvents = Annotated[
     bool, option("--json", help="One JSON object per event on standard output.", panel=TALK)
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", help="Only failures.", panel=TALK)]
-Verbose = Annotated[bool, option("--verbose", "-v", help="Every step.", panel=TALK)]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Print failures only.", panel=TALK)]
+Verbose = Annotated[bool, option("--verbose", "-v", help="Print every step.", panel=TALK)]
 ReportPage = Annotated[
     Path | None,
     option(

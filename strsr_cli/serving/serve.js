@@ -17,10 +17,17 @@ class Item {
     $("#results").hidden = false;
     $("#list").prepend(this.element);
   }
-  say(words, share) {
+  say(words, share = 0) {
     this.element.querySelector(".state").textContent = words;
-    const bar = this.element.querySelector("progress");
-    if (share === undefined) bar.removeAttribute("value"); else bar.value = share;
+    this.element.querySelector("progress").value = share;
+  }
+  // By the pace since the first tile was seen; nothing before a second one is done.
+  left(done, tiles) {
+    const now = performance.now() / 1000;
+    this.first = this.first || { done, now };
+    if (done === this.first.done) return "";
+    const seconds = ((now - this.first.now) / (done - this.first.done)) * (tiles - done);
+    return seconds < 90 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
   }
   fail(words) {
     this.over = true;
@@ -90,7 +97,7 @@ class Item {
       if (state.state === "waiting") this.say(state.before === 1 ? "Waits; 1 picture comes before" : `Waits; ${state.before} pictures come before`);
       else if (!state.tilesDone) this.say("Begins");
       else if (state.tilesDone === state.tiles) this.say("Writes");
-      else this.say(`Tile ${state.tilesDone} of ${state.tiles}`, state.tilesDone / state.tiles);
+      else this.say(`Tile ${state.tilesDone} of ${state.tiles}${this.left(state.tilesDone, state.tiles)}`, state.tilesDone / state.tiles);
       await wait(300);
     }
   }
@@ -115,7 +122,8 @@ class Item {
 const sentence = (text) => text.trim().replace(/^strsr: /, "");
 
 const take = async (files) => {
-  unsent.push(...[...files].map((file) => new Item(file)));
+  // The newest lot stands above, in the order in which it was chosen.
+  unsent.push(...[...files].reverse().map((file) => new Item(file)).reverse());
   if (sending) return;
   sending = true;
   while (unsent.length) await unsent.shift().send();
