@@ -490,7 +490,7 @@ def test_a_warning_names_the_period_that_the_verdict_is_about(
 
 
 def test_long_names_fold_behind_their_marks() -> None:
-    assert folded_name("holidays/IMG_2019_large.png", 16) == "holidays/\nIMG_2019_\nlarge.png"
+    assert folded_name("holidays/IMG_2019_large.png", 16) == "holidays/IMG_\n2019_large.png"
     assert folded_name("abcdefgh", 4) == "abcdefgh"
     assert folded_name("a b", 80) == "a b"
     assert folded_name("", 80) == ""
