@@ -49,8 +49,9 @@ test-all: $(VENV)/.installed-dev ## the slow tests too
 
 check: lint types test ## all that must hold before a commit
 
-golden: $(VENV)/.installed-dev ## make the stored help pages and images of the tests again
+golden: $(VENV)/.installed-dev ## make the stored help pages, the manual page and images of the tests again
 	STRSR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/commands/test_help.py tests/upscale/test_golden.py
+	$(BIN)/python scripts/make_man_page.py
 
 build: $(VENV)/.installed-dev ## wheel and sdist into dist/
 	$(BIN)/python -m build

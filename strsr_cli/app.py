@@ -10,7 +10,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from strsr_models.errors import DeviceError, StrsrError, UsageError, WeightsError
 
@@ -22,6 +21,8 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.fft_inspect import fft_inspect
 from .commands.models import models_app
+from .commands.pages import WIDEST, PagedCommand, PagedGroup
+from .commands.serve import serve
 from .commands.train import train
 from .commands.upscale import upscale
 from .system.limits import scarcity, spare_threads
@@ -49,7 +50,7 @@ def exit_code(error: StrsrError) -> int:
     return EXIT_NOT_AVAILABLE if isinstance(error, WeightsError | DeviceError) else EXIT_SOME_FAILED
 
 
-class Commands(TyperGroup):
+class Commands(PagedGroup):
     """The group of all commands, which turns our errors into one line on stderr and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -150,9 +151,10 @@ def tell(reason: str) -> None:
 
 
 app = typer.Typer(
+    name="strsr",
     cls=Commands,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
     pretty_exceptions_enable=False,
 )
 
@@ -173,12 +175,13 @@ def main(
     """Make old, small or damaged photos large and sharp, in one step of a diffusion transformer."""
 
 
-app.command()(upscale)
-app.command()(train)
-app.command()(distill)
-app.command()(export)
-app.command("fft-inspect")(fft_inspect)
-app.command()(evaluate)
-app.command()(bench)
+app.command(cls=PagedCommand)(upscale)
+app.command(cls=PagedCommand)(train)
+app.command(cls=PagedCommand)(distill)
+app.command(cls=PagedCommand)(export)
+app.command("fft-inspect", cls=PagedCommand)(fft_inspect)
+app.command(cls=PagedCommand)(evaluate)
+app.command(cls=PagedCommand)(bench)
+app.command(cls=PagedCommand)(serve)
 app.add_typer(models_app, name="models")
-app.command()(doctor)
+app.command(cls=PagedCommand)(doctor)

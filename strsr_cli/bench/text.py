@@ -25,8 +25,8 @@ def show(figures: dict[str, Any], as_json: bool, report: Tell) -> None:
             [
                 [
                     str(row["batch"]),
-                    f"{row['ms_per_tile']:.2f} ms per tile",
-                    f"{row['megapixels_per_second']:.2f} MP/s",
+                    f"{row['ms_per_tile']:.2f}",
+                    f"{row['megapixels_per_second']:.2f}",
                 ]
                 for row in figures["batches"]
             ],
@@ -112,8 +112,8 @@ def _show_roofline(figures: dict[str, Any], report: Tell) -> None:
                 size_text(part["traffic_bytes"]),
                 f"{1000 * part['seconds']:.2f} ms",
                 _rate(part["gflop_per_s"]),
-                f"{part['share_of_matmul']:.0%} of products",
-                f"{part['share_of_copy']:.0%} of copies",
+                f"{part['share_of_matmul']:.0%}",
+                f"{part['share_of_copy']:.0%}",
                 part["limit"],
             ]
             for name, part in top["parts"].items()

@@ -38,7 +38,8 @@ def fft_inspect(
     """Show and measure the periodic grid ("screen door") that upscalers print.
 
     The score of a period is how far its harmonics stand out of the spectrum, in dB: 0 is none.
-    Colours under full transparency do not count. Pixels count as they are stored, whatever the colour profile.
+    Colours under full transparency are not judged; other transparency is ignored. Pixels count as they
+    are stored, whatever the colour profile.
 
     Exit code: 0 all looked at, 1 a score above --fail-above or some files failed, 2 wrong usage.
     """

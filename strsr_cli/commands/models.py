@@ -5,11 +5,16 @@ from __future__ import annotations
 import typer
 
 from .options import Json, ModelsDir, PublishedName, Revision, TextEncoder, models_root
+from .pages import PagedCommand, PagedGroup
 
-models_app = typer.Typer(no_args_is_help=True, help="Get, check and find the big models' published weights.")
+models_app = typer.Typer(
+    cls=PagedGroup,
+    no_args_is_help=True,
+    help="Get, check and find the big models' published weights.",
+)
 
 
-@models_app.command("list")
+@models_app.command("list", cls=PagedCommand)
 def list_models(models_dir: ModelsDir = None, json: Json = False) -> None:
     """What exists, what of it is here, sizes and licences."""
     from ..setup import models
@@ -17,7 +22,7 @@ def list_models(models_dir: ModelsDir = None, json: Json = False) -> None:
     models.list_models(models_root(models_dir), json, typer.echo)
 
 
-@models_app.command()
+@models_app.command(cls=PagedCommand)
 def pull(
     name: PublishedName,
     models_dir: ModelsDir = None,
@@ -33,7 +38,7 @@ def pull(
     models.pull(name, models_root(models_dir), revision, text_encoder, typer.echo)
 
 
-@models_app.command()
+@models_app.command(cls=PagedCommand)
 def verify(name: PublishedName, models_dir: ModelsDir = None) -> None:
     """Read all files again and compare them with what was pulled."""
     from ..setup import models
@@ -41,7 +46,7 @@ def verify(name: PublishedName, models_dir: ModelsDir = None) -> None:
     models.verify(name, models_root(models_dir), typer.echo)
 
 
-@models_app.command()
+@models_app.command(cls=PagedCommand)
 def path(name: PublishedName, models_dir: ModelsDir = None) -> None:
     """Print where a model is."""
     from ..setup import models

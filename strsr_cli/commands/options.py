@@ -12,10 +12,12 @@ import typer
 
 from strsr_models.errors import UsageError
 
-SIZE = "Size of outputs, in place of --scale"
-MODEL, TILES, WHERE, OUTPUT, TALK = "Model", "Tiles", "Where and how precisely", "Output", "Messages"
-INPUT, RUNS = "Input", "Runs on one folder"
-BIG = "Only for zimage and flux2"
+from .pages import show_all_options
+
+# The subjects of options, which are headings of the page of --help-all.
+SIZE, MODEL, OUTPUT, INPUT = "Size of outputs", "Model", "Output files", "What is taken"
+CHECKS, RUNS, MACHINES = "Checks and reports", "Second runs", "Several machines"
+SPEED, BIG, TALK = "Speed and memory", "Large models: zimage and flux2", "Messages"
 
 SIDE = 256  # px of the pictures that bench makes
 PARTS = ("start-up", "batches", "stages", "roofline")  # of bench
@@ -28,15 +30,16 @@ def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
 
 # --- of several commands ---------------------------------------------------------------------------
 
-Scale = Annotated[float, option("--scale", "-s", help="How many times larger, 1 to 16.")]
+Scale = Annotated[float, option("--scale", "-s", metavar="X", help="How many times larger, 1 to 16.")]
 UpscaleScale = Annotated[
-    float | None, option("--scale", "-s", help="How many times larger, 1 to 16; default: 4.")
+    float | None,
+    option("--scale", "-s", metavar="X", help="How many times larger, 1 to 16; default: 4.", panel=SIZE),
 ]
 Longest = Annotated[
     str | None,
     option(
         metavar="PX[>|<]",
-        help="Of the longer side, exactly. In quotes: '4096>' reduces larger images, '4096<' keeps their size; "
+        help="In place of --scale: px of the longer side, exactly. In quotes: '4096>' reduces larger images, '4096<' keeps their size; "
         "else they fail.",
         panel=SIZE,
     ),
@@ -59,6 +62,16 @@ ModelsDir = Annotated[
     option(metavar="DIR", help="The models folder; default: STRSR_MODELS_DIR, else the user's cache."),
 ]
 
+HelpAll = Annotated[
+    bool,
+    option(
+        "--help-all",
+        callback=show_all_options,
+        is_eager=True,
+        help="Show all options, by subject, and exit.",
+    ),
+]
+
 # --- upscale ---------------------------------------------------------------------------------------
 
 Sources = Annotated[
@@ -76,10 +89,13 @@ Target = Annotated[
         help="The last argument: a folder; an image file, when INPUT is one image; s3:// or gs://; or - for standard output.",
     ),
 ]
-Model = Annotated[str, option(help="Which model restores: lite, zimage or flux2.", panel=MODEL)]
+Model = Annotated[
+    str, option(metavar="lite|zimage|flux2", help="Which model restores: lite, zimage or flux2.", panel=MODEL)
+]
 Weights = Annotated[
     Path | None,
     option(
+        metavar="DIR",
         help="Folder of weights, or of a run, to use in place of the model's own (zimage, flux2: of an adapter).",
         panel=MODEL,
     ),
@@ -87,7 +103,7 @@ Weights = Annotated[
 Steps = Annotated[
     int,
     option(
-        metavar="N",
+        metavar="1..100",
         min=1,
         max=100,
         help="Euler steps of the network; more than 1 is for weights trained by stage flow.",
@@ -106,10 +122,17 @@ Fidelity = Annotated[
 ]
 Format = Annotated[
     Literal["keep", "png", "jpg", "webp", "tif", "bmp", "avif"],
-    option(help="keep: the input's format (GIF, HEIC, JPEG XL: png); png on standard output.", panel=OUTPUT),
+    option(
+        metavar="keep|png|jpg|webp|tif|bmp|avif",
+        help="keep: the input's format (GIF, HEIC, JPEG XL: png); png on standard output.",
+        panel=OUTPUT,
+    ),
 ]
 Quality = Annotated[
-    int, option(min=1, max=100, help="Of JPEG, AVIF (both always 4:4:4) and WebP.", panel=OUTPUT)
+    int,
+    option(
+        min=1, max=100, metavar="1..100", help="Of JPEG, AVIF (both always 4:4:4) and WebP.", panel=OUTPUT
+    ),
 ]
 PngCompression = Annotated[
     int, option(metavar="0..5", min=0, max=5, help="0: none, fastest; 5: smallest, slow.", panel=OUTPUT)
@@ -138,34 +161,34 @@ InPlaceSuffix = Annotated[
     ),
 ]
 Overwrite = Annotated[
-    bool, option("--overwrite", help="Make outputs that exist again, not skip them.", panel=OUTPUT)
+    bool, option("--overwrite", help="Make outputs that exist again, not skip them.", panel=RUNS)
 ]
 Replace = Annotated[
     bool,
     option(
         "--replace",
         help="Where OUTPUT is one image file that exists: overwrite it, even if strsr has not made it.",
-        panel=OUTPUT,
+        panel=RUNS,
     ),
 ]
 UpscaleDryRun = Annotated[
     bool,
-    option("--dry-run", help="Only say what would be made, how large and how long.", panel=OUTPUT),
+    option("--dry-run", help="Only say what would be made, how large and how long.", panel=CHECKS),
 ]
 NoSpaceCheck = Annotated[
     bool,
-    option("--no-space-check", help="Begin even if the disk looks too small for all.", panel=OUTPUT),
+    option("--no-space-check", help="Begin even if the disk looks too small for all.", panel=CHECKS),
 ]
 CheckGrid = Annotated[
     bool,
-    option("--check-grid", help="Look for a printed grid in each output, and warn.", panel=OUTPUT),
+    option("--check-grid", help="Look for a printed grid in each output, and warn.", panel=CHECKS),
 ]
 GridLimit = Annotated[
     float | None,
     option(
         metavar="DB",
         help="Warn above this score, with --check-grid; default: as `strsr fft-inspect` judges.",
-        panel=OUTPUT,
+        panel=CHECKS,
     ),
 ]
 UpscaleMaxPixels = Annotated[
@@ -174,6 +197,7 @@ UpscaleMaxPixels = Annotated[
 Frames = Annotated[
     Literal["first", "all"],
     option(
+        metavar="first|all",
         help="Of animations and TIFFs of several pages; all: each becomes an output, clip_0001.png and so on.",
         panel=INPUT,
     ),
@@ -202,7 +226,7 @@ ShardText = Annotated[
     option(
         metavar="K/N|auto/N",
         help="Only part K of N; default: as torchrun, srun, AWS Batch or Kubernetes say, else all.",
-        panel=RUNS,
+        panel=MACHINES,
     ),
 ]
 Steal = Annotated[
@@ -210,7 +234,7 @@ Steal = Annotated[
     option(
         "--steal",
         help="After the own part, make what other parts have left; only if all write into one shared OUTPUT.",
-        panel=RUNS,
+        panel=MACHINES,
     ),
 ]
 Watch = Annotated[
@@ -223,7 +247,11 @@ Watch = Annotated[
 ]
 Engine = Annotated[
     Literal["local", "ray"],
-    option(help="Who makes the images of a folder: this process, or workers of a Ray cluster.", panel=RUNS),
+    option(
+        metavar="local|ray",
+        help="Who makes the images of a folder: this process, or workers of a Ray cluster.",
+        panel=MACHINES,
+    ),
 ]
 RayWorkers = Annotated[
     int | None,
@@ -233,31 +261,34 @@ RayWorkers = Annotated[
         min=1,
         max=10_000,
         help="With --engine ray; default: one for each GPU, or for each four CPUs.",
-        panel=RUNS,
+        panel=MACHINES,
     ),
 ]
 GpusPerWorker = Annotated[
     float | None,
-    option(metavar="N", min=0, max=64, help="With --engine ray; default: 1 where there are any.", panel=RUNS),
+    option(
+        metavar="N", min=0, max=64, help="With --engine ray; default: 1 where there are any.", panel=MACHINES
+    ),
 ]
-Tile = Annotated[str, option(metavar="auto|N", help="Largest tile side in output pixels.", panel=TILES)]
+Tile = Annotated[str, option(metavar="auto|N", help="Largest tile side in output pixels.", panel=SPEED)]
 Overlap = Annotated[
     int | None,
-    option(metavar="N", help="Overlap of tiles in output pixels; default: the model's.", panel=TILES),
+    option(metavar="N", help="Overlap of tiles in output pixels; default: the model's.", panel=SPEED),
 ]
 Device = Annotated[
     str,
     option(
         metavar="auto|cpu|cuda[:N]|mps",
         help="Where to compute; several share the work: cuda:0,cuda:1.",
-        panel=WHERE,
+        panel=SPEED,
     ),
 ]
 Precision = Annotated[
     Literal["auto", "fp16", "bf16", "fp32"],
     option(
+        metavar="auto|fp16|bf16|fp32",
         help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 (older GPUs: fp16) on CUDA, else fp32.",
-        panel=WHERE,
+        panel=SPEED,
     ),
 ]
 Batch = Annotated[
@@ -265,7 +296,7 @@ Batch = Annotated[
     option(
         metavar="auto|N",
         help="Tiles computed at once, of one or several images; auto: what fits a GPU's memory, one on a CPU.",
-        panel=WHERE,
+        panel=SPEED,
     ),
 ]
 Jobs = Annotated[
@@ -274,7 +305,7 @@ Jobs = Annotated[
         metavar="N",
         min=1,
         help="Images read, and written, at a time beside the network; default: half of the cores.",
-        panel=WHERE,
+        panel=SPEED,
     ),
 ]
 Compile = Annotated[
@@ -282,20 +313,20 @@ Compile = Annotated[
     option(
         "--compile",
         help="Compile the network first: takes minutes the first time, pays for long batches.",
-        panel=WHERE,
+        panel=SPEED,
     ),
 ]
 JsonEvents = Annotated[
     bool, option("--json", help="One JSON object per event on standard output.", panel=TALK)
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", help="Only failures.", panel=TALK)]
-Verbose = Annotated[bool, option("--verbose", "-v", help="Every step.", panel=TALK)]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Print failures only.", panel=TALK)]
+Verbose = Annotated[bool, option("--verbose", "-v", help="Print every step.", panel=TALK)]
 ReportPage = Annotated[
     Path | None,
     option(
         metavar="FILE.html",
         help="Write a page to look at and to show: before and after, sizes, failures, settings; one file.",
-        panel=TALK,
+        panel=CHECKS,
     ),
 ]
 BigModelsDir = Annotated[
@@ -309,6 +340,7 @@ BigModelsDir = Annotated[
 Conditioning = Annotated[
     Literal["vlm", "text", "none"] | None,
     option(
+        metavar="vlm|text|none",
         help="What tells the model what it sees: a vision-language model, a prompt, or nothing (default: vlm).",
         panel=BIG,
     ),
@@ -336,13 +368,18 @@ LoraScale = Annotated[
 Offload = Annotated[
     Literal["auto", "none", "model", "sequential"] | None,
     option(
+        metavar="auto|none|model|sequential",
         help="What waits in main memory: networks in turn, or each layer; auto: by free GPU memory (the default).",
         panel=BIG,
     ),
 ]
 Quantize = Annotated[
     Literal["none", "int8", "int4"] | None,
-    option(help="Round the transformer's weights; needs torchao (default: none).", panel=BIG),
+    option(
+        metavar="none|int8|int4",
+        help="Round the transformer's weights; needs torchao (default: none).",
+        panel=BIG,
+    ),
 ]
 NoTokenCache = Annotated[
     bool,
@@ -351,9 +388,11 @@ NoTokenCache = Annotated[
 
 # --- train, distill, export ------------------------------------------------------------------------
 
-Data = Annotated[list[Path], option(help="Folder of good photos; may be given several times.")]
-RunFolder = Annotated[Path | None, option(help="Folder of the run; the same command resumes what is there.")]
-ConfigFile = Annotated[Path | None, option(help="TOML file with settings.")]
+Data = Annotated[list[Path], option(metavar="DIR", help="Folder of good photos; may be given several times.")]
+RunFolder = Annotated[
+    Path | None, option(metavar="DIR", help="Folder of the run; the same command resumes what is there.")
+]
+ConfigFile = Annotated[Path | None, option(metavar="FILE.toml", help="TOML file with settings.")]
 Settings = Annotated[
     list[str] | None,
     option(metavar="KEY=VALUE", help="One setting; may be repeated; --dry-run lists them all."),
@@ -401,7 +440,9 @@ JsonPerImage = Annotated[bool, option("--json", help="One JSON object per image 
 FailAbove = Annotated[
     float | None, option(metavar="DB", help="Exit with 1 when a score is higher than this.")
 ]
-Channel = Annotated[Literal["luma", "r", "g", "b"], option(help="What of the colours is looked at.")]
+Channel = Annotated[
+    Literal["luma", "r", "g", "b"], option(metavar="luma|r|g|b", help="What of the colours is looked at.")
+]
 Crop = Annotated[
     str | None, option(metavar="X,Y,W,H", help="Look at this part of each image only, in pixels.")
 ]
@@ -421,7 +462,10 @@ Border = Annotated[
 ]
 LpipsNet = Annotated[
     Literal["auto", "alex", "vgg", "squeeze", "none"],
-    option(help="The network of LPIPS; auto: the first of these whose weights are here, else none."),
+    option(
+        metavar="auto|alex|vgg|squeeze|none",
+        help="The network of LPIPS; auto: the first of these whose weights are here, else none.",
+    ),
 ]
 LpipsWeights = Annotated[
     Path | None,
@@ -433,10 +477,15 @@ LpipsWeights = Annotated[
 
 # --- bench -----------------------------------------------------------------------------------------
 
-BenchModel = Annotated[str, option(help="Which model: lite, zimage or flux2.")]
-BenchWeights = Annotated[Path | None, option(help="Folder of weights in place of the model's own.")]
+BenchModel = Annotated[str, option(metavar="lite|zimage|flux2", help="Which model: lite, zimage or flux2.")]
+BenchWeights = Annotated[
+    Path | None, option(metavar="DIR", help="Folder of weights in place of the model's own.")
+]
 BenchDevice = Annotated[str, option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
-BenchPrecision = Annotated[Literal["auto", "fp16", "bf16", "fp32"], option(help="As of `strsr upscale`.")]
+BenchPrecision = Annotated[
+    Literal["auto", "fp16", "bf16", "fp32"],
+    option(metavar="auto|fp16|bf16|fp32", help="As of `strsr upscale`."),
+]
 Repeats = Annotated[int, option(metavar="N", min=1, max=100, help="Runs of each measurement.")]
 Images = Annotated[int, option(metavar="N", min=1, max=100_000, help="How many pictures.")]
 Size = Annotated[
@@ -458,6 +507,17 @@ Skip = Annotated[str, option(metavar="PART,...", help=f"Leave out some of {', '.
 JsonFigures = Annotated[
     bool, option("--json", help="One JSON object with all raw figures on standard output.")
 ]
+
+# --- serve -----------------------------------------------------------------------------------------
+
+Port = Annotated[
+    int, option(metavar="N", min=0, max=65535, help="Port of this machine; 0: any that is free.")
+]
+OpenBrowser = Annotated[bool, option("--open", help="Open the page in the browser.")]
+MaxUpload = Annotated[
+    int, option(metavar="MB", min=1, max=100_000, help="Refuse pictures of more megabytes.")
+]
+ServeMaxPixels = Annotated[int, option(metavar="N", min=1, help="Refuse pictures of more pixels.")]
 
 # --- models ----------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from .options import (
     GpusPerWorker,
     GridLimit,
     Height,
+    HelpAll,
     InPlaceSuffix,
     Jobs,
     JsonEvents,
@@ -137,6 +138,7 @@ def upscale(
     json: JsonEvents = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Enlarge and restore an image, a folder of images, or a stream.
 
@@ -336,11 +338,16 @@ def upscale(
 
 
 def options_of(context: typer.Context) -> list[tuple[str, str, bool]]:
-    """The options of the command under way, given ones first: name, value, and whether it was given; --report left out."""
+    """The options of the command under way, given ones first: name, value, and whether it was given.
+
+    --report and --help-all are left out.
+    """
     rows = []
     for parameter in context.command.params:
         name = str(parameter.name)
-        if parameter.param_type_name != "option" or name not in context.params or name == "report":
+        if parameter.param_type_name != "option" or name not in context.params:
+            continue
+        if name in ("report", "help_all"):
             continue
         value, source = context.params[name], context.get_parameter_source(name)
         given = source is not None and source.name != "DEFAULT"

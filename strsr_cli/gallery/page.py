@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .. import __version__
@@ -17,6 +17,9 @@ from ..batch.job import Job, Source
 from ..system.console import duration_text, size_text, visible
 from .details import QUALITY
 from .entries import Entries, Entry
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MARK = '<meta name="generator" content="strsr">'  # by which a page of ours is known
 MOST_ROWS = 2000  # of the table of all pictures
@@ -41,17 +44,8 @@ class Run:
 
 def render(entries: Entries, run: Run, path: Path, jobs: dict[str, Job]) -> bytes:
     """Return the page as UTF-8. path: where it will lie, to which links to files are relative."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(HERE, encoding="utf-8"),
-        # Names of files are anybody's.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = (HERE / "page.js").read_text(encoding="utf-8")
     everything = list(entries.items.values())
     rows = sorted(everything, key=lambda entry: STATES.index(entry.state))
@@ -60,33 +54,56 @@ def render(entries: Entries, run: Run, path: Path, jobs: dict[str, Job]) -> byte
     folder, to_folder = (
         common_folder([getattr(entry, end) for entry in everything]) for end in ("source", "target")
     )
-    text = environment.get_template("page.html").render(
-        mark=Markup(MARK),
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=__version__,
-        date=run.date.strftime("%-d %B %Y, %H:%M" if os.name != "nt" else "%d %B %Y, %H:%M"),
-        ended=shortened(run.ended),
-        folder=shortened(folder),
-        to_folder=shortened(to_folder),
-        tiles=tiles(entries, run),
-        unreached=entries.counts()["unreached"],
-        compared=[card(entry, folder, path, jobs) for entry in compared],
-        comparable=sum(entry.state in ("done", "skipped") for entry in everything),
-        uncompared=[
-            {"name": name_of(entry, folder), "reason": shortened(entry.remark)}
-            for entry in everything
-            if entry.remark
-        ],
-        failures=[row(entry, folder) for entry in failures[:MOST_FAILURES]],
-        failed=len(failures),
-        rows=[row(entry, folder) for entry in rows[:MOST_ROWS]],
-        count=len(rows),
-        settings=[(name, shortened(value), given) for name, value, given in run.settings],
-        quality=QUALITY,
+    text = (
+        templates(HERE)
+        .get_template("page.html")
+        .render(
+            mark=Markup(MARK),
+            style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=hash_of(script),
+            version=__version__,
+            date=run.date.strftime("%-d %B %Y, %H:%M" if os.name != "nt" else "%d %B %Y, %H:%M"),
+            ended=shortened(run.ended),
+            folder=shortened(folder),
+            to_folder=shortened(to_folder),
+            tiles=tiles(entries, run),
+            unreached=entries.counts()["unreached"],
+            compared=[card(entry, folder, path, jobs) for entry in compared],
+            comparable=sum(entry.state in ("done", "skipped") for entry in everything),
+            uncompared=[
+                {"name": name_of(entry, folder), "reason": shortened(entry.remark)}
+                for entry in everything
+                if entry.remark
+            ],
+            failures=[row(entry, folder) for entry in failures[:MOST_FAILURES]],
+            failed=len(failures),
+            rows=[row(entry, folder) for entry in rows[:MOST_ROWS]],
+            count=len(rows),
+            settings=[(name, shortened(value), given) for name, value, given in run.settings],
+            quality=QUALITY,
+        )
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+def templates(*folders: Path) -> Environment:
+    """Return the templates of these folders, in which all texts are escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(folders, encoding="utf-8"),
+        # Names of files are anybody's.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def hash_of(script: str) -> str:
+    """Return the hash by which a page's policy allows a script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def tiles(entries: Entries, run: Run) -> list[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,10 +54,36 @@ def table_fits(console: Console, periods: Sequence[int]) -> bool:
     return console.width > columns + LEAST_NAME + len("suspect") + LEAST_PEAK + 3 * CELL
 
 
+def name_room(console: Console, inspections: Sequence[Inspection], periods: Sequence[int]) -> int:
+    """The columns that names may take beside all that is not folded."""
+    scores = sum(max(len(f"{period} px"), len("-10.0")) + CELL for period in periods)
+    peaks = max(len(peak_text(inspection)) for inspection in inspections)
+    notes = 2 * LEAST_NAME if any(inspection.note for inspection in inspections) else 0
+    fixed = scores + len("suspect") + CELL + max(peaks, len("strongest peak")) + CELL + notes + CELL + 1
+    return max(console.width - fixed, LEAST_NAME)
+
+
+def folded_name(name: str, width: int) -> str:
+    """A name in lines of at most that many columns, broken behind marks such as / and _; elsewhere if it has none."""
+    lines, line = [], ""
+    for piece in re.findall(r"[^/\\_\- .]*[/\\_\- .]+|[^/\\_\- .]+", name):
+        if line and len(line) + len(piece.rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += piece
+    return "\n".join([*lines, line])
+
+
 def print_table(console: Console, inspections: Sequence[Inspection], periods: Sequence[int]) -> None:
     """Print the table of all images, and the spectrum of the one with the highest score where there is room."""
     table = Table(title="lattice excess in dB", title_justify="left")
-    table.add_column("image", overflow="fold")
+    names = [
+        folded_name(printable(inspection.name), name_room(console, inspections, periods))
+        for inspection in inspections
+    ]
+    # What takes room from the others is a name, which is not broken anywhere but where it has a mark.
+    least = max(len(line) for name in names for line in name.split("\n"))
+    table.add_column("image", overflow="fold", min_width=least)
     for period in periods:
         table.add_column(f"{period} px", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -64,10 +91,10 @@ def print_table(console: Console, inspections: Sequence[Inspection], periods: Se
     notes = any(inspection.note for inspection in inspections)
     if notes:
         table.add_column("note")
-    for inspection in inspections:
+    for inspection, name in zip(inspections, names, strict=True):
         scores = [decibel(value) for value in inspection.report.excess]
         word = Text(inspection.verdict, VERDICT_STYLES.get(inspection.verdict, "dim"))
-        cells: list[str | Text] = [Text(printable(inspection.name)), *scores, word, peak_text(inspection)]
+        cells: list[str | Text] = [Text(name), *scores, word, peak_text(inspection)]
         if notes:
             cells.append(inspection.note)
         table.add_row(*cells)

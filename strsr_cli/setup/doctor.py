@@ -14,7 +14,7 @@ from strsr_models.errors import StrsrError
 
 from .. import __version__
 from ..system.atomic import free_space
-from ..system.console import Tell, print_table, size_text
+from ..system.console import Tell, print_folded, print_table, size_text
 from ..system.machine import advice_on_cuda, examine_cpu, examine_gpus, or_none, versions
 from . import store
 
@@ -137,10 +137,12 @@ def show(examination: dict[str, Any], as_json: bool, report: Tell) -> None:
     torch = examination["torch"] or "cannot be loaded"
     report(f"strsr {examination['strsr']}, Python {examination['python']}, PyTorch {torch}")
     report(examination["platform"])
-    report(", ".join(f"{name} {version}" for name, version in examination["libraries"].items() if version))
+    print_folded(
+        ", ".join(f"{name} {version}" for name, version in examination["libraries"].items() if version)
+    )
     absent = [name for name, version in examination["libraries"].items() if not version]
     if absent:
-        report(f"not installed: {', '.join(absent)}")
+        print_folded(f"not installed: {', '.join(absent)}")
     devices = [*examination["gpus"], examination["cpu"]]
     print_table(
         ["device", "what", "memory free", "of", "precisions"], [_device_row(device) for device in devices]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
+from itertools import zip_longest
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 # Written once, in the models, which may not import this module.
 from strsr_models.errors import first_line as first_line  # noqa: PLC0414
@@ -55,24 +56,81 @@ def size_text(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
+GAP = "  "  # between the columns of a table
+
+
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
-    """Print a table on stdout: drawn on a terminal wide enough, elsewhere a line per row, padded to columns."""
-    console = make_console()
-    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
-    # The first column is never folded, the others not to less than a word, and each has a frame.
-    least = widths[0] + sum(min(width, 8) for width in widths[1:]) + 3 * len(widths) + 1
-    if not console.is_terminal or console.width < least:
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            print("  ".join(cells).rstrip())
-        return
-    table = Table()
-    for number, heading in enumerate(headings):
-        # The first column is for copying, so it stays in one piece.
-        table.add_column(heading, no_wrap=number == 0, overflow="fold")
+    """Print a table on stdout, its headings above.
+
+    On a terminal cells are folded between words, where that makes the table fit; else each row becomes a block
+    of lines. Elsewhere a row is one line of any length, for other programs to read.
+    """
+    strong = _bold if is_terminal(sys.stdout) and takes_colors(sys.stdout) else str
+    for line in table_lines(headings, rows, terminal_width(), strong):
+        print(line)
+
+
+def print_folded(text: str) -> None:
+    """Print a text on stdout, on a terminal in lines that are broken between words."""
+    print("\n".join(fold(visible(text), terminal_width())))
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal that stdout is; of anything else, more than any line has."""
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else sys.maxsize
+
+
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m"
+
+
+def table_lines(
+    headings: list[str], rows: list[list[str]], width: int, strong: Callable[[str], str] = str
+) -> list[str]:
+    """Return the lines of a table, of at most `width` columns where words allow it; strong: draws headings."""
+    table = [headings, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
+    # The first column is for copying, so it stays in one piece.
+    least = widths[:1] + [
+        max(len(word) for row in table for word in fold(row[i], 1)) for i in range(1, len(headings))
+    ]
+    room = width - len(GAP) * (len(headings) - 1)
+    if sum(least) > room:
+        return block_lines(headings, rows, width, strong)
+    while sum(widths) > room:
+        widest = max((size, i) for i, size in enumerate(widths) if size > least[i])[1]
+        widths[widest] -= 1
+    lines = []
+    for number, row in enumerate(table):
+        cells = [fold(cell, size) for cell, size in zip(row, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]
+            line = GAP.join(padded).rstrip()
+            lines.append(line if number else strong(line))
+    return lines
+
+
+def block_lines(
+    headings: list[str], rows: list[list[str]], width: int, strong: Callable[[str], str]
+) -> list[str]:
+    """Return rows as blocks of lines: the first cell, then a line for each other cell behind its heading."""
+    size = max(map(len, headings[1:]), default=0)
+    column = size + 2 * len(GAP)
+    lines = []
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+        lines.append(strong(row[0]))
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            folds = fold(cell, max(width - column, 1))
+            lines.append(f"{GAP}{heading:<{size}}{GAP}{folds[0]}".rstrip())
+            lines += [" " * column + line for line in folds[1:]]
+    return lines
+
+
+def fold(text: str, width: int) -> list[str]:
+    """Return a text in lines of at most that many columns, none broken inside a word or before a unit."""
+    kept = re.sub(r"(?<=\d) (?=[^\W\d])", "\u2007", text)
+    lines = textwrap.wrap(kept, width, break_on_hyphens=False, break_long_words=False)
+    return [line.replace("\u2007", " ") for line in lines] or [""]
 
 
 def duration_text(seconds: float) -> str:

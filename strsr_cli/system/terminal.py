@@ -16,17 +16,17 @@ def takes_escapes(stream: Any) -> bool:
 
     NO_COLOR means none at all here: bold type and bars that move are codes too.
     """
-    return not _unwanted() and is_terminal(stream)
+    return wants_escapes() and is_terminal(stream)
 
 
 def takes_colors(stream: Any) -> bool:
     """Whether pages and tables on a stream may have colours: FORCE_COLOR asks for them where no terminal is."""
-    return takes_escapes(stream) or (not _unwanted() and bool(os.environ.get("FORCE_COLOR")))
+    return takes_escapes(stream) or (wants_escapes() and bool(os.environ.get("FORCE_COLOR")))
 
 
-def _unwanted() -> bool:
-    """Whether the environment asks for no escape codes."""
-    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+def wants_escapes() -> bool:
+    """Whether nothing in the environment asks for no escape codes."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def is_terminal(stream: Any) -> bool:
@@ -44,5 +44,5 @@ def plain_pages(streams: list[Any]) -> None:
     A stream that is no terminal gets none from typer anyhow, as long as nothing in the environment misleads it.
     """
     misled = any(os.environ.get(name) for name in MISLEADING)
-    if _unwanted() or (misled and not all(map(takes_colors, streams))):
+    if not wants_escapes() or (misled and not all(map(takes_colors, streams))):
         os.environ[TYPER_PLAIN] = "1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,10 @@ def test_what_is_no_terminal_gets_no_codes(forcing: dict[str, str]) -> None:
         ran = subprocess.run(command(*args), env=env, capture_output=True, check=False)
         assert ran.stdout + ran.stderr
         assert b"\x1b" not in ran.stdout + ran.stderr
+
+
+def test_a_terminal_gets_a_table_or_blocks_by_its_width(tmp_path: Path) -> None:
+    wide = on_a_terminal("models", "list", "--models-dir", tmp_path, COLUMNS="200").decode()
+    assert re.search(r"^\x1b\[1mname +state +size +licence +repository\x1b\[0m\r$", wide, re.MULTILINE)
+    narrow = on_a_terminal("models", "list", "--models-dir", tmp_path, COLUMNS="80").decode()
+    assert "\r\n  licence     Apache-2.0\r\n" in narrow

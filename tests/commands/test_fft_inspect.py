@@ -22,7 +22,7 @@ from strsr_cli.images.color.restorer import to_tensor
 from strsr_cli.images.read import read_image
 from strsr_cli.inspection.inspect import find_sources
 from strsr_cli.inspection.measure import fitted_slope, high_energy, inspect_image, log_spectrum
-from strsr_cli.inspection.text import SPECTRUM_COLUMNS, half_blocks, print_table, table_fits
+from strsr_cli.inspection.text import SPECTRUM_COLUMNS, folded_name, half_blocks, print_table, table_fits
 from strsr_cli.upscale.files import grid_scores
 from strsr_models.spectrum import LatticeReport, inspect_lattice, radial_profile
 from strsr_models.spectrum.sample import report_by_bands
@@ -544,3 +544,10 @@ def test_a_warning_names_the_period_that_the_verdict_is_about(
     assert found == {"verdict": "grid", "score_db": round(excess[4], 3)}
     assert excess[4] > excess[8]
     assert f"a grid of 8 px stands out by {excess[8]:.1f} dB" in caplog.text
+
+
+def test_long_names_fold_behind_their_marks() -> None:
+    assert folded_name("holidays/IMG_2019_large.png", 16) == "holidays/IMG_\n2019_large.png"
+    assert folded_name("abcdefgh", 4) == "abcdefgh"
+    assert folded_name("a b", 80) == "a b"
+    assert folded_name("", 80) == ""

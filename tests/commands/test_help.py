@@ -20,11 +20,13 @@ COMMANDS = [
     "fft-inspect",
     "evaluate",
     "bench",
+    "serve",
     "models",
 ]
 
 
 COMMANDS += [f"models {name}" for name in ("list", "pull", "verify", "path")]
+COMMANDS += ["upscale --help-all"]
 # What `python -m strsr_cli COMMAND --help` does, for each command in turn.
 ALL_PAGES = """
 import contextlib, runpy, sys
@@ -39,7 +41,7 @@ for command in sys.argv[1:]:
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     """The help page of each command, all by one process."""
-    environment = {**os.environ, "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "COLUMNS": "100"}
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
     environment.pop("GITHUB_ACTIONS", None)
     program = [sys.executable, "-c", ALL_PAGES, *COMMANDS]
     result = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
@@ -49,7 +51,7 @@ def pages() -> dict[str, str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_pages_are_the_stored_ones(command: str, pages: dict[str, str]) -> None:
     seen = "\n".join(line.rstrip() for line in pages[command].splitlines()) + "\n"
-    path = GOLDEN / f"{command.replace(' ', '-') or 'strsr'}.txt"
+    path = GOLDEN / f"{command.replace(' --', '-').replace(' ', '-') or 'strsr'}.txt"
     if os.environ.get("STRSR_UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(seen)

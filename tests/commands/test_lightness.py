@@ -19,6 +19,8 @@ HEAVY = (
     "fsspec",
     "s3fs",
     "ray",
+    "starlette",
+    "uvicorn",
 )
 
 
@@ -38,6 +40,8 @@ def loaded_after(statement: str) -> set[str]:
         "from strsr_cli.app import app\ntry: app(['upscale', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['fft-inspect', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['fft-inspect', '.', '--lattice', '0'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['serve', '--help'])\nexcept SystemExit: pass",
+        "from strsr_cli.app import app\ntry: app(['upscale', '--help-all'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['evaluate', '--help'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['bench', '--batch', '0'])\nexcept SystemExit: pass",
         "from strsr_cli.app import app\ntry: app(['models', 'pull', '--help'])\nexcept SystemExit: pass",

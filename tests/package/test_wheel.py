@@ -37,8 +37,14 @@ def test_the_wheel_holds_the_weights(wheel: Path) -> None:
     for package in ("strsr", "strsr_cli", "strsr_models"):
         assert f"{package}/py.typed" in names
     assert "strsr/upscaler.py" in names
+    (page,) = (name for name in names if name.endswith(".data/data/share/man/man1/strsr.1"))
+    assert zipfile.ZipFile(wheel).read(page).startswith(b'.\\" Made by')
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"strsr", "strsr_cli", "strsr_models"}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {
+        "strsr",
+        "strsr_cli",
+        "strsr_models",
+    }
 
 
 @pytest.mark.slow
