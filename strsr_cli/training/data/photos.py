@@ -190,7 +190,7 @@ def _unknown_kind(path: Path) -> str:
     if not head:
         return "is empty"
     if kind is None:
-        return f"not an image of {', '.join(PILLOW_FORMATS[:-1])} or {PILLOW_FORMATS[-1]}"
+        return f"not a {', '.join(PILLOW_FORMATS[:-1])} or {PILLOW_FORMATS[-1]} image"
     if kind not in PILLOW_FORMATS:
         return f"{kind}, which training does not read; save it as PNG or JPEG"
     with contextlib.suppress(ImageError), without_remarks(True):
