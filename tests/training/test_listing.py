@@ -159,7 +159,7 @@ def test_what_is_not_read_is_named_for_what_it_is(
     with caplog.at_level(logging.WARNING):
         load_photos([tmp_path], 32)
     assert "float.tif: a TIFF of floats, which training does not read; save it as PNG" in caplog.text
-    assert "empty.png: is empty" in caplog.text
+    assert "empty.png: not a PNG, JPEG, WebP, TIFF or BMP image, or empty" in caplog.text
     assert "text.png: not a PNG, " in caplog.text
 
 
