@@ -20,8 +20,6 @@ from strsr_models import UsageError
 from ..helpers.pairs import CPU, Home
 from ..helpers.training import run
 
-WIDE = ImageCms.ImageCmsProfile  # see `wide_profile`
-
 
 def names(photos: Photos) -> list[str]:
     return [file.name for file in photos.files]
@@ -161,8 +159,8 @@ def test_what_is_not_read_is_named_for_what_it_is(
     with caplog.at_level(logging.WARNING):
         load_photos([tmp_path], 32)
     assert "float.tif: a TIFF of floats, which training does not read; save it as PNG" in caplog.text
-    assert "empty.png: is empty" in caplog.text
-    assert "text.png: not an image of PNG" in caplog.text
+    assert "empty.png: not a PNG, JPEG, WebP, TIFF or BMP image, or empty" in caplog.text
+    assert "text.png: not a PNG, " in caplog.text
 
 
 def test_what_a_photo_s_decoder_remarks_is_said_once(

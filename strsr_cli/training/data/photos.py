@@ -187,10 +187,8 @@ def _unknown_kind(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(HEAD)
     kind = sniff(head)
-    if not head:
-        return "is empty"
     if kind is None:
-        return f"not an image of {', '.join(PILLOW_FORMATS[:-1])} or {PILLOW_FORMATS[-1]}"
+        return "not a PNG, JPEG, WebP, TIFF or BMP image, or empty"
     if kind not in PILLOW_FORMATS:
         return f"{kind}, which training does not read; save it as PNG or JPEG"
     with contextlib.suppress(ImageError), without_remarks(True):
