@@ -47,6 +47,7 @@ COMMON = {
         "longest",
         "format",
         "quality",
+        "fidelity",
         "model",
         "device",
         "overwrite",
