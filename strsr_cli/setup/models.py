@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from strsr_models.checkpoints.judges import GROUP, OF_LITE, hub_folder
 from strsr_models.checkpoints.published import FAMILIES, FOLDERS, Published, named, pull_command
 from strsr_models.errors import UsageError, WeightsError
 
 from ..system.atomic import free_space, sha256_of
 from ..system.console import Tell, print_table, size_text
-from . import cache, hub, store
+from . import cache, hub, judges, store
 
 SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 
@@ -41,6 +42,8 @@ def describe(root: Path) -> dict[str, Any]:
         "cache": str(cache.cache_folder()),
         "models": models,
         "families": families,
+        "judges": judges.describe(),
+        "judges_dir": str(hub_folder()),
     }
 
 
@@ -60,9 +63,14 @@ def list_models(root: Path, as_json: bool, report: Tell) -> None:
         if model["cached_bytes"] and model["state"] in ("absent", "incomplete"):
             state += f"; {size_text(model['cached_bytes'])} in the cache, for pull to use"
         rows.append([model["name"], state, size, model["licence"], model["repository"]])
+    for judge in description["judges"]:
+        here = judge["state"] == "pulled"
+        size = size_text(judge["bytes"]) if here else f"about {size_text(judge['about_bytes'])}"
+        rows.append([judge["name"], judge["state"], size, judge["licence"], judge["source"].split("/")[2]])
     print_table(["name", "state", "size", "licence", "repository"], rows)
     for family, folders in FAMILIES.items():
         report(f"{family} = {' + '.join(folders)}")
+    report(f"{GROUP} = {' + '.join(OF_LITE)}: what lite is trained by; in {description['judges_dir']}")
     report("lite comes with strsr")
 
 
@@ -72,6 +80,11 @@ def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report
     Everything is looked up, and the disk measured, before the first file is fetched. Files that are
     there already are kept if the hub vouches for them. Raises UsageError, WeightsError.
     """
+    if wanted_judges := judges.named(name):
+        if revision is not None or text_encoder:
+            raise UsageError(f"--revision and --text-encoder: {name} has neither")
+        judges.pull(wanted_judges, report)
+        return
     wanted = named(name)
     if revision is not None and len({entry.repository for entry in wanted}) > 1:
         raise UsageError(f"--revision belongs to one repository; name one of {', '.join(FAMILIES[name])}")
@@ -177,6 +190,9 @@ def vouched(file: hub.RemoteFile, path: Path) -> bool:
 
 def verify(name: str, root: Path, report: Tell) -> None:
     """Read every file again and compare it with the record of its pull. Raises WeightsError."""
+    if wanted_judges := judges.named(name):
+        judges.verify(wanted_judges, name, report)
+        return
     problems = []
     for published in named(name):
         folder = root / published.folder
@@ -201,6 +217,9 @@ def verify(name: str, root: Path, report: Tell) -> None:
 
 def path(name: str, root: Path, report: Tell) -> None:
     """Print where a folder, or each of a family, is. Raises WeightsError if one is not whole."""
+    if wanted_judges := judges.named(name):
+        judges.path(wanted_judges, name, report)
+        return
     wanted = named(name)
     lacking = [entry.folder for entry in wanted if not store.state_of(root, entry).usable]
     if lacking:

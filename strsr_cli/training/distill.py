@@ -30,6 +30,7 @@ from .data.crops import Batch, Crops
 from .data.pairs import GROUP, NOTE_EVERY, PairWindows, are_made, make_pairs
 from .data.photos import Photos, load_photos
 from .data.teachers import Teachers
+from .judge_files import check_judges
 from .loop import (
     batches_from,
     begin_step,
@@ -224,6 +225,7 @@ def read_distill_config(student: str, config_file: Path | None, settings: list[s
 
 def build(config: DistillConfig, device: torch.device) -> tuple[OneStepPipeline, Criterion, CoachTurn | None]:
     """Build the student, its judges, and the coach's own turn, if there is a coach."""
+    check_judges(config)
     pipeline = build_student(config).to(device)
     criterion = Criterion(pipeline, config, device)
     turn = CoachTurn(criterion.coach, config) if criterion.coach else None

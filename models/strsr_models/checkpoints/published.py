@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import UsageError, WeightsError, nearest
 from .adapter import PUBLISHED
+from .judges import GROUP, JUDGES
 
 MODEL_FILES = ("*.json", "*.safetensors")
 LICENCE_FILES = ("LICENSE*", "LICENCE*")
@@ -114,7 +115,8 @@ def named(name: str) -> tuple[Published, ...]:
     if name == "lite":
         raise UsageError("lite comes with strsr: there is nothing to pull or to verify")
     if name not in FOLDERS and name not in FAMILIES:
-        raise UsageError(f"{name}: no published model; {nearest(name, [*FAMILIES, *FOLDERS])}")
+        known = [*FAMILIES, *FOLDERS, GROUP, *JUDGES]
+        raise UsageError(f"{name}: no published model; {nearest(name, known)}")
     return tuple(FOLDERS[folder] for folder in FAMILIES.get(name, (name,)))
 
 
