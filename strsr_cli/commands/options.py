@@ -450,9 +450,10 @@ TextEncoder = Annotated[
 
 def models_root(models_dir: Path | None) -> Path:
     """The folder that --models-dir means."""
+    from strsr_models.checkpoints.homes import expand_home
     from strsr_models.checkpoints.locations import default_models_dir
 
-    return models_dir.expanduser() if models_dir is not None else default_models_dir()
+    return default_models_dir() if models_dir is None else expand_home(models_dir, "--models-dir")
 
 
 def need_out(out: Path | None) -> Path:

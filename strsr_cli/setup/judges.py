@@ -39,6 +39,7 @@ def named(name: str) -> tuple[Judge, ...]:
 
 def describe() -> list[dict[str, Any]]:
     """Return what judges exist and which are here, for programs; files are not read for that."""
+    folder = known_folder()
     return [
         {
             "name": judge.name,
@@ -48,11 +49,19 @@ def describe() -> list[dict[str, Any]]:
             "licence": LICENCE,
             "source": judge.url,
             "purpose": judge.purpose,
-            "path": str(judge.path),
+            "path": None if folder is None else str(folder / judge.file),
         }
         for judge in JUDGES.values()
-        for size in [_size_of(judge.path)]
+        for size in [None if folder is None else _size_of(folder / judge.file)]
     ]
+
+
+def known_folder() -> Path | None:
+    """Return torch.hub's folder of weights, None where nothing says where it is."""
+    try:
+        return hub_folder()
+    except WeightsError:
+        return None
 
 
 def _state(judge: Judge, size: int | None) -> str:

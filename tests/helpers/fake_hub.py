@@ -13,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+PORTAL = b"<html><body>Please log in to this network.</body></html>"
 LARGE = (".safetensors", ".pth", ".bin")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -28,6 +29,9 @@ class FakeHub:
         self.broken = False  # every file is answered with status 503
         self.oversize = 0  # bytes that the first file of a listing is said to have on top
         self.damaged: set[str] = set()  # paths whose bytes come wrong
+        self.bare = False  # whether listings have neither sizes nor hashes, as some mirrors'
+        self.nameless = False  # whether files come without ETag
+        self.portal = ""  # "files" or "all": what is answered by a page to log in on
         self.requests: list[tuple[str, str | None]] = []
         hub = self
 
@@ -56,6 +60,12 @@ class FakeHub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0].strip("/")
+        if self.portal == "all" or (
+            self.portal == "files" and request.command == "GET" and "/resolve/" in path
+        ):
+            self.requests.append((path, request.headers.get("Range")))
+            reply(request, 200, PORTAL, {"Content-Type": "text/html"})
+            return
         if path.startswith("api/models/"):
             name, _, revision = path.removeprefix("api/models/").partition("/revision/")
             if name not in self.repositories:
@@ -83,7 +93,9 @@ class FakeHub:
         data = self.repositories[name][file]
         if file in self.damaged:
             data = bytes(len(data))
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hash_of(file, self.repositories[name][file])}"'}
+        headers = {"X-Repo-Commit": COMMIT}
+        if not self.nameless:
+            headers["ETag"] = f'"{hash_of(file, self.repositories[name][file])}"'
         if request.command == "HEAD":
             reply(request, 200, data, headers)
             return
@@ -102,7 +114,7 @@ class FakeHub:
             if path.endswith(LARGE):
                 size = len(data) + self.oversize
                 entry["lfs"] = {"sha256": hash_of(path, data), "size": size, "pointerSize": 130}
-            siblings.append(entry)
+            siblings.append({"rfilename": path} if self.bare else entry)
         card = {"license": "test-licence"}
         return {
             "id": name,

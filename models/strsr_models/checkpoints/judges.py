@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WeightsError
+from .homes import expand_home
 
 SOURCE = "https://download.pytorch.org/models"
 GROUP = "judges"  # the name that stands for all that lite's preset and recipes need
@@ -57,10 +58,17 @@ BY_NETWORK = {"squeezenet": "squeezenet1_1", "vgg19": "vgg19", "vgg19_torchvisio
 
 
 def hub_folder() -> Path:
-    """Return the folder in which torch.hub keeps weights, by the variables that it goes by."""
+    """Return the folder in which torch.hub keeps weights, by the variables that it goes by.
+
+    Raises WeightsError where it depends on a home folder that is not known.
+    """
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     root = os.environ.get("TORCH_HOME") or os.path.join(caches, "torch")  # noqa: PTH118
-    return Path(os.path.expanduser(root)) / "hub" / "checkpoints"  # noqa: PTH111
+    return (
+        expand_home(root, "TORCH_HOME" if os.environ.get("TORCH_HOME") else "the user's cache")
+        / "hub"
+        / "checkpoints"
+    )
 
 
 def own_file(network: str, setting: str) -> str:
