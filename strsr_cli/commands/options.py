@@ -79,7 +79,9 @@ Model = Annotated[str, option(help="Which model restores: lite, zimage or flux2.
 Weights = Annotated[
     Path | None,
     option(
-        help="Folder of weights, or of a run, to use in place of the model's own (zimage, flux2: of an adapter).",
+        metavar="DIR|hf:OWNER/NAME[@REVISION]",
+        help="Weights in place of the model's own (zimage, flux2: an adapter): a folder of them, of a run, or a "
+        "repository on huggingface.co.",
         panel=MODEL,
     ),
 ]
@@ -408,7 +410,10 @@ LpipsWeights = Annotated[
 # --- bench -----------------------------------------------------------------------------------------
 
 BenchModel = Annotated[str, option(help="Which model: lite, zimage or flux2.")]
-BenchWeights = Annotated[Path | None, option(help="Folder of weights in place of the model's own.")]
+BenchWeights = Annotated[
+    Path | None,
+    option(metavar="DIR|hf:OWNER/NAME[@REVISION]", help="Weights in place of the model's own."),
+]
 BenchDevice = Annotated[str, option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 BenchPrecision = Annotated[Literal["auto", "fp16", "bf16", "fp32"], option(help="As of `strsr upscale`.")]
 Repeats = Annotated[int, option(metavar="N", min=1, max=100, help="Runs of each measurement.")]

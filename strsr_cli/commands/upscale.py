@@ -147,6 +147,7 @@ def upscale(
     from ..batch.target_size import resolve_target_size
     from ..gallery.collect import report_page
     from ..images.read import is_whole_image
+    from ..setup.hub_weights import local_weights
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
     from ..system.machine import advice_on_cuda
@@ -187,7 +188,7 @@ def upscale(
     options = UpscaleOptions(
         size=size,
         model=model,
-        weights=weights,
+        weights=local_weights(weights),
         tile=tile_size,
         overlap=overlap,
         device=device,

@@ -61,11 +61,18 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def refuse_offline() -> None:
-    """Raise WeightsError when the environment forbids the network."""
+def forbidden_by() -> str:
+    """Return the variable by which the environment forbids the network, "" where none does."""
     for name in OFFLINE_VARIABLES:
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise WeightsError(f"offline ({name} is set): nothing can be pulled; unset it to pull")
+            return name
+    return ""
+
+
+def refuse_offline() -> None:
+    """Raise WeightsError when the environment forbids the network."""
+    if name := forbidden_by():
+        raise WeightsError(f"offline ({name} is set): nothing can be pulled; unset it to pull")
 
 
 def look_up(published: Published, revision: str | None, text_encoder: bool) -> Listing:

@@ -91,7 +91,12 @@ def test_a_home_of_nobody_is_named(variable: str, strsr: Run, monkeypatch: pytes
 def runs_for_others() -> bool:
     """Whether another user may run this interpreter."""
     try:
-        return subprocess.run([sys.executable, "-c", "import torch"], user=12345, cwd="/", check=False).returncode == 0
+        return (
+            subprocess.run(
+                [sys.executable, "-c", "import torch"], user=12345, cwd="/", check=False
+            ).returncode
+            == 0
+        )
     except PermissionError:
         return False
 

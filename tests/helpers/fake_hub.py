@@ -77,9 +77,12 @@ class FakeHub:
             return
         name, _, rest = path.partition("/resolve/")
         if name not in self.repositories:  # the library asks for more than models
-            reply(request, 404, b"", {})
+            reply(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
             return
-        file = rest.partition("/")[2]
+        revision, _, file = rest.partition("/")
+        if revision not in ("main", COMMIT):
+            reply(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return
         if request.command == "GET":
             self.requests.append((file, request.headers.get("Range")))
         if name in self.gated:
@@ -90,6 +93,9 @@ class FakeHub:
             self.send_file(request, name, file)
 
     def send_file(self, request: BaseHTTPRequestHandler, name: str, file: str) -> None:
+        if file not in self.repositories[name]:
+            reply(request, 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return
         data = self.repositories[name][file]
         if file in self.damaged:
             data = bytes(len(data))
