@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import typer
 
-from .options import ExportFolder, Run
+from strsr_models.errors import UsageError
+
+from .options import Datasets, ExportFolder, Licence, Push, Run
 
 
-def export(run: Run, out: ExportFolder) -> None:
-    """Make a run's averaged weights a folder for `strsr upscale --weights`."""
+def export(
+    run: Run,
+    out: ExportFolder = None,
+    push: Push = None,
+    licence: Licence = "unknown",
+    dataset: Datasets = None,
+) -> None:
+    """Make a run's averaged weights a folder for `strsr upscale --weights`, and push it to huggingface.co."""
     from ..training.export import export as export_run
 
-    folder = export_run(run, out)
-    typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")
+    if out is None and push is None:
+        raise UsageError("OUT is missing: the new folder for the weights; or name a repository by --push")
+    if push is None:
+        assert out is not None
+        folder = export_run(run, out)
+        typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")
+        return
+    from ..setup import push as hub_push
+
+    # Before anything is written.
+    hub_push.check_push(push)
+    with tempfile.TemporaryDirectory() as passing:
+        folder = export_run(run, out or Path(passing) / "weights")
+        address = hub_push.push(folder, push, licence, dataset or [], typer.echo)
+    typer.echo(f"weights at {address}; try them: strsr upscale INPUT OUTPUT --weights hf:{push}")

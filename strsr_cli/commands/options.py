@@ -356,7 +356,27 @@ MakePairs = Annotated[
     option(metavar="N", help="Only make N pairs with teachers' outputs, in the folder of setting pairs."),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")]
-ExportFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for its weights.")]
+ExportFolder = Annotated[
+    Path | None,
+    typer.Argument(metavar="OUT", help="New folder for its weights; with --push it may be left out."),
+]
+Push = Annotated[
+    str | None,
+    option(
+        metavar="OWNER/NAME", help="Push the weights, with a model card, to a repository on huggingface.co."
+    ),
+]
+Licence = Annotated[
+    str, option("--licence", "--license", metavar="ID", help="With --push: apache-2.0, cc-by-4.0, other ...")
+]
+Datasets = Annotated[
+    list[str] | None,
+    option(
+        "--dataset",
+        metavar="OWNER/NAME",
+        help="With --push: what it was trained on; may be given several times.",
+    ),
+]
 
 # --- fft-inspect -----------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ import sys
 from strsr_cli.app import app
 args = sys.argv[1:]
 if args[:1] in (["train"], ["distill"]):
-    short = ["steps=2", "batch_size=1", "crop_size=96", "log_every=1", "workers=0", "fdl_from=0", "fdl_projections=2"]
+    short = ["steps=2", "batch_size=1", "crop_size=96", "log_every=1", "workers=0"]
+    if args[0] == "distill":
+        short += ["fdl_from=0", "fdl_projections=2"]
     if "--make-pairs" in args:
         args[args.index("--make-pairs") + 1] = "32"
     for setting in [*short, "tensorboard=false", "device=cpu", "precision=fp32"]:

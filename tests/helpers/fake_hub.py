@@ -44,6 +44,12 @@ class FakeHub:
             def do_HEAD(self) -> None:
                 hub.answer(self)
 
+            def do_POST(self) -> None:
+                hub.take(self)
+
+            def do_PUT(self) -> None:
+                hub.take(self)
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
@@ -57,6 +63,10 @@ class FakeHub:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+    def take(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer what writes; this hub lets nobody."""
+        reply(request, 403, b"{}", {})
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0].strip("/")
