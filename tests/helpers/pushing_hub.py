@@ -41,6 +41,8 @@ class PushingHub(FakeHub):
             name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
             self.repositories[name] = {".gitattributes": b""}
             return {"url": f"{self.url}/{name}", "name": name, "id": "1"}
+        if path == "api/validate-yaml":
+            return {"errors": [], "warnings": []}
         if "/preupload/" in path:
             files = json.loads(body)["files"]
             modes = [
