@@ -257,7 +257,7 @@ def one_line_errors(repository: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         # The library's words for a hub that does not answer; what it did answer stands behind them.
         raise WeightsError(
-            f"{repository}: cannot be pulled from {endpoint()} ({_reason_behind(error)}); files that are whole are "
+            f"{repository}: cannot be pulled from {endpoint()} ({reason_behind(error)}); files that are whole are "
             "kept, the same command goes on"
         ) from error
     except errors.HfHubHTTPError as error:
@@ -276,7 +276,7 @@ def one_line_errors(repository: str) -> Iterator[None]:
         ) from error
 
 
-def _reason_behind(error: BaseException) -> str:
+def reason_behind(error: BaseException) -> str:
     """Return the first line of the error that another one came from, or of itself."""
     response = getattr(error.__cause__, "response", None)
     if response is not None:

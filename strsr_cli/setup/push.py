@@ -13,7 +13,7 @@ from strsr_models.checkpoints.published import FAMILIES, FOLDERS
 from strsr_models.errors import UsageError, WeightsError
 
 from .. import __version__
-from ..system.console import Tell, first_line
+from ..system.console import Tell
 from . import hub
 from .hub_weights import FILES
 
@@ -112,9 +112,8 @@ def _one_line(name: str) -> Iterator[None]:
             f"--push {name}: {hub.endpoint()} answers with status {status}; try again later"
         ) from error
     except Exception as error:
-        reason = first_line(error, skip_blank=True)
         raise WeightsError(
-            f"--push {name}: cannot be pushed to {hub.endpoint()} ({reason}); try again later"
+            f"--push {name}: cannot be pushed to {hub.endpoint()} ({hub.reason_behind(error)}); try again later"
         ) from error
 
 

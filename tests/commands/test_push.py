@@ -45,6 +45,8 @@ def run_folder(tiny_weights: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+# The library's own call of its HTTP library.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_pushed_weights_come_back_by_their_name(
     strsr: Run, hub: PushingHub, run_folder: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ BLOCKS = (
 # Exit codes other than 0 that are right, and why.
 ENDS = (
     (r"--fail-above", (0, 1), "1 says that a score is higher"),
+    (r"--against photos/", (0, 1), "1 says that outputs of the scratch folder have no input there"),
     (r"--retry-failed", (0, 2), "2 says that nothing has failed"),
 )
 

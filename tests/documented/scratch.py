@@ -88,7 +88,8 @@ def outputs(root: Path) -> None:
         for number in range(2):
             picture((320, 256), number).save(root / folder / f"scan{number}.png")
     for number in (1, 2):
-        picture((96, 80), number).save(root / "large" / f"clip_{number:04}.png")
+        for folder, shift in (("large", 0), ("originals", 3)):
+            picture((96, 80), number + shift).save(root / folder / f"clip_{number:04}.png")
 
 
 def for_training(root: Path) -> None:

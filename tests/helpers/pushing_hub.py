@@ -21,7 +21,7 @@ class PushingHub(FakeHub):
         self.stored: dict[str, bytes] = {}
 
     def take(self, request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        body = body_of(request)
         path = request.path.partition("?")[0].strip("/")
         if path.startswith("store/"):
             self.stored[path.removeprefix("store/")] = body
@@ -71,6 +71,18 @@ class PushingHub(FakeHub):
             data = self.stored[value["oid"]]
             assert hashlib.sha256(data).hexdigest() == value["oid"]
             self.repositories[name][value["path"]] = data
+
+
+def body_of(request: BaseHTTPRequestHandler) -> bytes:
+    """The body of a request, which may come in chunks."""
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    body = b""
+    while size := int(request.rfile.readline().strip() or b"0", 16):
+        body += request.rfile.read(size)
+        request.rfile.readline()
+    request.rfile.readline()
+    return body
 
 
 def mode(path: str) -> str:
