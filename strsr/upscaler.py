@@ -20,6 +20,7 @@ from strsr_cli.images.formats import MAX_PIXELS, PNG_COMPRESSION, QUALITY, check
 from strsr_cli.images.picture import Picture
 from strsr_cli.images.rows import RowLayout
 from strsr_cli.images.write import EncodeSettings, write_image
+from strsr_cli.setup.hub_weights import local_weights
 from strsr_cli.system.atomic import whole_file
 from strsr_cli.system.machine import advice_on_cuda
 from strsr_cli.upscale.conditions import pretrained_options
@@ -47,6 +48,12 @@ log = logging.getLogger(__name__)
 Name = str | os.PathLike[str]
 Pixels = TypeVar("Pixels", Image.Image, np.ndarray, Tensor)
 OnTile = Callable[[int, int], None]  # takes (tiles done, tiles in all)
+
+
+def _weights_folder(weights: Name | None) -> Path | None:
+    """The folder that weights mean: one of weights or of a run, or `hf:owner/name[@revision]`."""
+    folder = None if weights is None else local_weights(Path(weights))
+    return None if folder is None else weights_folder(folder)
 
 
 class Upscaler:
@@ -98,7 +105,7 @@ class Upscaler:
         self.options = UpscaleOptions(
             size=TargetSize(),
             model=model,
-            weights=None if weights is None else weights_folder(Path(weights)),
+            weights=_weights_folder(weights),
             tile=tile,
             overlap=overlap,
             device=device,

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from strsr_models.checkpoints.locations import cache_dir
+from strsr_models.errors import WeightsError
 
 from ..system.atomic import whole_file
 
@@ -27,7 +28,7 @@ class Receipts:
     def __init__(self, folder: Path | None = None) -> None:
         """Read nothing yet. folder: in place of the user's cache."""
         # A user without a home has no cache either.
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(WeightsError):
             folder = folder or cache_dir()
         self.path = None if folder is None else folder / NAME
         # What was read last, and the file's state then.

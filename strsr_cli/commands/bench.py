@@ -60,10 +60,11 @@ def bench(
     batches, skipped = parse_batches(batch), parse_parts(skip)
     from ..bench.protocol import BenchOptions, measure
     from ..bench.text import show
+    from ..setup.hub_weights import local_weights
 
     options = BenchOptions(
         model=model,
-        weights=weights,
+        weights=local_weights(weights),
         models_dir=models_dir,
         device=device,
         precision=precision,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from .options import (
@@ -28,11 +30,13 @@ def distill(
     dry_run: DryRun = False,
 ) -> None:
     """Teach one-step restoration by teachers, a coach and, in a second stage, a frequency loss (StrSR)."""
+    from ..setup.hub_weights import local_weights
     from ..system.console import show_warnings
     from ..system.machine import advice_on_cuda
     from ..training import distill as loop
 
     show_warnings()
+    student = student if not student.startswith("hf:") else str(local_weights(Path(student)))
     if advice := advice_on_cuda():
         typer.echo(advice, err=True)
     if make_pairs is not None:

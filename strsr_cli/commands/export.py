@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import typer
 
-from .options import ExportFolder, Faithful, Run
+from strsr_models.errors import UsageError
+
+from .options import Datasets, ExportFolder, Faithful, Licence, Push, Run
 
 
-def export(run: Run, out: ExportFolder, faithful: Faithful = None) -> None:
-    """Make a run's averaged weights a folder for `strsr upscale --weights`."""
+def export(
+    run: Run,
+    out: ExportFolder = None,
+    faithful: Faithful = None,
+    push: Push = None,
+    licence: Licence = "unknown",
+    dataset: Datasets = None,
+) -> None:
+    """Make a run's averaged weights a folder for `strsr upscale --weights`, and push it to huggingface.co."""
     from ..training.export import export as export_run
 
-    folder = export_run(run, out, faithful)
-    typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")
+    if out is None and push is None:
+        raise UsageError("OUT is missing: the new folder for the weights; or name a repository by --push")
+    if push is None:
+        assert out is not None
+        folder = export_run(run, out, faithful)
+        typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")
+        return
+    from ..setup import push as hub_push
+
+    # Before anything is written.
+    hub_push.check_push(push)
+    with tempfile.TemporaryDirectory() as passing:
+        folder = export_run(run, out or Path(passing) / "weights", faithful)
+        address = hub_push.push(folder, push, licence, dataset or [], typer.echo)
+    typer.echo(f"weights at {address}; try them: strsr upscale INPUT OUTPUT --weights hf:{push}")

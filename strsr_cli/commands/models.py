@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import typer
 
 from .options import Json, ModelsDir, PublishedName, Revision, TextEncoder, models_root
@@ -12,6 +15,11 @@ models_app = typer.Typer(
     no_args_is_help=True,
     help="Get, check and find the big models' published weights.",
 )
+
+
+def _root(models: Any, name: str, models_dir: Path | None) -> Path:
+    """The models folder, where the name is of something that lies there; judges lie elsewhere."""
+    return Path() if models.lies_elsewhere(name) else models_root(models_dir)
 
 
 @models_app.command("list", cls=PagedCommand)
@@ -35,7 +43,7 @@ def pull(
     """
     from ..setup import models
 
-    models.pull(name, models_root(models_dir), revision, text_encoder, typer.echo)
+    models.pull(name, _root(models, name, models_dir), revision, text_encoder, typer.echo)
 
 
 @models_app.command(cls=PagedCommand)
@@ -43,7 +51,7 @@ def verify(name: PublishedName, models_dir: ModelsDir = None) -> None:
     """Read all files again and compare them with what was pulled."""
     from ..setup import models
 
-    models.verify(name, models_root(models_dir), typer.echo)
+    models.verify(name, _root(models, name, models_dir), typer.echo)
 
 
 @models_app.command(cls=PagedCommand)
@@ -51,4 +59,4 @@ def path(name: PublishedName, models_dir: ModelsDir = None) -> None:
     """Print where a model is."""
     from ..setup import models
 
-    models.path(name, models_root(models_dir), typer.echo)
+    models.path(name, _root(models, name, models_dir), typer.echo)

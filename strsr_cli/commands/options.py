@@ -95,8 +95,9 @@ Model = Annotated[
 Weights = Annotated[
     Path | None,
     option(
-        metavar="DIR",
-        help="Folder of weights, or of a run, to use in place of the model's own (zimage, flux2: of an adapter).",
+        metavar="DIR|hf:OWNER/NAME[@REVISION]",
+        help="Weights in place of the model's own (zimage, flux2: an adapter): a folder of them, of a run, or a "
+        "repository on huggingface.co.",
         panel=MODEL,
     ),
 ]
@@ -412,7 +413,27 @@ MakePairs = Annotated[
     option(metavar="N", help="Only make N pairs with teachers' outputs, in the folder of setting pairs."),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")]
-ExportFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for its weights.")]
+ExportFolder = Annotated[
+    Path | None,
+    typer.Argument(metavar="OUT", help="New folder for its weights; with --push it may be left out."),
+]
+Push = Annotated[
+    str | None,
+    option(
+        metavar="OWNER/NAME", help="Push the weights, with a model card, to a repository on huggingface.co."
+    ),
+]
+Licence = Annotated[
+    str, option("--licence", "--license", metavar="ID", help="With --push: apache-2.0, cc-by-4.0, other ...")
+]
+Datasets = Annotated[
+    list[str] | None,
+    option(
+        "--dataset",
+        metavar="OWNER/NAME",
+        help="With --push: what it was trained on; may be given several times.",
+    ),
+]
 Faithful = Annotated[
     Path | None,
     option(
@@ -479,7 +500,8 @@ LpipsWeights = Annotated[
 
 BenchModel = Annotated[str, option(metavar="lite|zimage|flux2", help="Which model: lite, zimage or flux2.")]
 BenchWeights = Annotated[
-    Path | None, option(metavar="DIR", help="Folder of weights in place of the model's own.")
+    Path | None,
+    option(metavar="DIR|hf:OWNER/NAME[@REVISION]", help="Weights in place of the model's own."),
 ]
 BenchDevice = Annotated[str, option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 BenchPrecision = Annotated[
@@ -536,9 +558,10 @@ TextEncoder = Annotated[
 
 def models_root(models_dir: Path | None) -> Path:
     """The folder that --models-dir means."""
+    from strsr_models.checkpoints.homes import expand_home
     from strsr_models.checkpoints.locations import default_models_dir
 
-    return models_dir.expanduser() if models_dir is not None else default_models_dir()
+    return default_models_dir() if models_dir is None else expand_home(models_dir, "--models-dir")
 
 
 def need_out(out: Path | None) -> Path:

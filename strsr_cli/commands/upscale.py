@@ -158,6 +158,7 @@ def upscale(
     from ..batch.targets import listed_names
     from ..gallery.collect import report_page
     from ..images.read import is_whole_image
+    from ..setup.hub_weights import local_weights
     from ..system.atomic import drop_unfinished
     from ..system.console import visible
     from ..system.machine import advice_on_cuda
@@ -219,7 +220,7 @@ def upscale(
     options = UpscaleOptions(
         size=size,
         model=model,
-        weights=weights,
+        weights=local_weights(weights),
         tile=tile_size,
         overlap=overlap,
         device=device,

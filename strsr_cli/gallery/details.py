@@ -13,13 +13,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
 
 from strsr_models.errors import ImageError
 
 from ..images.picture import Picture, to_8bit
 from ..images.read import read_frame, read_image, read_size, without_remarks
+from ..system.memory import memory
 from .entries import Detail
 
 WIDTH, HEIGHT = 560, 420  # px of an output that are shown
@@ -91,11 +91,8 @@ def make_detail(source: Path, target: Path, frame: int | None) -> Detail:
 def _check_memory(path: Path, frame: int | None) -> tuple[int, int]:
     """Return an image's (height, width) in px. Raises ImageError where it does not fit the free memory."""
     height, width = read_size(path, sys.maxsize, frame)
-    try:
-        free = psutil.virtual_memory().available
-    except (OSError, RuntimeError, psutil.Error):
-        return height, width
-    if height * width * MEMORY_PER_PIXEL > free:
+    free = memory().free
+    if free is not None and height * width * MEMORY_PER_PIXEL > free:
         raise ImageError(f"{path}: too large to be read back into the memory that is free")
     return height, width
 

@@ -39,8 +39,11 @@ def peak_bytes(model: str, precision: str) -> float:
     return BYTES[precision] * max(count["vlm"], count["dit"] + count["vae"] + DECODING)
 
 
-def examine(models_dir: Path) -> dict[str, Any]:
-    """Return everything that is shown, for programs; None stands for what cannot be found out."""
+def examine(models_dir: Path | None, why_unknown: str = "") -> dict[str, Any]:
+    """Return everything that is shown, for programs; None stands for what cannot be found out.
+
+    models_dir: None where it is not known, and then why.
+    """
     cpu = examine_cpu()
     gpus = or_none(examine_gpus) or []
     libraries = versions()
@@ -55,14 +58,14 @@ def examine(models_dir: Path) -> dict[str, Any]:
         "gpus": gpus,
         "default": or_none(_default),
         "advice": or_none(advice_on_cuda),
-        "models_dir": str(models_dir),
+        "models_dir": None if models_dir is None else str(models_dir),
         "disks": {name: _disk(place) for name, place in places.items()},
-        "weights": {model: examine_weights(models_dir, model) for model in ("lite", *FAMILIES)},
+        "weights": {model: examine_weights(models_dir, model, why_unknown) for model in ("lite", *FAMILIES)},
         "fit": [row for device in (*gpus, cpu) for row in estimates(device)],
     }
 
 
-def _disk(place: Callable[[], Path]) -> dict[str, Any]:
+def _disk(place: Callable[[], Path | None]) -> dict[str, Any]:
     """Return the path of a folder, which need not be there yet, and the bytes free on its disk."""
     path = or_none(place)
     free = None if path is None else or_none(lambda: free_space(path))
@@ -83,28 +86,33 @@ def _torch_version() -> str:
     return str(torch.__version__)
 
 
-def examine_weights(models_dir: Path, model: str) -> dict[str, Any]:
-    """Return whether a model's weights are there, what is missing, and how to get it."""
+def examine_weights(models_dir: Path | None, model: str, why_unknown: str = "") -> dict[str, Any]:
+    """Return whether a model's weights are there, what is missing, and how to get it; without a folder, why."""
     if model == "lite":
         from strsr_models import __file__ as package
 
         present = (Path(package).parent / "weights" / "lite" / "model.safetensors").is_file()
-        missing = [] if present else ["the package's own weights; install it again"]
-        return {"present": present, "missing": missing}
-    missing = []
+        return {
+            "present": present,
+            "missing": [] if present else ["the package's own weights; install it again"],
+        }
+    if models_dir is None:
+        return {"present": False, "missing": [f"a models folder ({why_unknown})"]}
+    missing: dict[str, list[str]] = {}
     for folder in FAMILIES[model]:
         try:
             state = store.state_of(models_dir, FOLDERS[folder])
         except (OSError, StrsrError) as error:
-            missing.append(f"{folder} ({error})")
+            missing[folder] = [f"{folder} ({error})"]
             continue
         if state.word == "absent":
-            missing.append(folder)
+            missing[folder] = [folder]
         elif not state.usable:
-            missing += [f"{folder}/{part}" for part in state.missing] or [folder]
+            missing[folder] = [f"{folder}/{part}" for part in state.missing] or [folder]
     if not missing:
         return {"present": True, "missing": []}
-    return {"present": False, "missing": missing, "command": pull_command(models_dir, FAMILIES[model])}
+    named = [piece for pieces in missing.values() for piece in pieces]
+    return {"present": False, "missing": named, "command": pull_command(models_dir, missing)}
 
 
 def estimates(device: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from ..system.terminal import takes_escapes
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 SECONDS = 20.0  # to wait for an answer
 COPY = 2**24  # bytes that are copied at a time
+COMMIT, GIT_BLOB, SHA256 = (re.compile(f"[0-9a-f]{{{digits}}}") for digits in (40, 40, 64))
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RemoteFile:
     path: str  # in the repository
     size: int  # bytes
     sha256: str | None  # of large files
-    git_blob: str | None  # of small files
+    git_blob: str | None  # of small files; one of the two is there
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,18 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def refuse_offline() -> None:
-    """Raise WeightsError when the environment forbids the network."""
+def forbidden_by() -> str:
+    """Return the variable by which the environment forbids the network, "" where none does."""
     for name in OFFLINE_VARIABLES:
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise WeightsError(f"offline ({name} is set): nothing can be pulled; unset it to pull")
+            return name
+    return ""
+
+
+def refuse_offline() -> None:
+    """Raise WeightsError when the environment forbids the network."""
+    if name := forbidden_by():
+        raise WeightsError(f"offline ({name} is set): nothing can be pulled; unset it to pull")
 
 
 def look_up(published: Published, revision: str | None, text_encoder: bool) -> Listing:
@@ -78,28 +86,52 @@ def look_up(published: Published, revision: str | None, text_encoder: bool) -> L
         )
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     wanted = choose(published, list(siblings), text_encoder)
-    files = [_remote_file(name, siblings[path]) for name, path in sorted(wanted.items())]
+    commit = str(info.sha or "")
+    if not COMMIT.fullmatch(commit):
+        raise WeightsError(
+            f"{published.repository}: {endpoint()} names no commit; it does not answer as the hub does"
+        )
+    files = [
+        _listed(name, siblings[path]) or _asked_for(published.repository, commit, name, path)
+        for name, path in sorted(wanted.items())
+    ]
     card: Any = info.card_data
     licence = (card and (card.get("license_name") or card.get("license"))) or published.licence
-    return Listing(published=published, revision=str(info.sha), licence=str(licence), files=tuple(files))
+    return Listing(published=published, revision=commit, licence=str(licence), files=tuple(files))
 
 
-def _remote_file(name: str, sibling: Any) -> RemoteFile:
-    if sibling.lfs is not None:
-        return RemoteFile(
-            name=name,
-            path=sibling.rfilename,
-            size=sibling.lfs.size,
-            sha256=sibling.lfs.sha256,
-            git_blob=None,
+def _listed(name: str, sibling: Any) -> RemoteFile | None:
+    """Return a file as a listing has it, None where it lacks what the file is checked by."""
+    large = sibling.lfs
+    size = sibling.size if large is None else large.size
+    sha256 = None if large is None else _hash(large.sha256, SHA256)
+    git_blob = _hash(sibling.blob_id, GIT_BLOB) if large is None else None
+    if not isinstance(size, int) or not (sha256 or git_blob):
+        return None
+    return RemoteFile(name=name, path=sibling.rfilename, size=size, sha256=sha256, git_blob=git_blob)
+
+
+def _hash(text: str | None, kind: re.Pattern[str]) -> str | None:
+    return text if text and kind.fullmatch(text) else None
+
+
+def _asked_for(repository: str, commit: str, name: str, path: str) -> RemoteFile:
+    """Return a file as its own address describes it, where the listing of a mirror has no sizes or hashes.
+
+    Raises WeightsError where nothing says what the file is to be: it could not be told from an error page.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with one_line_errors(repository):
+        url = hf_hub_url(repository, path, revision=commit, endpoint=endpoint())
+        described = get_hf_file_metadata(url, timeout=SECONDS)
+    sha256, git_blob = _hash(described.etag, SHA256), _hash(described.etag, GIT_BLOB)
+    if described.size is None or not (sha256 or git_blob):
+        raise WeightsError(
+            f"{repository}: {endpoint()} tells neither size nor hash of {path}, so that what comes could not be "
+            "checked; ask huggingface.co itself, or another mirror (HF_ENDPOINT)"
         )
-    return RemoteFile(
-        name=name,
-        path=sibling.rfilename,
-        size=sibling.size or 0,
-        sha256=None,
-        git_blob=sibling.blob_id,
-    )
+    return RemoteFile(name=name, path=path, size=described.size, sha256=sha256, git_blob=git_blob)
 
 
 def choose(published: Published, paths: list[str], text_encoder: bool) -> dict[str, str]:
@@ -225,7 +257,7 @@ def one_line_errors(repository: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         # The library's words for a hub that does not answer; what it did answer stands behind them.
         raise WeightsError(
-            f"{repository}: cannot be pulled from {endpoint()} ({_reason_behind(error)}); files that are whole are "
+            f"{repository}: cannot be pulled from {endpoint()} ({reason_behind(error)}); files that are whole are "
             "kept, the same command goes on"
         ) from error
     except errors.HfHubHTTPError as error:
@@ -244,7 +276,7 @@ def one_line_errors(repository: str) -> Iterator[None]:
         ) from error
 
 
-def _reason_behind(error: BaseException) -> str:
+def reason_behind(error: BaseException) -> str:
     """Return the first line of the error that another one came from, or of itself."""
     response = getattr(error.__cause__, "response", None)
     if response is not None:

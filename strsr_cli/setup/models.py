@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from strsr_models.checkpoints.judges import GROUP, OF_LITE
 from strsr_models.checkpoints.published import FAMILIES, FOLDERS, Published, named, pull_command
 from strsr_models.errors import UsageError, WeightsError
 
 from ..system.atomic import free_space, sha256_of
 from ..system.console import Tell, print_table, size_text
-from . import cache, hub, store
+from . import cache, hub, judges, store
 
+UNKNOWN = "unknown, as no home folder is"
 SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 
 
@@ -38,10 +40,16 @@ def describe(root: Path) -> dict[str, Any]:
     families = {family: list(folders) for family, folders in FAMILIES.items()}
     return {
         "models_dir": str(root),
-        "cache": str(cache.cache_folder()),
+        "cache": _text(cache.known_cache_folder()),
         "models": models,
         "families": families,
+        "judges": judges.describe(),
+        "judges_dir": _text(judges.known_folder()),
     }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def list_models(root: Path, as_json: bool, report: Tell) -> None:
@@ -51,7 +59,7 @@ def list_models(root: Path, as_json: bool, report: Tell) -> None:
         report(json.dumps(description))
         return
     report(f"models folder: {root}")
-    report(f"Hugging Face cache: {description['cache']}")
+    report(f"Hugging Face cache: {description['cache'] or UNKNOWN}")
     rows = []
     for model in description["models"]:
         absent = model["state"] == "absent"
@@ -60,10 +68,22 @@ def list_models(root: Path, as_json: bool, report: Tell) -> None:
         if model["cached_bytes"] and model["state"] in ("absent", "incomplete"):
             state += f"; {size_text(model['cached_bytes'])} in the cache, for pull to use"
         rows.append([model["name"], state, size, model["licence"], model["repository"]])
+    for judge in description["judges"]:
+        here = judge["state"] == "pulled"
+        size = size_text(judge["bytes"]) if here else f"about {size_text(judge['about_bytes'])}"
+        rows.append([judge["name"], judge["state"], size, judge["licence"], judge["source"].split("/")[2]])
     print_table(["name", "state", "size", "licence", "repository"], rows)
     for family, folders in FAMILIES.items():
         report(f"{family} = {' + '.join(folders)}")
+    report(
+        f"{GROUP} = {' + '.join(OF_LITE)}: what lite is trained by; in {description['judges_dir'] or UNKNOWN}"
+    )
     report("lite comes with strsr")
+
+
+def lies_elsewhere(name: str) -> bool:
+    """Whether a name is of files that do not lie in the models folder."""
+    return bool(judges.named(name))
 
 
 def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report: Tell) -> None:
@@ -72,6 +92,11 @@ def pull(name: str, root: Path, revision: str | None, text_encoder: bool, report
     Everything is looked up, and the disk measured, before the first file is fetched. Files that are
     there already are kept if the hub vouches for them. Raises UsageError, WeightsError.
     """
+    if wanted_judges := judges.named(name):
+        if revision is not None or text_encoder:
+            raise UsageError(f"--revision and --text-encoder: {name} has neither")
+        judges.pull(wanted_judges, report)
+        return
     wanted = named(name)
     if revision is not None and len({entry.repository for entry in wanted}) > 1:
         raise UsageError(f"--revision belongs to one repository; name one of {', '.join(FAMILIES[name])}")
@@ -160,6 +185,10 @@ def obtain(listing: hub.Listing, file: hub.RemoteFile, target: Path, line: str, 
     hub.fetch(listing, file, target, folder, again=any(cache.places(listing.published, file)))
     if not vouched(file, target):
         target.unlink()
+        # Nor does it stay in the cache, where other programs would take it for the file.
+        for path in cache.places(listing.published, file):
+            if not vouched(file, path):
+                path.unlink(missing_ok=True)
         raise WeightsError(
             f"{listing.published.repository}: {file.path} came damaged (its hash is not the one listed); pull again"
         )
@@ -167,17 +196,20 @@ def obtain(listing: hub.Listing, file: hub.RemoteFile, target: Path, line: str, 
 
 
 def vouched(file: hub.RemoteFile, path: Path) -> bool:
-    """Whether a file is there and is the one that the hub lists, by its hash where it gives one."""
+    """Whether a file is there and is the one that the hub lists, by its hash."""
     if store.size_of(path) != file.size:
         return False
     if file.sha256:
         return sha256_of(path) == file.sha256
-    return file.git_blob is None or store.git_blob_of(path) == file.git_blob
+    return store.git_blob_of(path) == file.git_blob
 
 
 def verify(name: str, root: Path, report: Tell) -> None:
     """Read every file again and compare it with the record of its pull. Raises WeightsError."""
-    problems = []
+    if wanted_judges := judges.named(name):
+        judges.verify(wanted_judges, name, report)
+        return
+    problems, faulty = [], []
     for published in named(name):
         folder = root / published.folder
         record = store.read_record(folder)
@@ -185,6 +217,7 @@ def verify(name: str, root: Path, report: Tell) -> None:
             state = store.state_of(root, published)
             why = "was not pulled by strsr: no record to compare with" if state.usable else state.word
             problems.append(f"{published.folder}: {why}")
+            faulty.append(published.folder)
             report(f"{published.folder}: {why}")
             continue
         faults = [(file, fault) for file, fault in store.verify(folder, record) if fault]
@@ -193,14 +226,19 @@ def verify(name: str, root: Path, report: Tell) -> None:
         for file in store.strangers(folder, record):
             report(f"{folder / file}: extra, not from the pull; left alone")
         problems += [f"{published.folder}/{file} {fault}" for file, fault in faults]
-        if not faults:
+        if faults:
+            faulty.append(published.folder)
+        else:
             report(f"{published.folder}: {len(record.files)} files as pulled ({record.revision[:12]})")
     if problems:
-        raise WeightsError(f"{root}: {'; '.join(problems[:5])}; to repair: {pull_command(root, [name])}")
+        raise WeightsError(f"{root}: {'; '.join(problems[:5])}; to repair: {pull_command(root, faulty)}")
 
 
 def path(name: str, root: Path, report: Tell) -> None:
     """Print where a folder, or each of a family, is. Raises WeightsError if one is not whole."""
+    if wanted_judges := judges.named(name):
+        judges.path(wanted_judges, name, report)
+        return
     wanted = named(name)
     lacking = [entry.folder for entry in wanted if not store.state_of(root, entry).usable]
     if lacking:

@@ -19,6 +19,8 @@ from typing import Any
 
 from strsr_models.packages import cuda_command
 
+from .memory import Memory, memory
+
 # Libraries that decide what is fast and what works; the rest are as the package asks for them.
 LIBRARIES = (
     "torch",
@@ -89,11 +91,7 @@ def examine_cpu() -> dict[str, Any]:
 
         return cpu_has_fast_bf16()
 
-    def memory(kind: str) -> int:
-        import psutil
-
-        return int(getattr(psutil.virtual_memory(), kind))
-
+    there = or_none(memory) or Memory(None, None)
     return {
         "device": "cpu",
         "name": processor(),
@@ -101,8 +99,8 @@ def examine_cpu() -> dict[str, Any]:
         "cores_of_machine": os.cpu_count(),
         "threads": or_none(threads),
         "bf16_in_hardware": or_none(fast_bf16),
-        "total_bytes": or_none(lambda: memory("total")),
-        "free_bytes": or_none(lambda: memory("available")),
+        "total_bytes": there.total,
+        "free_bytes": there.free,
         "precisions": working_precisions("cpu"),
     }
 

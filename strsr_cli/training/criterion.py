@@ -21,6 +21,7 @@ from strsr_models.networks.discriminator import Coach, Discriminator, Discrimina
 from strsr_models.pipelines.base import OneStepPipeline
 
 from .data.seeds import draw_below, generator_for
+from .judge_files import named_files
 from .settings import DistillConfig, LoopConfig
 
 
@@ -32,18 +33,11 @@ class Distance:
 
     def __init__(self, config: LoopConfig, device: torch.device) -> None:
         """Load the networks. Raises UsageError or WeightsError for one that is unknown or has no weights."""
-        files = as_tuple(config.perceptual_weights)
         self._feature_distance = feature_distance
         self.networks: list[Lpips | FeatureNetwork] = []
-        for number, name in enumerate(as_tuple(config.perceptual_network)):
-            weights = Path(files[number]) if number < len(files) and files[number] else None
+        for name, weights in named_files(config.perceptual_network, config.perceptual_weights):
             network: Lpips | FeatureNetwork
-            if name == "lpips":
-                network = Lpips("vgg", weights)
-            else:
-                # LoopConfig has made sure that the network has a file.
-                assert weights is not None
-                network = FeatureNetwork(name, weights)
+            network = Lpips("vgg", weights) if name == "lpips" else FeatureNetwork(name, weights)
             network.to(device).to(memory_format=torch.channels_last)
             self.networks.append(network)
 
@@ -105,7 +99,8 @@ class Criterion:
         self.coach = coach and coach.to(device).to(memory_format=torch.channels_last)
         self.features: FeatureNetwork | None = None
         if config.stage_two:
-            self.features = FeatureNetwork(config.fdl_network, Path(config.fdl_weights)).to(device)
+            ((name, weights),) = named_files(config.fdl_network, config.fdl_weights)
+            self.features = FeatureNetwork(name, weights).to(device)
             strides = config.fdl_strides or 1
             self.fdl = FrequencyDistributionLoss(
                 self.features.channels, config.fdl_projections, strides=strides
@@ -222,19 +217,23 @@ def build_coach(student: OneStepPipeline, config: DistillConfig) -> Coach | None
     """Build the configured coach, a frozen trunk with new heads; only the heads ever train."""
     if config.coach == "none":
         return None
-    files = as_tuple(config.coach_weights)
     trunk: Any
     if config.coach == "dit":
         trunk = student.coach_trunk(DIT_MAPS)
     elif config.coach_on_features:
-        pairs = zip(as_tuple(config.coach_network), files, strict=True)
-        trunk = FeatureTrunk(*(FeatureNetwork(name, Path(file)) for name, file in pairs))
+        pairs = named_files(config.coach_network, config.coach_weights)
+        trunk = FeatureTrunk(*(FeatureNetwork(name, file) for name, file in pairs))
     else:
         # This import needs the package open_clip.
         from strsr_models.encoders.convnext import ConvNextTrunk
 
-        (name,), (file,) = as_tuple(config.coach_network), files
-        trunk = ConvNextTrunk(file or None, name, checkpointing=config.gradient_checkpointing)
+        (name,), (file,) = as_tuple(config.coach_network), as_tuple(config.coach_weights)
+        trunk = ConvNextTrunk(
+            file or None,
+            name,
+            checkpointing=config.gradient_checkpointing,
+            models_dir=Path(config.models_dir) if config.models_dir else None,
+        )
     heads = DiscriminatorConfig(tuple(trunk.channels), trunk.embedding_channels, config.coach_hidden)
     return Coach(trunk, Discriminator(heads))
 

@@ -32,6 +32,7 @@ from .data.pairs import GROUP, NOTE_EVERY, PairWindows, are_made, make_pairs
 from .data.photos import Photos, load_photos
 from .data.teachers import Teachers, teacher_files
 from .environment import begin_step, compile_parts, make_accelerator
+from .judge_files import check_judges
 from .loop import (
     batches_from,
     check_crop_size,
@@ -234,6 +235,7 @@ def read_distill_config(
 
 def build(config: DistillConfig, device: torch.device) -> tuple[OneStepPipeline, Criterion, CoachTurn | None]:
     """Build the student, its judges, and the coach's own turn, if there is a coach."""
+    check_judges(config)
     pipeline = build_student(config).to(device)
     criterion = Criterion(pipeline, config, device)
     turn = CoachTurn(criterion.coach, config) if criterion.coach else None

@@ -16,6 +16,7 @@ from strsr_models.pipelines.lite import LiteConfig
 from .data.degrade import DegradeConfig, check_shares
 from .data.photos import CACHE_GB
 from .data.teachers import TeacherConfig
+from .judge_files import check_files
 
 PHOTO_COLORS = ("srgb", "stored")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -46,7 +47,8 @@ class LoopConfig:
     perceptual_weight: float = 0.0
     # squeezenet, vgg19, resnet50v2, lpips, or a list of them, whose distances are averaged.
     perceptual_network: str | tuple[str, ...] = "squeezenet"
-    perceptual_weights: str | tuple[str, ...] = ""  # a safetensors file for each; lpips has its own
+    # A file for each; empty: torchvision's own of squeezenet, vgg19 and lpips, as `strsr models pull` gets them.
+    perceptual_weights: str | tuple[str, ...] = ""
     graphics_share: float = 0.0  # of crops that are drawn: plain colours, ramps, shapes, letters
     lattice_weight: float = 0.0  # of lines in the spectrum at the harmonics of 16 px
     seed: int = 0
@@ -75,7 +77,7 @@ class LoopConfig:
             raise ValueError(
                 f"lattice_weight > 0 needs crop_size from {LEAST_CROP} on, or set lattice_weight=0"
             )
-        if self.perceptual_weight > 0 and as_tuple(self.perceptual_network) != ("lpips",):
+        if self.perceptual_weight > 0:
             check_files(self, "perceptual_network", "perceptual_weights", "or set perceptual_weight=0")
         if not 0 < self.learning_rate < 1 or not 0 <= self.ema_decay < 1:
             raise ValueError("learning_rate must lie in (0, 1), ema_decay in [0, 1)")
@@ -100,13 +102,6 @@ class LoopConfig:
         amounts = ("workers", "warmup_steps", "cache_gb", "weight_decay", "minutes", "minutes_before")
         if min(getattr(self, name) for name in amounts) < 0:
             raise ValueError(f"{', '.join(amounts[:-1])} and {amounts[-1]} must not be negative")
-
-
-def check_files(config: object, networks: str, files: str, advice: str) -> None:
-    """Raise ValueError unless the setting `files` names a file for each network of the setting `networks`."""
-    wanted, given = (as_tuple(getattr(config, name)) for name in (networks, files))
-    if len(given) != len(wanted) or not all(given):
-        raise ValueError(f"{networks} needs {files}, a safetensors file for each of {list(wanted)}; {advice}")
 
 
 STAGES = ("autoencoder", "flow", "pixel")  # of `strsr train`
@@ -180,7 +175,7 @@ class DistillConfig(LoopConfig):
     # Frozen trunk of a conv coach: an open_clip ConvNeXt, a feature network (resnet50v2, vgg19, squeezenet),
     # or a list of feature networks with a file for each.
     coach_network: str | tuple[str, ...] = "convnext_xxlarge"
-    coach_weights: str | tuple[str, ...] = ""  # its file; empty: where huggingface_hub keeps it
+    coach_weights: str | tuple[str, ...] = ""  # its file; empty: as pulled
     coach_real: str = "photo"  # or teacher: what it takes for real
     coach_noise: float = 0.0  # standard deviation of the noise on all that it sees, of images in [0, 1]
     coach_floor: float = 0.0  # it does not learn while its loss per head is below this; 0.69 is guessing
@@ -193,7 +188,7 @@ class DistillConfig(LoopConfig):
     fdl_weight: float = 0.002  # 0: no stage 2
     fdl_from: int = 40_000  # step
     fdl_network: str = "vgg19_torchvision"
-    fdl_weights: str = ""  # its file
+    fdl_weights: str = ""  # its file; empty: torchvision's, as pulled
     fdl_projections: int = 256
     fdl_strides: tuple[int, ...] = ()  # of the projections, for each map; empty: 1
     fdl_share: float = 1.0  # part of each batch, over all processes, that it is computed on
@@ -234,8 +229,8 @@ class DistillConfig(LoopConfig):
             raise ValueError(f"photo_share {self.photo_share}: must lie in [0, 1]")
         if self.coach_noise < 0 or not 0 <= self.coach_floor < 1:
             raise ValueError("coach_noise must not be negative, coach_floor must lie in [0, 1)")
-        if self.stage_two and not self.fdl_weights:
-            raise ValueError("fdl_weight > 0 needs fdl_weights, a file of fdl_network; or set fdl_weight=0")
+        if self.stage_two:
+            check_files(self, "fdl_network", "fdl_weights", "or set fdl_weight=0")
         if not 0 < self.fdl_share <= 1 or not 0 < self.coach_learning_rate < 1:
             raise ValueError("fdl_share must lie in (0, 1], coach_learning_rate in (0, 1)")
         for name, least in LEAST.items():
@@ -295,7 +290,9 @@ LITE_PRESET: dict[str, Any] = {
     "coach_learning_rate": 2e-4,
     "coach_noise": 0.02,
     "coach_floor": 0.5,
-    "fdl_weight": 1e-6,  # of "vgg19", whose maps are 58 times as large as those of "vgg19_torchvision"
+    # Of "vgg19", whose maps have the size of Caffe's, also with torchvision's weights; it is some 58 times
+    # that of "vgg19_torchvision".
+    "fdl_weight": 1e-6,
     "fdl_from": 14_000,
     "fdl_network": "vgg19",
     "fdl_projections": 32,

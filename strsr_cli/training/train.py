@@ -29,6 +29,7 @@ from .data.crops import Batch, Crops
 from .data.photos import load_photos
 from .data.seeds import generator_for
 from .environment import begin_step, compile_parts, make_accelerator
+from .judge_files import check_judges
 from .loop import (
     batches_from,
     check_crop_size,
@@ -98,6 +99,7 @@ def train(data: list[Path], out: Path, config_file: Path | None, settings: list[
 
 def build(config: TrainConfig, device: torch.device) -> tuple[LitePipeline, nn.Module, Distance | None]:
     """Build the pipeline that a run trains, the stage that computes its losses, and the perceptual loss among these."""
+    check_judges(config)
     pipeline = build_pipeline(config).to(device)
     pipeline.set_gradient_checkpointing(config.gradient_checkpointing)
     check_crop_size(config, pipeline)

@@ -23,7 +23,7 @@ from strsr_models.checkpoints.locations import cache_dir, default_models_dir
 from strsr_models.compute.devices import parameter_dtype
 from strsr_models.compute.quantize import require_torchao
 from strsr_models.encoders.qwen import PROMPT
-from strsr_models.errors import ImageError
+from strsr_models.errors import ImageError, WeightsError
 from strsr_models.load import load_conditioner, pretrained_family
 from strsr_models.pipelines.conditioner import NEUTRAL_PROMPT, Conditioner
 from strsr_models.pipelines.options import PretrainedOptions
@@ -54,6 +54,14 @@ def pretrained_options(
     )
 
 
+def tokens_folder() -> Path | None:
+    """The folder in which tokens are kept; None for a user without a home, who has no cache either."""
+    try:
+        return cache_dir() / "tokens"
+    except WeightsError:
+        return None
+
+
 class Conditions:
     """The conditions of a batch's images: made in the first phase, looked up in the second."""
 
@@ -69,7 +77,7 @@ class Conditions:
         require_torchao(options.quantize)
         # A bad adapter is refused now, not after hours of the first phase.
         family.check_adapter(self.root, self.pretrained)
-        self.cache = TokenCache(cache_dir() / "tokens" if options.token_cache else None)
+        self.cache = TokenCache(tokens_folder() if options.token_cache else None)
         # What all images of the batch have in common in their keys.
         self._common = {
             "format": FORMAT,

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file, weights_folder
 from strsr_models.errors import ImageError, StrsrError, UsageError
 
@@ -25,6 +23,7 @@ from ..images.codecs.opencv import load_opencv
 from ..images.find import describe_passed_over
 from ..system.atomic import free_space, sha256_of, try_writing
 from ..system.console import Tell, duration_text, size_text
+from ..system.memory import memory
 from ..system.paths import nearest_folder
 from .options import UpscaleOptions
 
@@ -166,7 +165,6 @@ BYTES_PER_PIXEL = {"png": 1.2, "jpg": 0.35, "webp": 0.2, "tif": 2.4, "bmp": 3.0,
 LOSSLESS = ("png", "tif")
 LEAST_MARGIN, MOST_MARGIN = 2**24, 2**28  # bytes to leave free on each disk
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors of a folder that takes no files from us
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def output_bytes(job: Job, pixels: int, input_pixels: int) -> int:
@@ -186,15 +184,7 @@ def memory_needed(height: int, width: int) -> int:
 
 def memory_there() -> int | None:
     """The bytes of main memory of this machine, or of the container that we are in; None where nothing says so."""
-    amounts = []
-    # Without /proc nothing is known of the machine.
-    with contextlib.suppress(OSError, RuntimeError, psutil.Error):
-        amounts.append(int(psutil.virtual_memory().total))
-    for path in CGROUP_LIMITS:
-        # There is no such container, or its limit is the word "max".
-        with contextlib.suppress(OSError, ValueError):
-            amounts.append(int(Path(path).read_text()))
-    return min(amounts, default=None)
+    return memory().total
 
 
 def check_memory(job: Job, height: int, width: int) -> None:

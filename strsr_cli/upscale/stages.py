@@ -113,7 +113,8 @@ def load_stages(
     precision = precision or pipelines[0].native_precision
     if options.compile:
         # What torch.compile makes is kept for the next start.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+        with contextlib.suppress(StrsrError):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         for pipeline in by_device.values():
             pipeline.compile()
     log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)

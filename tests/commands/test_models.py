@@ -16,10 +16,11 @@ from filelock import FileLock
 from typer.testing import Result
 
 from strsr_cli.setup import store
+from strsr_cli.setup.cache import cache_folder
 from strsr_models import WeightsError, load_pipeline
 from strsr_models.checkpoints.published import FAMILIES, FOLDERS, pull_command
 
-from ..helpers.fake_hub import COMMIT, FakeHub
+from ..helpers.fake_hub import COMMIT, PORTAL, FakeHub, hash_of
 
 Run = Callable[..., Result]
 ADAPTER = ("StrSR-zimage", "jkwang28/StrSR")
@@ -133,7 +134,9 @@ def test_files_put_there_by_hand_are_adopted(strsr: Run, hub: FakeHub, models: P
     name, _ = ADAPTER
     shutil.copytree(models / name, tmp_path / name)
     assert "unrecorded" in strsr("models", "list", "--models-dir", tmp_path).stdout
-    assert "not pulled by strsr" in one_line(strsr("models", "verify", name, "--models-dir", tmp_path))
+    message = one_line(strsr("models", "verify", name, "--models-dir", tmp_path))
+    assert "not pulled by strsr" in message
+    assert message.endswith(f"to repair: strsr models pull {name} --models-dir {tmp_path}\n")
     assert strsr("models", "pull", name, "--models-dir", tmp_path).exit_code == 0
     assert hub.requests == []
     assert strsr("models", "verify", name, "--models-dir", tmp_path).exit_code == 0
@@ -175,6 +178,75 @@ def test_downloads_that_come_damaged_are_not_kept(strsr: Run, hub: FakeHub, tmp_
     assert not (tmp_path / "StrSR-zimage").exists()
     hub.damaged.clear()
     assert strsr("models", "pull", "StrSR-zimage", "--models-dir", tmp_path).exit_code == 0
+
+
+def test_a_listing_without_sizes_is_made_up_for_by_asking(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+    hub.bare = True
+    name, repository = ADAPTER
+    pull = ("models", "pull", name, "--models-dir", tmp_path)
+    assert strsr(*pull).exit_code == 0
+    whole = hub.repositories[repository][f"{name}/state_dict.pth"]
+    assert (tmp_path / name / "state_dict.pth").read_bytes() == whole
+    assert strsr("models", "verify", name, "--models-dir", tmp_path).exit_code == 0
+    shutil.rmtree(tmp_path / name)
+    shutil.rmtree(tmp_path / "cache")
+    hub.damaged.add(f"{name}/state_dict.pth")
+    assert "came damaged" in one_line(strsr(*pull))
+
+
+def test_nothing_is_kept_of_which_no_hash_is_known(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+    hub.bare = hub.nameless = True
+    message = one_line(strsr("models", "pull", "StrSR-zimage", "--models-dir", tmp_path))
+    assert "tells neither size nor hash" in message
+    assert "HF_ENDPOINT" in message
+    assert hub.requests == []
+    assert not (tmp_path / "StrSR-zimage").exists()
+
+
+@pytest.mark.parametrize("portal", ["all", "files"])
+def test_pages_of_a_portal_become_no_part_of_a_model(
+    strsr: Run, hub: FakeHub, tmp_path: Path, portal: str
+) -> None:
+    name, repository = ADAPTER
+    pull = ("models", "pull", name, "--models-dir", tmp_path)
+    hub.portal = portal
+    one_line(strsr(*pull))
+    assert not (tmp_path / name).exists()
+    hub.portal = ""
+    assert strsr(*pull).exit_code == 0
+    for part in ("state_dict.pth", "projector.pth"):
+        assert (tmp_path / name / part).read_bytes() == hub.repositories[repository][f"{name}/{part}"]
+    assert strsr("models", "verify", name, "--models-dir", tmp_path).exit_code == 0
+
+
+def test_what_others_have_begun_is_not_gone_on_with(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+    """A page lies where a download would be resumed: in the cache, and in the folder of an earlier pull."""
+    name, repository = ADAPTER
+    data = hub.repositories[repository][f"{name}/state_dict.pth"]
+    blobs = cache_folder() / f"models--{repository.replace('/', '--')}" / "blobs"
+    for path in (
+        blobs / f"{hash_of('state_dict.pth', data)}.incomplete",
+        tmp_path / f".{name}.pull" / "state_dict.pth",
+        tmp_path / f".{name}.pull" / ".state_dict.pth.part",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PORTAL)
+    pull = ("models", "pull", name, "--models-dir", tmp_path)
+    result = strsr(*pull)
+    if result.exit_code:
+        # A library that resumes what lies there brings a file that is not the one listed; it is thrown away.
+        assert "came damaged" in one_line(result)
+        assert strsr(*pull).exit_code == 0
+    assert (tmp_path / name / "state_dict.pth").read_bytes() == data
+    names = {path.name for path in (tmp_path / name).iterdir()}
+    assert names == {"state_dict.pth", "projector.pth", store.RECORD}
+
+
+def test_downloads_that_come_damaged_leave_the_cache(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
+    hub.damaged.add("StrSR-zimage/state_dict.pth")
+    one_line(strsr("models", "pull", "StrSR-zimage", "--models-dir", tmp_path))
+    blobs = [path for path in cache_folder().glob("*/blobs/*") if path.is_file()]
+    assert [path for path in blobs if not any(path.read_bytes())] == []
 
 
 def test_pulls_at_one_time_do_not_write_into_one_file(strsr: Run, hub: FakeHub, tmp_path: Path) -> None:
@@ -323,4 +395,6 @@ def test_a_loader_that_lacks_pieces_gives_the_command(tmp_path: Path) -> None:
         "Qwen3-VL-4B-Instruct --models-dir 'my models'"
     )
     text = pull_command(root, ["Z-Image-Turbo/text_encoder", "Z-Image-Turbo/tokenizer"])
-    assert text == "strsr models pull zimage --text-encoder --models-dir 'my models'"
+    assert text == "strsr models pull Z-Image-Turbo --text-encoder --models-dir 'my models'"
+    # One adapter is not the 36 GB of its family.
+    assert pull_command(root, ["StrSR-zimage"]) == "strsr models pull StrSR-zimage --models-dir 'my models'"

@@ -13,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+PORTAL = b"<html><body>Please log in to this network.</body></html>"
 LARGE = (".safetensors", ".pth", ".bin")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -28,6 +29,9 @@ class FakeHub:
         self.broken = False  # every file is answered with status 503
         self.oversize = 0  # bytes that the first file of a listing is said to have on top
         self.damaged: set[str] = set()  # paths whose bytes come wrong
+        self.bare = False  # whether listings have neither sizes nor hashes, as some mirrors'
+        self.nameless = False  # whether files come without ETag
+        self.portal = ""  # "files" or "all": what is answered by a page to log in on
         self.requests: list[tuple[str, str | None]] = []
         hub = self
 
@@ -39,6 +43,12 @@ class FakeHub:
 
             def do_HEAD(self) -> None:
                 hub.answer(self)
+
+            def do_POST(self) -> None:
+                hub.take(self)
+
+            def do_PUT(self) -> None:
+                hub.take(self)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -54,8 +64,18 @@ class FakeHub:
         self.thread.join()
         self.server.server_close()
 
+    def take(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer what writes; this hub lets nobody."""
+        reply(request, 403, b"{}", {})
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0].strip("/")
+        if self.portal == "all" or (
+            self.portal == "files" and request.command == "GET" and "/resolve/" in path
+        ):
+            self.requests.append((path, request.headers.get("Range")))
+            reply(request, 200, PORTAL, {"Content-Type": "text/html"})
+            return
         if path.startswith("api/models/"):
             name, _, revision = path.removeprefix("api/models/").partition("/revision/")
             if name not in self.repositories:
@@ -67,9 +87,12 @@ class FakeHub:
             return
         name, _, rest = path.partition("/resolve/")
         if name not in self.repositories:  # the library asks for more than models
-            reply(request, 404, b"", {})
+            reply(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
             return
-        file = rest.partition("/")[2]
+        revision, _, file = rest.partition("/")
+        if revision not in ("main", COMMIT):
+            reply(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return
         if request.command == "GET":
             self.requests.append((file, request.headers.get("Range")))
         if name in self.gated:
@@ -80,10 +103,15 @@ class FakeHub:
             self.send_file(request, name, file)
 
     def send_file(self, request: BaseHTTPRequestHandler, name: str, file: str) -> None:
+        if file not in self.repositories[name]:
+            reply(request, 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return
         data = self.repositories[name][file]
         if file in self.damaged:
             data = bytes(len(data))
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hash_of(file, self.repositories[name][file])}"'}
+        headers = {"X-Repo-Commit": COMMIT}
+        if not self.nameless:
+            headers["ETag"] = f'"{hash_of(file, self.repositories[name][file])}"'
         if request.command == "HEAD":
             reply(request, 200, data, headers)
             return
@@ -102,7 +130,7 @@ class FakeHub:
             if path.endswith(LARGE):
                 size = len(data) + self.oversize
                 entry["lfs"] = {"sha256": hash_of(path, data), "size": size, "pointerSize": 130}
-            siblings.append(entry)
+            siblings.append({"rfilename": path} if self.bare else entry)
         card = {"license": "test-licence"}
         return {
             "id": name,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import WeightsError
 from .adapter import adapter_files
+from .homes import expand_home, home
 from .published import adapter_folder
 
 EMBEDDED = Path(__file__).parent.parent / "weights"  # a folder for each model that comes with the package
@@ -19,20 +20,29 @@ FAITHFUL_NAME = "faithful.safetensors"  # beside them: the tensors in which the 
 
 
 def default_models_dir() -> Path:
-    """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache."""
+    """The models folder when none is named: STRSR_MODELS_DIR, else strsr/models in the user's cache.
+
+    Raises WeightsError where it depends on a home folder that is not known.
+    """
     setting = os.environ.get("STRSR_MODELS_DIR")
-    return Path(setting).expanduser() if setting else cache_dir() / "models"
+    if setting:
+        return expand_home(setting, "STRSR_MODELS_DIR")
+    try:
+        return cache_dir() / "models"
+    except WeightsError as error:
+        raise WeightsError(f"{error}: --models-dir or STRSR_MODELS_DIR for models") from error
 
 
 def cache_dir() -> Path:
-    """The folder of strsr in the user's cache, where the platform has it."""
-    home = Path.home()
+    """The folder of strsr in the user's cache, where the platform has it. Raises WeightsError where nothing says where."""
     if sys.platform == "darwin":
-        cache = home / "Library" / "Caches"
+        cache = home() / "Library" / "Caches"
     elif sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        setting = os.environ.get("LOCALAPPDATA")
+        cache = Path(setting) if setting else home() / "AppData" / "Local"
     else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+        setting = os.environ.get("XDG_CACHE_HOME")
+        cache = Path(setting) if setting else home() / ".cache"
     return cache / "strsr"
 
 

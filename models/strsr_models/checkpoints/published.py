@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import UsageError, WeightsError, nearest
 from .adapter import PUBLISHED
+from .judges import GROUP, JUDGES
 
 MODEL_FILES = ("*.json", "*.safetensors")
 LICENCE_FILES = ("LICENSE*", "LICENCE*")
@@ -114,7 +115,8 @@ def named(name: str) -> tuple[Published, ...]:
     if name == "lite":
         raise UsageError("lite comes with strsr: there is nothing to pull or to verify")
     if name not in FOLDERS and name not in FAMILIES:
-        raise UsageError(f"{name}: no published model; {nearest(name, [*FAMILIES, *FOLDERS])}")
+        known = [*FAMILIES, *FOLDERS, GROUP, *JUDGES]
+        raise UsageError(f"{name}: no published model; {nearest(name, known)}")
     return tuple(FOLDERS[folder] for folder in FAMILIES.get(name, (name,)))
 
 
@@ -129,12 +131,17 @@ def pull_command(root: Path, pieces: Iterable[str]) -> str:
     """Return the command to type so that `pieces` ("folder/part") come into `root`."""
     pieces = list(pieces)
     folders = list(dict.fromkeys(piece.split("/")[0] for piece in pieces))
-    families = [family for family, members in FAMILIES.items() if set(folders) <= set(members)]
-    names = families if len(families) == 1 else folders
+    # A family is named only for all of it: what is there already would be read, or fetched, in vain.
+    families = [family for family, members in FAMILIES.items() if set(folders) == set(members)]
+    names = families or folders
     text = any(piece.split("/")[1:2] in (["text_encoder"], ["tokenizer"]) for piece in pieces)
-    options = " --text-encoder" if text else ""
     where = shlex.quote(str(root))
-    return " && ".join(f"strsr models pull {name}{options} --models-dir {where}" for name in names)
+    commands = []
+    for name in names:
+        with_text = text and (name in FAMILIES or FOLDERS[name].text_encoder)
+        option = " --text-encoder" if with_text else ""
+        commands.append(f"strsr models pull {name}{option} --models-dir {where}")
+    return " && ".join(commands)
 
 
 def needed_pieces(model: str, conditioning: str, adapter: bool) -> list[str]:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.files import read_tensors
+from ..checkpoints.locations import default_models_dir
+from ..checkpoints.published import FOLDERS
 from ..errors import UsageError, WeightsError, nearest
 from ..packages import install_command
 from .frozen import FrozenNetwork, fill
@@ -45,12 +47,14 @@ class ConvNextTrunk(FrozenNetwork):
         name: str = NAME,
         tag: str = TAG,
         checkpointing: bool = False,
+        models_dir: Path | None = None,
     ) -> None:
         """Build the visual tower and fill it.
 
         weights: an open_clip checkpoint (.safetensors, .bin, .pt) or a folder that holds one, of
         which the `visual.*` tensors are read; "random": a random start, for tests and ablations;
-        None: the local cache of huggingface_hub, if `tag` of `name` has been downloaded before.
+        None: the models folder (`models_dir`; None: the default one), or else the local cache of
+        huggingface_hub, if `tag` of `name` has been pulled or downloaded before.
 
         name: an open_clip ConvNeXt. checkpointing: compute stages again in the backward pass
         instead of keeping them, which crops of 1024 px need on the largest one.
@@ -58,7 +62,7 @@ class ConvNextTrunk(FrozenNetwork):
         """
         super().__init__()
         config = _model_config(name)
-        path = None if weights == RANDOM else _find_weights(weights, name, tag)
+        path = None if weights == RANDOM else _find_weights(weights, name, tag, models_dir)
         if path is None:
             self.visual = _visual_tower(config)
         else:
@@ -136,10 +140,10 @@ def _visual_tower(config: dict[str, Any]) -> Any:
     )
 
 
-def _find_weights(weights: Path | str | None, name: str, tag: str) -> Path:
+def _find_weights(weights: Path | str | None, name: str, tag: str, models_dir: Path | None) -> Path:
     """Return the file that `weights` means. Raises a WeightsError that says where to get it."""
     if weights is None:
-        return _cached_weights(name, tag)
+        return _cached_weights(name, tag, models_dir or default_models_dir())
     path = Path(weights)
     if path.is_dir():
         files = [path / name for name in FILES if (path / name).is_file()]
@@ -151,11 +155,15 @@ def _find_weights(weights: Path | str | None, name: str, tag: str) -> Path:
     return path
 
 
-def _cached_weights(name: str, tag: str) -> Path:
-    """Return the weights that huggingface_hub has downloaded before; asks no server."""
+def _cached_weights(name: str, tag: str, models_dir: Path) -> Path:
+    """Return the weights that strsr has pulled, or huggingface_hub has downloaded before; asks no server."""
     from huggingface_hub import try_to_load_from_cache
 
     repository = _repository(name, tag)
+    folder = _pulled_by_strsr().get(repository)
+    for path in [models_dir / folder / file for file in FILES] if folder else []:
+        if path.is_file():
+            return path
     files = FILES if repository else ()
     for file in files:
         cached = try_to_load_from_cache(repository, file)
@@ -170,8 +178,16 @@ def _repository(name: str, tag: str) -> str:
     return str(entry.get("hf_hub", "")).strip("/")
 
 
+def _pulled_by_strsr() -> dict[str, str]:
+    """Return the folders of `strsr models pull`, by their repositories."""
+    return {entry.repository: entry.folder for entry in FOLDERS.values()}
+
+
 def _where_from(name: str, tag: str) -> str:
     """Advice on where to get the weights, for a message."""
     repository = _repository(name, tag)
     source = f"https://huggingface.co/{repository}" if repository else "the repository of this model"
+    if folder := _pulled_by_strsr().get(repository):
+        command = f"strsr models pull {folder}"
+        return f"they come from {source}: get them by: {command}; or give the path of a file or folder that has them"
     return f"download {FILES[-1]} from {source} and give the path of that file, or of its folder, as weights"

@@ -1,7 +1,9 @@
 """Frozen ImageNet feature networks, to compare pictures by, or to coach with.
 
 Their weights are not part of the package: they come from a local file, safetensors or a torch
-checkpoint, with torchvision's key names; layers behind the last tap may be left out.
+checkpoint, with torchvision's key names; layers behind the last tap may be left out. VGG-19 may have
+Caffe's weights or torchvision's, which were trained on inputs of other sizes: which ones they are is
+seen (`is_torchvision_s`), and the maps of both are of one level.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints.files import read_tensors
+from ..checkpoints.judges import JUDGES
 from ..errors import UsageError, nearest
 from ..networks.resnet50v2 import ResNet50V2Stages
 from .frozen import FrozenNetwork, fill
+from .levels import levels
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -70,6 +75,8 @@ class FeatureSpec:
     channels: tuple[int, ...]  # of its maps, shallow to deep
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    # Root mean squares of the maps of `levels.pictures`, to which those of torchvision's weights are brought.
+    levels: tuple[float, ...] = ()
 
 
 FEATURES = {
@@ -77,12 +84,13 @@ FEATURES = {
         partial(torchvision_layers, "squeezenet1_1", (1, 4, 7, 9, 10, 11, 12)),
         (64, 128, 256, 384, 384, 512, 512),
     ),
-    # The taps are relu1_2, relu2_2 and relu3_1; Caffe weights want 0..255 minus a mean.
+    # The taps are relu1_2, relu2_2 and relu3_1; Caffe weights want 0..255 minus a mean. The levels are theirs.
     "vgg19": FeatureSpec(
         partial(torchvision_layers, "vgg19", (3, 8, 11)),
         (64, 128, 256),
         (0.48502, 0.45795, 0.40760),
         (1 / 255, 1 / 255, 1 / 255),
+        (195.5, 333.7, 320.1),
     ),
     # The taps are relu1_2, relu2_2, relu3_4, relu4_4 and relu5_4 with torchvision's own weights: what the
     # frequency distribution loss was published with.
@@ -99,6 +107,7 @@ class FeatureNetwork(FrozenNetwork):
 
     mean: Tensor
     std: Tensor
+    gains: Tensor | None
 
     def __init__(self, name: str, weights: Path) -> None:
         """Build `name`, one of FEATURES, and fill it from a local file. Raises UsageError or WeightsError."""
@@ -115,11 +124,30 @@ class FeatureNetwork(FrozenNetwork):
         fill(self.network, layers, weights, name)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        self.register_buffer("gains", None)
+        if spec.levels and is_torchvision_s(name, weights, tensors):
+            self._bring_to_levels(torch.tensor(spec.levels))
         self.freeze()
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the feature maps (b, c_i, h_i, w_i) of an image (b, 3, h, w) in [0, 1]."""
-        return self.network((image - self.mean) / self.std)  # type: ignore[no-any-return]  # (b, c_i, h_i, w_i)
+        maps: list[Tensor] = self.network((image - self.mean) / self.std)  # each (b, c_i, h_i, w_i)
+        return maps if self.gains is None else [gain * x for gain, x in zip(self.gains, maps, strict=True)]
+
+    def _bring_to_levels(self, wanted: Tensor) -> None:
+        """Feed normalised inputs, and scale each map such that its level is the one wanted (maps,)."""
+        self.mean.copy_(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.std.copy_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.gains = wanted / levels(self)
+
+
+def is_torchvision_s(name: str, weights: Path, tensors: dict[str, Any]) -> bool:
+    """Whether a file holds torchvision's weights of a network that Caffe's are known of, too.
+
+    They cannot be told by their values. The file that torchvision publishes is known by its name, and any other
+    that holds the whole network counts as such; parts of a network are Caffe's.
+    """
+    return weights.name == JUDGES[name].file or any(key.startswith("classifier.") for key in tensors)
 
 
 def unit(features: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.files import read_tensors
+from ..checkpoints.judges import JUDGES
 from ..encoders.features import unit
 from ..encoders.frozen import FrozenNetwork, fill
 from ..errors import UsageError, WeightsError, nearest
@@ -57,8 +58,8 @@ class Lpips(FrozenNetwork):
         path = backbone or hub_path(net)
         if not path.is_file():
             raise WeightsError(
-                f"{path}: no such file; LPIPS needs torchvision's {BACKBONES[net]} weights: "
-                f"download {backbone_url(net)} to there or name a local copy; "
+                f"{path}: no such file; LPIPS needs torchvision's {BACKBONES[net]} weights "
+                f"({JUDGES[BACKBONES[net]].url}): get them by: strsr models pull {BACKBONES[net]}; or name a local copy; "
                 "or use the feature distance on a local network instead"
             )
         self.model: Any = _lpips_package(net)
@@ -89,17 +90,9 @@ class Lpips(FrozenNetwork):
         return list(self.model.net(self.model.scaling_layer(2 * image.float() - 1)))
 
 
-def backbone_url(net: str) -> str:
-    """The address of torchvision's ImageNet weights for an LPIPS network."""
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(BACKBONES[net])
-    return str(weights.IMAGENET1K_V1.url)
-
-
 def hub_path(net: str) -> Path:
-    """The file in which torch.hub keeps those weights once they are downloaded."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / backbone_url(net).rsplit("/", 1)[1]
+    """The file in which torch.hub keeps torchvision's ImageNet weights for an LPIPS network, once they are pulled."""
+    return JUDGES[BACKBONES[net]].path
 
 
 def _lpips_package(net: str) -> Any:

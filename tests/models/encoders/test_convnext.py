@@ -181,8 +181,10 @@ def test_missing_weights_are_told_with_where_to_get_them(
     assert "https://huggingface.co/laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup" in str(
         caught.value
     )
-    assert "as weights" in str(caught.value)
-    with pytest.raises(WeightsError, match=r"none\.bin: no such weights of convnext_xxlarge; download"):
+    assert "strsr models pull CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup; or give the path" in str(
+        caught.value
+    )
+    with pytest.raises(WeightsError, match=r"none\.bin: no such weights of convnext_xxlarge; they come from"):
         ConvNextTrunk(tmp_path / "none.bin")
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"empty: holds none of open_clip_model\.safetensors"):
