@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH :=
 
-.PHONY: help demo setup fmt lint types test test-all check golden build clean
+.PHONY: help demo setup fmt lint types test test-all check golden lowest build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,8 +53,13 @@ golden: $(VENV)/.installed-dev ## make the stored help pages, the manual page an
 	STRSR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/commands/test_help.py tests/upscale/test_golden.py
 	$(BIN)/python scripts/make_man_page.py
 
+# Not a part of check: it downloads and installs some 7 GB for each Python.
+lowest: $(VENV)/.installed-dev ## the fast tests with the oldest packages that are allowed
+	$(BIN)/pip install -q --disable-pip-version-check uv
+	$(BIN)/python scripts/lowest.py 3.10 3.13
+
 build: $(VENV)/.installed-dev ## wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean: ## remove what was built
-	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist out .lowest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

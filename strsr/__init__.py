@@ -10,6 +10,7 @@ networks themselves: the package strsr_models.
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 from strsr_cli import __version__
@@ -48,7 +49,11 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its home on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    state = random.getstate()
+    module = importlib.import_module(_HOME[name])
+    # Some of the libraries that are imported draw random numbers: the caller's next ones stay what they were.
+    random.setstate(state)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

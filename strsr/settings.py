@@ -6,6 +6,21 @@ import os
 from typing import TypedDict
 
 
+class Size(TypedDict, total=False):
+    """How large an answer is to be, in place of `scale`, as the command's options of the same names say it.
+
+    A limit is a number, or a text with > or < behind it: what becomes of an image that is larger already.
+    "4096>" reduces it, "4096<" lets it keep its size and restores it; without a mark it is refused.
+    """
+
+    longest: int | str | None  # px of the longer side
+    shortest: int | str | None  # px of the shorter side
+    width: int | str | None  # px; with height: the answer fits into that box
+    height: int | str | None  # px
+    megapixels: float | str | None  # millions of px of the whole
+    cover: bool  # whether the answer is to cover the box of width and height
+
+
 class Settings(TypedDict, total=False):
     """What decides the pixels and how they are computed, as the command's options of the same names do.
 
@@ -34,3 +49,7 @@ class Settings(TypedDict, total=False):
     lora_scale: float | None  # of zimage and flux2
     offload: str | None  # of zimage and flux2
     quantize: str | None  # of zimage and flux2
+
+
+class SizeAndSettings(Size, Settings, total=False):
+    """What `strsr.upscale` takes: how large an answer is to be, and the settings of an Upscaler."""

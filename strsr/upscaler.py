@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, overload
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -27,21 +26,30 @@ from strsr_cli.upscale.conditions import pretrained_options
 from strsr_cli.upscale.failures import loading
 from strsr_cli.upscale.options import UpscaleOptions, resolve_options
 from strsr_cli.upscale.request import check_request
-from strsr_cli.upscale.restoration import Restoration, are_of_one_shape, begin, fit_batch, warn_of_redone
+from strsr_cli.upscale.restoration import (
+    Reduction,
+    Restoration,
+    are_of_one_shape,
+    begin,
+    fit_batch,
+    warn_of_redone,
+)
 from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import weights_folder
 from strsr_models.compute.devices import resolve_device, resolve_precision
+from strsr_models.compute.surroundings import own_surroundings
 from strsr_models.errors import ImageError, UsageError
+from strsr_models.pipelines.inputs import check_image
 from strsr_models.pipelines.options import LiteOptions
 from strsr_models.tiling.memory import MemoryBudget
-from strsr_models.tiling.sizes import output_size
 
 from .pictures import Given, layout_without_metadata, output_kind, picture_of
+from .sizes import SIZE_NAMES, factor_of, reduced_tensor, resolve_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .settings import Settings
+    from .settings import Settings, Size, SizeAndSettings
 
 log = logging.getLogger(__name__)
 
@@ -129,71 +137,111 @@ class Upscaler:
         self._fitting = threading.Lock()
         self._batches_fitted = batch is not None or self.pipeline.device.type != "cuda"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or another process needs: all but the lock, of which each has its own."""
+        return {name: value for name, value in vars(self).items() if name != "_fitting"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become what `__getstate__` gave."""
+        vars(self).update(state, _fitting=threading.Lock())
+
     @overload
     def upscale(
-        self, image: Pixels, scale: float = 4, *, output: None = None, on_tile: OnTile | None = None
+        self,
+        image: Pixels,
+        scale: float | None = None,
+        *,
+        output: None = None,
+        on_tile: OnTile | None = None,
+        **size: Unpack[Size],
     ) -> Pixels: ...
 
     @overload
     def upscale(
-        self, image: Name, scale: float = 4, *, output: None = None, on_tile: OnTile | None = None
+        self,
+        image: Name,
+        scale: float | None = None,
+        *,
+        output: None = None,
+        on_tile: OnTile | None = None,
+        **size: Unpack[Size],
     ) -> Image.Image: ...
 
     @overload
     def upscale(
         self,
         image: Name | Image.Image | np.ndarray,
-        scale: float = 4,
+        scale: float | None = None,
         *,
         output: Name,
         on_tile: OnTile | None = None,
+        **size: Unpack[Size],
     ) -> Path: ...
 
     def upscale(
         self,
         image: Any,
-        scale: float = 4,
+        scale: float | None = None,
         *,
         output: Name | None = None,
         on_tile: OnTile | None = None,
+        **size: Unpack[Size],
     ) -> Any:
         """Enlarge an image `scale` times, 1 to 16, and return what was given: round(side * scale) px a side.
+
+        Without `scale` it is four times, or the size that `size` asks for: longest, shortest, width, height
+        or megapixels (see `Size`).
 
         image: the path of a file, for which a Pillow image is returned; a Pillow image; an array (h, w) or
         (h, w, 1 to 4) of uint8, uint16 or floats; a tensor (3, h, w) or (b, 3, h, w) of floats in [0, 1].
         output: a file to write instead, whose path is returned; its suffix says the format, and a file of
         that name is replaced once the new one is whole. on_tile: called with (tiles done, tiles in all)
         after each tile, in the calling thread; what it raises ends this image alone.
-        Raises ImageError for an image that cannot be read, enlarged or written, UsageError for arguments
-        that make no sense.
+        Raises ImageError for an image that cannot be read, enlarged or written, or is larger already than
+        its answer would be, UsageError for arguments that make no sense.
         """
+        target_size = resolve_size(scale, size)
         if isinstance(image, Tensor):
             if output is not None:
                 raise UsageError("output: a tensor has no place in a file; give an array (h, w, c) instead")
-            return self._upscale_tensor(image, scale, on_tile)
+            return self._upscale_tensor(image, target_size, on_tile)
         target = None if output is None else Path(output)
         kind = None if target is None else output_kind(target, image)
         given = picture_of(image, self.options.max_pixels)
+        picture = fill_transparent(given.picture)
         height, width = given.picture.color.shape[:2]
         check_pixels(height, width, self.options.max_pixels, given.name)
+        factor = factor_of(target_size, height, width, given.name)
         if kind is not None:
-            check_fits(kind, *output_size(height, width, scale))
-        restoration = self._begin(fill_transparent(given.picture), scale)
-        layout = restoration.layout(given.picture.metadata)
+            check_fits(kind, *target_size.output_size(height, width))
+        work: Restoration | Reduction
+        if factor < 1:
+            work = Reduction(picture, target_size.output_size(height, width))
+            bands = work.rows()
+        else:
+            with own_surroundings(self.pipeline.device):
+                work = self._begin(picture, factor)
+            bands = self._rows(work, on_tile, given.name)
+        layout = work.layout(given.picture.metadata)
         if self.options.strip:
             layout = layout_without_metadata(layout)
-        bands = self._rows(restoration, on_tile, given.name)
         if target is None or kind is None:
             return given.give_back(layout, stacked(layout, bands))
         self._write(given, target, kind, layout, bands)
         return target
 
-    def _upscale_tensor(self, image: Tensor, scale: float, on_tile: OnTile | None) -> Tensor:
+    def _upscale_tensor(self, image: Tensor, size: TargetSize, on_tile: OnTile | None) -> Tensor:
         """Enlarge (3, h, w) or (b, 3, h, w); the answer is on the device and of the type of the image."""
         images = image[None] if image.ndim == 3 else image
+        check_image(images)
+        height, width = images.shape[-2:]
+        factor = factor_of(size, height, width, "the image")
+        if factor < 1:
+            smaller = reduced_tensor(images, size.output_size(height, width))
+            return smaller[0] if image.ndim == 3 else smaller
         large = self.pipeline.upscale(
             images,
-            scale,
+            factor,
             tile=self.options.tile,
             overlap=self.options.overlap,
             precision=self.precision,
@@ -202,7 +250,6 @@ class Upscaler:
         )
         return large[0] if image.ndim == 3 else large
 
-    @torch.inference_mode()
     def _begin(self, picture: Picture, scale: float) -> Restoration:
         """Cut a picture into tiles, and let the networks see the whole of it."""
         # What the large models look at is never reduced.
@@ -226,20 +273,26 @@ class Upscaler:
                 )
         return restoration
 
-    # Of a generator it is on only while that runs.
-    @torch.inference_mode()
     def _rows(self, restoration: Restoration, on_tile: OnTile | None, name: str) -> Iterator[np.ndarray]:
         """Yield rows of the output (n, W, channels) from the top, as their tiles are computed."""
         done = redone = 0
         while done < restoration.tiles:
             numbers = range(done, min(done + self.budget.batch, restoration.tiles))
-            views = [restoration.tiled.view(number) for number in numbers]
-            conds = [restoration.cond] * len(views)
-            tiles = self.pipeline.restore_tiles(views, conds, self.precision, self.options.steps, self.budget)
+            # Not around the whole: a generator would leave its surroundings to whom it yields to.
+            with own_surroundings(self.pipeline.device):
+                views = [restoration.tiled.view(number) for number in numbers]
+                conds = [restoration.cond] * len(views)
+                tiles = self.pipeline.restore_tiles(
+                    views, conds, self.precision, self.options.steps, self.budget
+                )
             for number, (restored, precision) in zip(numbers, tiles, strict=True):
                 redone += precision != self.precision
-                for top, rows in restoration.add(number, restored):
-                    yield restoration.output_rows(top, rows.cpu())
+                with own_surroundings(self.pipeline.device):
+                    rows = [
+                        restoration.output_rows(top, part.cpu())
+                        for top, part in restoration.add(number, restored)
+                    ]
+                yield from rows
                 done += 1
                 if on_tile is not None:
                     on_tile(done, restoration.tiles)
@@ -262,49 +315,54 @@ class Upscaler:
 @overload
 def upscale(
     image: Pixels,
-    scale: float = 4,
+    scale: float | None = None,
     *,
     output: None = None,
     on_tile: OnTile | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[SizeAndSettings],
 ) -> Pixels: ...
 
 
 @overload
 def upscale(
     image: Name,
-    scale: float = 4,
+    scale: float | None = None,
     *,
     output: None = None,
     on_tile: OnTile | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[SizeAndSettings],
 ) -> Image.Image: ...
 
 
 @overload
 def upscale(
     image: Name | Image.Image | np.ndarray,
-    scale: float = 4,
+    scale: float | None = None,
     *,
     output: Name,
     on_tile: OnTile | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[SizeAndSettings],
 ) -> Path: ...
 
 
 def upscale(
     image: Any,
-    scale: float = 4,
+    scale: float | None = None,
     *,
     output: Name | None = None,
     on_tile: OnTile | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[SizeAndSettings],
 ) -> Any:
     """Load a model and enlarge one image; see `Upscaler.upscale`, and for the settings `Upscaler`.
 
     The model is loaded at each call: to enlarge more than one image, make an Upscaler.
     """
-    return Upscaler(**settings).upscale(image, scale, output=output, on_tile=on_tile)
+    size = {name: value for name, value in settings.items() if name in SIZE_NAMES}
+    own = {name: value for name, value in settings.items() if name not in SIZE_NAMES}
+    # Sizes that make no sense are refused before the model is loaded.
+    resolve_size(scale, cast("Size", size))
+    upscaler = Upscaler(**cast("Settings", own))
+    return upscaler.upscale(image, scale, output=output, on_tile=on_tile, **cast("Size", size))
 
 
 def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
@@ -336,8 +394,10 @@ def check_numbers(options: UpscaleOptions) -> None:
         "max_pixels": (options.max_pixels, 1, None),
     }
     for name, (number, least, most) in ranges.items():
+        bounds = f"at least {least}" if most is None else f"{least} to {most}"
+        if number is not None and not isinstance(number, int | np.integer):
+            raise UsageError(f"{name} {number!r}: must be a whole number, {bounds}")
         if number is not None and (number < least or (most is not None and number > most)):
-            bounds = f"at least {least}" if most is None else f"{least} to {most}"
             raise UsageError(f"{name} {number}: must be {bounds}")
 
 

@@ -22,6 +22,7 @@ from .checkpoints.locations import (
 # Importable from here too.
 from .checkpoints.published import check_model as check_model  # noqa: PLC0414
 from .compute.devices import resolve_device
+from .compute.surroundings import own_start
 from .config import from_dict
 from .errors import StrsrError, UsageError, WeightsError
 from .pipelines.base import OneStepPipeline
@@ -48,11 +49,13 @@ def load_pipeline(
     place of the published adapter. device: auto, cpu, cuda, cuda:N or mps. options: LiteOptions for lite,
     PretrainedOptions for zimage and flux2.
     Raises UsageError for an unknown model or options that it does not have, WeightsError for weights
-    that are missing or do not fit, DeviceError for a device that is not there.
+    that are missing or do not fit, DeviceError for a device that is not there. Random numbers, the default
+    type and whatever else the caller has set for tensors are left as they were, and do not count.
     """
     check_model(model)
     target = resolve_device(device)
-    pipeline = MODELS[model](Path(weights) if weights else None, target, options)
+    with own_start(target):
+        pipeline = MODELS[model](Path(weights) if weights else None, target, options)
     return pipeline.eval().requires_grad_(False)
 
 
@@ -144,8 +147,9 @@ def load_conditioner(
 
     root: the models folder (None: the default one). Raises as `load_pipeline`.
     """
-    family = pretrained_family(model)
-    return family.load_conditioner(root, resolve_device(device), options or PretrainedOptions())
+    family, target = pretrained_family(model), resolve_device(device)
+    with own_start(target):
+        return family.load_conditioner(root, target, options or PretrainedOptions())
 
 
 # The families by name: the table to extend when a family is added.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from strsr_models.checkpoints.adapter import SAVED
-from strsr_models.checkpoints.locations import CONFIG_NAME, WEIGHTS_NAME
+from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, WEIGHTS_NAME
 from strsr_models.checkpoints.published import FAMILIES
 from strsr_models.errors import UsageError, WeightsError
 
@@ -23,6 +23,9 @@ from .cache import cache_folder
 PREFIX = "hf:"
 NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 FILES = {"lite": (WEIGHTS_NAME,), **dict.fromkeys(FAMILIES, SAVED)}  # of an export, beside its configuration
+
+
+OPTIONAL = (FAITHFUL_NAME,)  # in an export of lite
 
 
 def local_weights(weights: Path | None) -> Path | None:
@@ -49,7 +52,25 @@ def fetch_export(repository: str, revision: str | None) -> Path:
     for name in FILES[family]:
         path = _file(repository, commit, name)
         _check(repository, name, path)
+    for name in OPTIONAL if family == "lite" else ():
+        if (extra := _file_if_there(repository, commit, name)) is not None:
+            _check(repository, name, extra)
     return config.parent
+
+
+def _file_if_there(repository: str, commit: str, name: str) -> Path | None:
+    """Return a file as `_file` does, or None where the repository, or the cache without a network, has none."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return _file(repository, commit, name)
+    except WeightsError as error:
+        cause: BaseException | None = error
+        while isinstance(cause, WeightsError):
+            cause = cause.__cause__
+        if isinstance(cause, EntryNotFoundError):
+            return None
+        raise
 
 
 def _family(config: Path) -> str:

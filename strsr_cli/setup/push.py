@@ -47,12 +47,12 @@ def push(folder: Path, name: str, licence: str, datasets: list[str], report: Tel
     from huggingface_hub import HfApi
 
     family = _family(folder)
-    files = (CONFIG_NAME, *FILES[family])
+    files = (CONFIG_NAME, *FILES[family], *(extra for extra in OPTIONAL if (folder / extra).is_file()))
     api = HfApi(endpoint=hub.endpoint(), token=token)
     with _one_line(name):
         if api.repo_exists(name):
             there = {sibling.rfilename for sibling in api.model_info(name).siblings or []}
-            _check_own(name, there, {*files, CARD})
+            _check_own(name, there, {*files, *OPTIONAL, CARD})
         else:
             api.create_repo(name)
         (folder / CARD).write_text(card(folder, family, name, licence, datasets), encoding="utf-8")

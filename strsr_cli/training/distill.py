@@ -20,7 +20,7 @@ import torch
 from strsr_models.checkpoints.locations import EMBEDDED, WEIGHTS_NAME, default_models_dir, weights_folder
 from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import UsageError, nearest
-from strsr_models.load import MODELS, load_pipeline
+from strsr_models.load import MODELS, load_lite
 from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.pipelines.options import PretrainedOptions
 
@@ -249,9 +249,10 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
         # Frozen parts are in the run's precision, since 6 B of them in float32 would not fit.
         precision = resolve_precision(config.precision, resolve_device(config.device))
         options = PretrainedOptions(adapter="none", precision=precision)
-        pipeline = load_pipeline(config.student, folder, options=options)
+        pipeline = MODELS[config.student](folder, torch.device("cpu"), options)
     else:
-        pipeline = load_pipeline("lite", lite_folder(config.student))
+        # Its first weights are drawn and replaced; what is drawn next, a coach's, has always followed that.
+        pipeline = load_lite(lite_folder(config.student), torch.device("cpu"), None)
     pipeline.prepare_training(config.rank)
     if not config.semantic_tokens:
         pipeline.silence_semantics()

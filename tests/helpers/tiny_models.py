@@ -59,6 +59,9 @@ def save_zimage(base: Path, adapter: Path) -> None:
         axes_dims=[8, 4, 4],
         axes_lens=[1024, 512, 512],
     )
+    # Older releases of diffusers leave them as the memory happens to be.
+    for token in (dit.x_pad_token, dit.cap_pad_token):
+        nn.init.zeros_(token)
     vae = AutoencoderKL(
         **vae_shape(),
         latent_channels=4,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -22,6 +27,12 @@ from strsr_models import load_pipeline
 from ..helpers.image_files import camera_exif, small_files
 
 Run = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that imports this checkout."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "models")])}
 
 
 @pytest.fixture
@@ -285,6 +296,9 @@ def test_outputs_of_no_use_are_refused(upscaler: library.Upscaler, photo: np.nda
         ({"device": "tpu"}, "--device tpu"),
         ({"precision": "fp8"}, "--precision fp8"),
         ({"tile": 3}, "tile 3: must be at least 64"),
+        ({"tile": "64"}, "tile '64': must be a whole number, at least 64"),
+        ({"steps": 0}, "steps 0: must be 1 to 100"),
+        ({"steps": 1.5}, "steps 1.5: must be a whole number, 1 to 100"),
         ({"quality": 0}, "quality 0: must be 1 to 100"),
         ({"weights": "nowhere"}, "nowhere"),
         ({"prompt": "a cat"}, "not for --model lite"),
@@ -301,6 +315,72 @@ def test_a_file_of_too_many_pixels_is_refused_unread(tiny_weights: Path, tmp_pat
     (tmp_path / "in.png").write_bytes(small_files()["png"])
     with pytest.raises(library.ImageError, match="more than --max-pixels 100"):
         library.upscale(tmp_path / "in.png", weights=tiny_weights, max_pixels=100)
+
+
+# --- inside other programs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        torch.inference_mode,
+        lambda: torch.device("meta"),
+    ],
+)
+def test_what_a_caller_has_set_does_not_count(
+    upscaler: library.Upscaler, tiny_weights: Path, photo: np.ndarray, surroundings: Callable
+) -> None:
+    array = photo[:30, :40].astype(np.uint16) * 257
+    tensor = torch.rand(3, 20, 24)
+    expected, large = upscaler.upscale(array, 2), upscaler.upscale(tensor, 2)
+    with surroundings():
+        loaded = library.Upscaler(weights=tiny_weights, tile=64)
+        for one in (upscaler, loaded):
+            np.testing.assert_array_equal(one.upscale(array, 2), expected)
+            assert torch.equal(one.upscale(tensor, 2), large)
+
+
+def test_a_callback_has_the_caller_s_settings(upscaler: library.Upscaler, photo: np.ndarray) -> None:
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16):
+        upscaler.upscale(
+            photo[:30, :60],
+            4,
+            on_tile=lambda *_: seen.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))),
+        )
+    assert len(seen) > 1
+    assert set(seen) == {(True, True)}
+
+
+def test_an_array_of_nan_is_the_image_s_fault(upscaler: library.Upscaler) -> None:
+    array = np.full((3, 10, 12), 0.5, np.float32)
+    array[1, 2, 3] = np.nan
+    for image in (array.transpose(1, 2, 0), torch.from_numpy(array)):
+        with pytest.raises(library.ImageError, match="not finite numbers"):
+            upscaler.upscale(image, 2)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copied_upscaler_makes_the_same_picture(
+    upscaler: library.Upscaler, photo: np.ndarray, duplicate: Callable
+) -> None:
+    array = photo[:20, :30]
+    np.testing.assert_array_equal(duplicate(upscaler).upscale(array, 2), upscaler.upscale(array, 2))
+
+
+def test_the_first_use_draws_no_random_numbers(tiny_weights: Path) -> None:
+    """In a process of its own: libraries that draw do so as they are imported."""
+    code = (
+        "import random, sys, strsr\n"
+        "random.seed(7)\n"
+        "import numpy as np\n"
+        "strsr.upscale(np.zeros((8, 8), np.uint8), weights=sys.argv[1], device='cpu')\n"
+        "drawn = random.random()\n"
+        "random.seed(7)\n"
+        "sys.exit(drawn != random.random())\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tiny_weights], check=True, cwd=ROOT, env=environment())
 
 
 # --- the package -----------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Any], path: Path, owner:
 
 
 def mismatches(tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """Return every missing, unknown, non-tensor, wrongly shaped or not finite entry, in words, sorted.
+    """Return every entry that is missing, unknown, no tensor of floats, wrongly shaped or not finite, in words, sorted.
 
     Tensors on the meta device have no values to look at.
     """
@@ -228,9 +228,11 @@ def mismatches(tensors: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> l
         value = tensors[key]
         if not isinstance(value, Tensor):
             problems.append(f"{key} is a {type(value).__name__}, expected a tensor")
+        elif not value.is_floating_point():
+            problems.append(f"{key} is {value.dtype}, expected floats")
         elif tuple(value.shape) != shapes[key]:
             problems.append(f"{key} is {tuple(value.shape)}, expected {shapes[key]}")
-        elif not value.is_meta and not value.isfinite().all():
+        elif not value.is_meta and not value.float().isfinite().all():
             problems.append(f"{key} is not finite")
     return sorted(problems)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
-from ..errors import DeviceError, UsageError
+from ..errors import DeviceError, UsageError, WeightsError
 from ..packages import cuda_command
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -86,11 +88,36 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def check_precision(precision: str) -> None:
+    """Raise UsageError unless this is the name of a precision that networks compute in."""
+    if precision not in DTYPES:
+        raise UsageError(f"precision {precision!r}: use one of {', '.join(DTYPES)}")
+
+
+def native_precision(parameters: Iterable[Tensor]) -> str:
+    """The name of the precision of parameters, by the first of them: fp32 (float64 as well), bf16 or fp16.
+
+    Raises WeightsError where one of them is of a type that nothing is computed in.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()} | {torch.float64: "fp32"}
+    dtypes = [parameter.dtype for parameter in parameters]
+    for dtype in dtypes:
+        if dtype not in names:
+            raise WeightsError(f"the weights are {dtype}: use float32, bfloat16, float16 or float64")
+    return names[dtypes[0]]
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context that multiplies in `precision`; parameters, norms and residual sums stay in float32."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
+    """Return a context that multiplies in `precision`; parameters, norms and residual sums stay in float32.
+
+    The caller's own autocast does not count inside.
+    """
+    check_precision(precision)
+    if precision != "fp32":
+        return torch.autocast(device.type, dtype=DTYPES[precision])
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def parameter_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -160,6 +160,11 @@ class BalancedShuffle(nn.Module):
         return F.pixel_shuffle(x, self.factor)  # (b, e', f*h, f*w)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or as it is in float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def level(image: Tensor, cell: int) -> Tensor:
     """The slow part of an image (b, c, H, W): means over cells of `cell` px, smoothed over three and enlarged.
 
@@ -212,7 +217,7 @@ class QuarterDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Decode latents (b, c, H/4, W/4) to detail (b, 3, H, W), to be added to an image in [-1, 1]."""
         x = F.silu(self.blocks(latents))  # (b, c, H/4, W/4)
-        detail: Tensor = DETAIL_SCALE * self.shuffle(x).float()  # (b, 3, H, W)
+        detail: Tensor = DETAIL_SCALE * wide(self.shuffle(x))  # (b, 3, H, W)
         if not self.level_cell:
             return detail
         return detail - level(detail, self.level_cell)  # (b, 3, H, W)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import nearest
+from .autoencoder import wide
 
 TIME_CHANNELS = 256  # of the sinusoids
 MOST_SCORES = 2**20  # of queries and keys at once: what a CPU's cache holds, without new memory
@@ -120,8 +121,8 @@ class Attention(nn.Module):
         b, n, d = x.shape
         qkv = self.to_qkv(x).view(b, n, 3, self.heads, d // self.heads)  # (b, n+m, 3, k, d/k)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, k, n+m, d/k)
-        q = rotate(self.q_norm(q.float()), cos, sin).to(v.dtype)  # (b, k, n+m, d/k)
-        k = rotate(self.k_norm(k.float()), cos, sin).to(v.dtype)  # (b, k, n+m, d/k)
+        q = rotate(self.q_norm(wide(q)), cos, sin).to(v.dtype)  # (b, k, n+m, d/k)
+        k = rotate(self.k_norm(wide(k)), cos, sin).to(v.dtype)  # (b, k, n+m, d/k)
         out = attend(q, k, v)  # (b, k, n+m, d/k)
         out = out.transpose(1, 2).reshape(b, n, d)  # (b, n+m, d)
         return self.to_out(out)  # type: ignore[no-any-return]  # (b, n+m, d)
@@ -234,8 +235,8 @@ class DiT(nn.Module):
         h, w = latents.shape[-2:]
         (x,) = self.hidden_states(latents, timestep, tokens, [len(self.blocks) - 1])  # (b, n, d)
         velocity = self.patch_out(self.norm_out(x))  # (b, n, c*p*p), or (b, n, c) if smooth
-        velocity = velocity.float().transpose(1, 2)  # (b, c*p*p or c, n)
-        velocity = velocity.unflatten(2, (h // p, w // p))  # (b, c*p*p or c, h/p, w/p)
+        velocity = wide(velocity).transpose(1, 2)  # (b, c*p*p or c, n)
+        velocity = velocity.unflatten(2, (h // p, w // p))  # type: ignore[no-untyped-call]  # (b, c*p*p or c, h/p, w/p)
         if self.mix is None:
             return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
         velocity = F.interpolate(
@@ -253,7 +254,7 @@ class DiT(nn.Module):
         p = self.config.patch_size
         rows, columns = latents.shape[-2] // p, latents.shape[-1] // p
         patches = F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)  # (b, n, c*p*p)
-        x = torch.cat([self.patch_in(patches), tokens], dim=1).float()  # (b, n+m, d)
+        x = wide(torch.cat([self.patch_in(patches), tokens], dim=1))  # (b, n+m, d)
 
         head = self.config.width // self.config.heads
         angles = rotary_angles(rows, columns, head // 2, latents.device)  # (n, head/4)
@@ -264,8 +265,10 @@ class DiT(nn.Module):
         # Divided by their widths, a step of Adam moves a gate as far as any weight; undivided, gates ran
         # away by a twentieth per step, and blocks came to add one vector to every token.
         embedding = timestep_embedding(timestep, TIME_CHANNELS) / TIME_CHANNELS**0.5  # (b, TIME_CHANNELS)
+        if x.dtype == torch.float64:
+            embedding = embedding.double()
         time = self.time_in(embedding) / self.config.width**0.5  # (b, d)
-        shared = self.time_out(time).float().unflatten(-1, (4, -1))  # (b, 4, d)
+        shared = wide(self.time_out(time)).unflatten(-1, (4, -1))  # type: ignore[no-untyped-call]  # (b, 4, d)
         states = []
         for number, block in enumerate(self.blocks[: blocks[-1] + 1]):
             if self.checkpointing and torch.is_grad_enabled():

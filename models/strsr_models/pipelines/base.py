@@ -20,13 +20,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..compute.devices import DTYPES, SAFER, autocast
-from ..errors import UsageError, WeightsError
+from ..compute.devices import SAFER, autocast, check_precision, native_precision
+from ..compute.surroundings import own_surroundings
+from ..errors import ImageError, UsageError, WeightsError
 from ..tiling import tiles
 from ..tiling.enlargement import ReadRectangle, rectangles_of
 from ..tiling.memory import MemoryBudget, release
 from ..tiling.sizes import output_size
 from ..tiling.walk import TiledPicture
+from .inputs import NOT_FINITE, check_cond, check_image, check_steps, check_tile, is_finite
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +60,17 @@ class OneStepPipeline(nn.Module, ABC):
         """Return restored latents, by equal Euler steps from `self.sigma` to 0.
 
         One step, latents - sigma * velocity, is what one-step students are taught. More are for
-        weights that have learnt the velocity at every sigma (`strsr train`, stage flow).
+        weights that have learnt the velocity at every sigma (`strsr train`, stage flow). Raises UsageError
+        for less than one.
         """
+        steps = check_steps(steps)
         for number in range(steps):
-            sigma = torch.full((len(latents),), self.sigma * (1 - number / steps), device=latents.device)
+            sigma = torch.full(
+                (len(latents),),
+                self.sigma * (1 - number / steps),
+                device=latents.device,
+                dtype=torch.float32,
+            )
             latents = latents - self.sigma / steps * self.velocity(latents, sigma, cond)
         return latents
 
@@ -96,12 +105,24 @@ class OneStepPipeline(nn.Module, ABC):
 
     @property
     def native_precision(self) -> str:
-        """The name of the parameters' precision: fp32, bf16 or fp16."""
-        dtype = next(self.parameters()).dtype
-        return next(name for name, known in DTYPES.items() if known == dtype)
+        """The name of the parameters' precision: fp32 (float64 as well), bf16 or fp16.
+
+        Raises WeightsError for parameters that nothing is computed in, such as whole numbers.
+        """
+        if self.device.type == "meta":
+            raise WeightsError("the weights are on the meta device, which holds no values")
+        return native_precision(self.parameters())
+
+    @property
+    @abstractmethod
+    def token_width(self) -> int:
+        """The width d of the tokens of a condition."""
 
     def computing(self, precision: str) -> contextlib.AbstractContextManager[None]:
-        """A context in which the verbs compute in `precision`; parameters in float32 are autocast."""
+        """A context in which the verbs compute in `precision`; parameters in float32 are autocast.
+
+        Raises UsageError for a precision that is unknown.
+        """
         return autocast(self.device, precision)
 
     @property
@@ -159,7 +180,6 @@ class OneStepPipeline(nn.Module, ABC):
         """The trainable parameters by name, detached but not copied."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
-    @torch.inference_mode()
     def upscale(
         self,
         lq: Tensor,
@@ -178,28 +198,42 @@ class OneStepPipeline(nn.Module, ABC):
         or less, such that tiles fit the image. overlap: of neighbouring tiles in output px.
         precision: "fp32", "bf16" or "fp16"; a tile that is not finite is done again in a safer one.
         None: the parameters' own. steps: see `denoise`. on_tile: called with (done, all) after each tile.
-        cond: what `encode_condition(lq)` gave, where that was done before. The result is on the device of `lq`.
+        cond: what `encode_condition(lq)` gave, where that was done before.
+
+        The result is an ordinary tensor without a gradient, on the device and of the type of `lq`. What the
+        caller has set for this thread, such as autocast or inference mode, does not count. Raises UsageError
+        for arguments that make no sense, ImageError for pixels that are not finite, WeightsError for weights
+        that give no picture.
         """
         check_image(lq)
-        precision = precision or self.native_precision
+        check_steps(steps)
+        check_tile(tile, overlap)
+        native = self.native_precision
+        precision = native if precision is None else precision
+        check_precision(precision)
+        if cond is not None:
+            check_cond(cond, len(lq), self.token_width)
         size = lq.shape[-2], lq.shape[-1]
-        tiled = self.tiled(rectangles_of(lq), size, scale, tile=tile, overlap=overlap)
-        if cond is None:
-            cond = self.condition(lq, precision)
-        budget = MemoryBudget(self.tiles_at_once)
-        hq = lq.new_empty((*lq.shape[:-2], tiled.height, tiled.width))
+        with own_surroundings(self.device):
+            lq = lq.detach()
+            tiled = self.tiled(rectangles_of(lq), size, scale, tile=tile, overlap=overlap)
+            cond = self.condition(lq, precision) if cond is None else cond.detach().float()
+            budget = MemoryBudget(self.tiles_at_once)
+            hq = lq.new_empty((*lq.shape[:-2], tiled.height, tiled.width))
         redone = 0
         for start in range(0, len(tiled.tiles), budget.batch):
             numbers = range(start, min(start + budget.batch, len(tiled.tiles)))
-            views = [tiled.view(number) for number in numbers]
-            restorations = self.restore_tiles(
-                views, [cond] * len(views), precision=precision, steps=steps, budget=budget
-            )
-            for number, (pixels, tile_precision) in zip(numbers, restorations, strict=True):
-                if tile_precision != precision:
-                    redone += 1
-                tiles.paste(hq, tiled.add(number, pixels))
-                if on_tile is not None:
+            with own_surroundings(self.device):
+                views = [tiled.view(number) for number in numbers]
+                restorations = self.restore_tiles(
+                    views, [cond] * len(views), precision=precision, steps=steps, budget=budget
+                )
+                for number, (pixels, tile_precision) in zip(numbers, restorations, strict=True):
+                    redone += tile_precision != precision
+                    tiles.paste(hq, tiled.add(number, pixels))
+            # The callback has the surroundings that it was given with.
+            if on_tile is not None:
+                for number in numbers:
                     on_tile(number + 1, len(tiled.tiles))
         if redone:
             log.warning(
@@ -242,8 +276,8 @@ class OneStepPipeline(nn.Module, ABC):
         )
 
     def condition(self, lq: Tensor, precision: str) -> Tensor:
-        """Apply `encode_condition` to (b, 3, h, w), wherever that is, in `precision` or a safer one."""
-        return self.until_finite(self.encode_condition, precision, lq.to(self.device))[0]
+        """Apply `encode_condition` to (b, 3, h, w) of any floats, wherever that is, in `precision` or a safer one."""
+        return self.until_finite(self.encode_condition, precision, lq.to(self.device, torch.float32))[0]
 
     @property
     def tiles_at_once(self) -> int:
@@ -341,20 +375,21 @@ class OneStepPipeline(nn.Module, ABC):
     def until_finite(
         self, step: Callable[..., Tensor], precision: str, *inputs: Tensor
     ) -> tuple[Tensor, str]:
-        """Compute step(*inputs) in `precision` or the first safer one that is finite; returns also which."""
+        """Compute step(*inputs) in `precision` or the first safer one that is finite; returns also which.
+
+        inputs: an image, and what else the step takes. Raises ImageError where the image is not finite itself.
+        """
         while True:
             with self.computing(precision):
                 result = step(*inputs).float()
-            if bool(torch.isfinite(result).all()):
+            if is_finite(result):
                 return result, precision
+            if not is_finite(inputs[0]):
+                raise ImageError(f"the image: {NOT_FINITE}")
+            if not all(map(is_finite, inputs)):
+                raise UsageError("cond: some of its numbers are not finite")
             if precision not in SAFER:
                 raise WeightsError(
                     "the network's output is not finite even in float32: its weights are damaged"
                 )
             precision = SAFER[precision]
-
-
-def check_image(lq: Tensor) -> None:
-    """Raise UsageError unless lq is a float (b, 3, h, w) with at least one pixel."""
-    if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape or not lq.is_floating_point():
-        raise UsageError(f"expected a float tensor (b, 3, h, w) in [0, 1], got {lq.dtype} {tuple(lq.shape)}")

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from ..checkpoints.files import fill_strictly, read_tensors
 from ..compute.offload import execution_device
+from ..compute.surroundings import own_surroundings
 from ..encoders.qwen import VisionLanguageEncoder, load_vision_language
 from ..encoders.text import TextEncoder, load_text_encoder
 from ..errors import WeightsError
 from ..networks.projector import Projector
+from .inputs import check_image
 
 if TYPE_CHECKING:
     from .options import PretrainedOptions
@@ -58,8 +60,12 @@ class Conditioner(nn.Module):
         self.most_tokens = most_tokens
 
     def condition(self, image: Tensor) -> Tensor:
-        """Return the condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU."""
-        image = image.to(execution_device(self.encoder))
+        """Return the condition (b, m, d) of images (b, 3, h, w) in [0, 1]: float32, on the CPU.
+
+        Raises UsageError and ImageError for images that cannot be used, as `upscale` does.
+        """
+        check_image(image)
+        image = image.detach().to(execution_device(self.encoder), torch.float32)
         return self.until_finite(lambda: self.encoder(image))
 
     look = condition  # its name in version 0.1
@@ -70,9 +76,13 @@ class Conditioner(nn.Module):
         assert isinstance(encoder, TextEncoder)
         return self.until_finite(lambda: encoder.encode(prompt))
 
-    @torch.inference_mode()
     def until_finite(self, encode: Callable[[], Tensor]) -> Tensor:
         """Encode and project; tokens that are not finite in half precision are made again in float32."""
+        with own_surroundings(execution_device(self.encoder)):
+            return self._until_finite(encode)
+
+    def _until_finite(self, encode: Callable[[], Tensor]) -> Tensor:
+        """Do what `until_finite` does, in the surroundings of this thread."""
         cond = project(encode(), self.projector, self.most_tokens)
         dtype = next(self.encoder.parameters()).dtype
         if not torch.isfinite(cond).all() and dtype != torch.float32:

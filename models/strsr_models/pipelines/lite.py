@@ -6,6 +6,7 @@ that is added to the bicubic enlargement, so that low frequencies cannot drift.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,11 @@ from ..networks.autoencoder import (
     QuarterEncoder,
     StructuralEncoder,
     level,
+    wide,
 )
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
+from ..tiling.memory import MemoryBudget
 from .base import OneStepPipeline
 
 
@@ -76,22 +79,51 @@ class LitePipeline(OneStepPipeline):
 
     def encode_condition(self, image: Tensor) -> Tensor:
         """Return semantic tokens (b, m, d) of the whole image (b, 3, h, w) in [0, 1]."""
-        tokens = self.semantic_encoder(2 * image - 1)  # (b, m, e)
+        tokens = self.semantic_encoder(2 * self._fitted(image) - 1)  # (b, m, e)
         return self.projector(tokens)  # type: ignore[no-any-return]  # (b, m, d)
 
     def encode_latents(self, lq_up: Tensor) -> Tensor:
         """Return latents (b, c, H/4, W/4), in the pyramid's shape H/8 and W/8, of (b, 3, H, W) in [0, 1]."""
-        return self.structural_encoder(2 * lq_up - 1)  # type: ignore[no-any-return]  # (b, c, H/4, W/4)
+        return self.structural_encoder(2 * self._fitted(lq_up) - 1)  # type: ignore[no-any-return]  # (b, c, H/4, W/4)
 
     def velocity(self, latents: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """Return the velocity (b, c, h, w) of latents at sigma (b,) in [0, 1]."""
-        return self.dit(latents, 1000 * sigma, cond)  # type: ignore[no-any-return]  # (b, c, h, w)
+        return self.dit(self._fitted(latents), 1000 * sigma, self._fitted(cond))  # type: ignore[no-any-return]  # (b, c, h, w)
 
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
         """Return the enlarged image plus the decoder's detail, (b, 3, H, W)."""
-        detail: Tensor = self.decoder(latents).float()  # (b, 3, H, W)
+        detail: Tensor = wide(self.decoder(self._fitted(latents)))  # (b, 3, H, W)
         # The detail is halved: the decoder's range is 2 wide, the image's 1.
         return lq_up + detail / 2
+
+    def _fitted(self, tensor: Tensor) -> Tensor:
+        """Return what goes into a network: float64 if its parameters are, else as it is."""
+        return tensor.double() if next(self.parameters()).dtype == torch.float64 else tensor
+
+    def widened(self) -> LitePipeline:
+        """The pipeline itself, or a copy with parameters in float32 where some are of half precision.
+
+        What keeps its precision under autocast (norms, residual sums) needs them so; it loses nothing.
+        """
+        halves = (torch.float16, torch.bfloat16)
+        if all(parameter.dtype not in halves for parameter in self.parameters()):
+            return self
+        return copy.deepcopy(self).float()
+
+    def condition(self, lq: Tensor, precision: str) -> Tensor:
+        """Apply `encode_condition` as the base class does, also with parameters in half precision."""
+        return OneStepPipeline.condition(self.widened(), lq, precision)
+
+    def restore_tiles(
+        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int, budget: MemoryBudget
+    ) -> list[tuple[Tensor, str]]:
+        """Restore tiles as the base class does, also with parameters in half precision."""
+        return OneStepPipeline.restore_tiles(self.widened(), views, conds, precision, steps, budget)
+
+    @property
+    def token_width(self) -> int:
+        """The width d of the tokens of a condition."""
+        return self.config.dit.width
 
     def attainable(self, target: Tensor, lq_up: Tensor) -> Tensor:
         """The target on the enlarged image's own level, where the decoder keeps to that."""

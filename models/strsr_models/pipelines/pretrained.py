@@ -31,7 +31,7 @@ from ..checkpoints.lora import (
 )
 from ..checkpoints.published import needed_pieces
 from ..compute import offload
-from ..compute.devices import autocast, parameter_dtype
+from ..compute.devices import autocast, check_precision, parameter_dtype
 from ..compute.half_precision import companion_dtype, make_float16_safe
 from ..compute.quantize import BYTES, quantize, require_torchao
 from ..encoders.text import TextConvention
@@ -99,6 +99,11 @@ class PretrainedPipeline(OneStepPipeline):
     def condition_width(cls, dit: nn.Module) -> int:
         """The width d of the tokens that the transformer takes."""
         return int(dit.config[cls.width_key])  # type: ignore[index]
+
+    @property
+    def token_width(self) -> int:
+        """The width d of the tokens of a condition."""
+        return self.condition_width(self.dit)
 
     @classmethod
     def width_of(cls, root: Path) -> int:
@@ -199,17 +204,20 @@ class PretrainedPipeline(OneStepPipeline):
         Widening doubles the memory: it is the last resort for a tile that is not finite. Parameters in
         float32 are autocast, as in the other families.
         """
-        if self.dtype == torch.float32:
+        check_precision(precision)
+        if self.dtype in (torch.float32, torch.float64):
             with autocast(self.device, precision):
                 yield
         elif precision != "fp32":
-            yield
+            with autocast(self.device, "fp32"):
+                yield
         else:
             networks = [(network, next(network.parameters()).dtype) for network in (self.dit, self.vae)]
             try:
                 for network, _ in networks:
                     network.float()
-                yield
+                with autocast(self.device, "fp32"):
+                    yield
             finally:
                 for network, dtype in networks:
                     network.to(dtype)

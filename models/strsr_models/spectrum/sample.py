@@ -26,7 +26,7 @@ def verdict_and_score(report: LatticeReport) -> tuple[str | None, float | None]:
     return (verdict(report), max(scores)) if scores else (None, None)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def report_by_bands(
     size: tuple[int, int], read: ReadRectangle, periods: Sequence[int] = USUAL_PERIODS
 ) -> LatticeReport:

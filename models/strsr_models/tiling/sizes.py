@@ -11,8 +11,14 @@ SMALLEST_SCALE, LARGEST_SCALE = 1, 16
 
 def check_scale(scale: float) -> None:
     """Raise UsageError unless scale is a number from 1 to 16."""
-    # The comparison is false for NaN as well.
-    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+    try:
+        # The comparison is false for NaN as well.
+        is_good = bool(SMALLEST_SCALE <= scale <= LARGEST_SCALE)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"scale: must be a number from {SMALLEST_SCALE} to {LARGEST_SCALE}, not a {type(scale).__name__}"
+        ) from None
+    if not is_good:
         raise UsageError(f"scale {scale:g}: must be between {SMALLEST_SCALE} and {LARGEST_SCALE}")
 
 

@@ -35,7 +35,8 @@ class TiledPicture:
         self.height, self.width = target
         self.tiles = tiles.plan(*canvas, shape, overlap)
         self.device = device
-        self._read = lambda rows, columns: read(rows, columns).to(device)
+        # Whatever floats a picture is made of, its enlargement and its sums are of float32.
+        self._read = lambda rows, columns: read(rows, columns).to(device, torch.float32)
         self._enlargement = Enlargement(size, target, canvas)
         self._blender = tiles.Blender(*canvas, shape, overlap)
 
