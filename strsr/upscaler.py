@@ -21,9 +21,6 @@ from strsr_cli.images.rows import RowLayout
 from strsr_cli.images.write import EncodeSettings, write_image
 from strsr_cli.setup.hub_weights import local_weights
 from strsr_cli.system.atomic import whole_file
-from strsr_cli.system.machine import advice_on_cuda
-from strsr_cli.upscale.conditions import pretrained_options
-from strsr_cli.upscale.failures import loading
 from strsr_cli.upscale.options import UpscaleOptions, resolve_options
 from strsr_cli.upscale.request import check_request
 from strsr_cli.upscale.restoration import (
@@ -34,15 +31,13 @@ from strsr_cli.upscale.restoration import (
     fit_batch,
     warn_of_redone,
 )
-from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import weights_folder
-from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.compute.surroundings import own_surroundings
 from strsr_models.errors import ImageError, UsageError
 from strsr_models.pipelines.inputs import check_image
-from strsr_models.pipelines.options import LiteOptions
 from strsr_models.tiling.memory import MemoryBudget
 
+from .loading import check_numbers, load
 from .pictures import Given, layout_without_metadata, output_kind, picture_of
 from .sizes import SIZE_NAMES, factor_of, reduced_tensor, resolve_size
 
@@ -363,42 +358,6 @@ def upscale(
     resolve_size(scale, cast("Size", size))
     upscaler = Upscaler(**cast("Settings", own))
     return upscaler.upscale(image, scale, output=output, on_tile=on_tile, **cast("Size", size))
-
-
-def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
-    """Load the model that the options ask for; return it with the precision that it computes in."""
-    device = resolve_device(options.device)
-    if options.device == "auto" and device.type == "cpu" and (advice := advice_on_cuda()):
-        log.warning(advice)
-    big = options.big
-    if big is None:
-        precision = resolve_precision(options.precision, device)
-        own = LiteOptions(options.fidelity)
-        return load_pipeline(options.model, options.weights, str(device), options=own), precision
-    pretrained = pretrained_options(big, options.weights, options.precision, prompt=big.prompt or "")
-    with loading(f"--model {options.model}", device):
-        pipeline = load_pipeline(options.model, big.models_dir, str(device), options=pretrained)
-    return pipeline, pipeline.native_precision
-
-
-def check_numbers(options: UpscaleOptions) -> None:
-    """Raise UsageError for numbers out of their range, which the command refuses as it reads its options."""
-    ranges = {
-        "tile": (options.tile, 64, None),
-        "overlap": (options.overlap, 0, None),
-        "steps": (options.steps, 1, 100),
-        "fidelity": (options.fidelity, 0, 1),
-        "batch": (options.batch, 1, None),
-        "quality": (options.quality, 1, 100),
-        "png_compression": (options.png_compression, 0, 5),
-        "max_pixels": (options.max_pixels, 1, None),
-    }
-    for name, (number, least, most) in ranges.items():
-        bounds = f"at least {least}" if most is None else f"{least} to {most}"
-        if number is not None and not isinstance(number, int | np.integer):
-            raise UsageError(f"{name} {number!r}: must be a whole number, {bounds}")
-        if number is not None and (number < least or (most is not None and number > most)):
-            raise UsageError(f"{name} {number}: must be {bounds}")
 
 
 def stacked(layout: RowLayout, bands: Iterator[np.ndarray]) -> np.ndarray:

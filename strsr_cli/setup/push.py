@@ -15,7 +15,7 @@ from strsr_models.errors import UsageError, WeightsError
 from .. import __version__
 from ..system.console import Tell
 from . import hub
-from .hub_weights import FILES
+from .hub_weights import FILES, OPTIONAL
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CARD = "README.md"

@@ -270,6 +270,12 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
     assert (result.returncode, result.stderr) == (2, f"strsr: --port {port}: {reason}\n")
 
 
+def until_there_are(count: int, temporary: Path) -> None:
+    """Wait until the server has the folders of so many pictures."""
+    while len(list(temporary.glob("strsr-serve-*/*"))) != count:
+        time.sleep(0.02)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_an_idle_server_with_zero(number: int, tmp_path: Path, picture: bytes) -> None:
@@ -281,9 +287,12 @@ def test_a_signal_ends_an_idle_server_with_zero(number: int, tmp_path: Path, pic
         body = form(picture * 1000, scale="16")
         head = f"POST /upscale HTTP/1.1\r\nHost: localhost:{server.port}\r\nContent-Length: {len(body)}\r\n"
         kind = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
-        for sent in (body[:2000], body):
+        kept = len(list(server.temporary.glob("strsr-serve-*/*")))
+        for sent, more in ((body[:2000], 0), (body, 1)):
             with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
                 connection.sendall(f"{head}{kind}".encode() + sent)
+                until_there_are(kept + more, server.temporary)
+        until_there_are(kept, server.temporary)
         ended(server, task_of(server, picture, scale="1"))
         server.process.send_signal(number)
         assert server.process.wait(60) == 0
