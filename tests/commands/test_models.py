@@ -373,8 +373,8 @@ def test_a_pipe_gets_headings_and_whole_lines(
     lines = strsr("models", "list", "--models-dir", models).stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("name "))
     assert re.split(r" {2,}", lines[start]) == ["name", "state", "size", "licence", "repository"]
-    assert all(len(re.split(r" {2,}", line)) == 5 for line in lines[start + 1 : -3])
-    assert len(lines[start + 1 : -3]) == 6
+    assert all(len(re.split(r" {2,}", line)) == 5 for line in lines[start + 1 : -4])
+    assert len(lines[start + 1 : -4]) == 10
 
 
 def test_a_lost_shard_is_seen(models: Path, tmp_path: Path) -> None:

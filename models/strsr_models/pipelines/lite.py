@@ -10,6 +10,7 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -31,7 +32,6 @@ from ..networks.autoencoder import (
 )
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
-from ..tiling.memory import MemoryBudget
 from .base import OneStepPipeline
 
 
@@ -114,11 +114,14 @@ class LitePipeline(OneStepPipeline):
         """Apply `encode_condition` as the base class does, also with parameters in half precision."""
         return OneStepPipeline.condition(self.widened(), lq, precision)
 
-    def restore_tiles(
-        self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int, budget: MemoryBudget
-    ) -> list[tuple[Tensor, str]]:
-        """Restore tiles as the base class does, also with parameters in half precision."""
-        return OneStepPipeline.restore_tiles(self.widened(), views, conds, precision, steps, budget)
+    def upscale(self, lq: Tensor, scale: float = 4, **options: Any) -> Tensor:
+        """Enlarge and restore images as the base class does, also with parameters in half precision.
+
+        Their precision is that of the computation, unless `precision` says otherwise.
+        """
+        if options.get("precision") is None:
+            options["precision"] = self.native_precision
+        return OneStepPipeline.upscale(self.widened(), lq, scale, **options)
 
     @property
     def token_width(self) -> int:
