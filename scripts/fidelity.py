@@ -66,10 +66,10 @@ def draw(rows: dict[str, Rows], column: str, path: Path) -> None:
         for label, across, up in zip(scores, x, y, strict=True):
             axis.annotate(label, (across, up), textcoords="offset points", xytext=(6, -10), fontsize=8)
         axis.set_title(setting)
-        axis.set_xlabel(f"distance on {column} (lower: looks closer)")
         axis.margins(0.15)
         axis.grid(alpha=0.3)
-    np.atleast_1d(axes)[0].set_ylabel("PSNR-Y, dB (higher: is closer)")
+    figure.supxlabel(f"distance on {column} (lower: looks closer)", fontsize=10)
+    figure.supylabel("PSNR-Y, dB (higher: is closer)", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
