@@ -33,6 +33,7 @@ COMMANDS = (
         "needs 40 GB of weights; tests/training/test_distill.py runs it small",
     ),
     (r"^strsr (serve|upscale .*--watch)", "goes on until it is stopped; its own tests run it"),
+    (r"localhost:8377", "asks a server of strsr serve; tests/serving run it"),
     (r"^python scripts/(?!plot_runs)", "takes hours, or weights and photos that are not here"),
     (r"pytest", "runs tests"),
     (r"/data/", "names a folder of that machine"),

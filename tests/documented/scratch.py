@@ -68,10 +68,17 @@ def picture(side: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def small_pictures(root: Path) -> None:
     """Photos of a few px wherever commands take them from."""
-    for folder in ("photos/2024", "small", "here", "examples"):
+    for folder in ("photos/2024", "small", "here", "examples", "album"):
         (root / folder).mkdir(parents=True)
     for number, name in enumerate(
-        ("photos/cat.png", "photos/2024/dog.jpg", "small/a.png", "here/a.jpg", "examples/cat.png")
+        (
+            "photos/cat.png",
+            "photos/2024/dog.jpg",
+            "small/a.png",
+            "here/a.jpg",
+            "examples/cat.png",
+            "album/b.png",
+        )
     ):
         picture((24, 20), number).save(root / name)
     for name in ("small.jpg", "a.jpg", "photo.jpg", "photo.png", "cat.jpg", "old.jpg", "in.jpg", "in.png"):

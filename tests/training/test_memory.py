@@ -16,7 +16,7 @@ from ..helpers.tiny_models import cached_models_folder
 from .test_distill import BASE
 
 BARE = [*BASE, "coach=none", "perceptual_weight=0", "fdl_weight=0", "crop_size=64", "judge_shift=0"]
-FULL = [*BASE, "fdl_from=0", "judge_shift=0"]
+FULL = [*BASE, "fdl_from=0", "judge_shift=0", "crop_size=128"]
 
 
 def estimate(student: str, settings: list[str], real: bool = False) -> Estimate:
