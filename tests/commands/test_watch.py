@@ -166,6 +166,8 @@ def test_what_a_killed_watcher_was_at_is_made_by_the_other(
     both[0].wait_for(holder)
     dead = both[0] if both[0].process.pid == holder() else both[1]
     alive = both[1] if dead is both[0] else both[0]
+    # It must not be done before the other has found it at work.
+    dead.process.send_signal(signal.SIGSTOP)
     alive.wait_for(lambda: alive.events("left"))
     dead.process.kill()
     alive.wait_for(lambda: "large.png" in alive.made())
