@@ -17,14 +17,13 @@ from typing import Any
 from strsr_models.checkpoints.judges import GROUP, JUDGES, OF_LITE, SOURCE, Judge, hub_folder
 from strsr_models.errors import WeightsError
 
-from ..system.atomic import free_space, sha256_of
+from ..system.atomic import sha256_of
 from ..system.console import Tell, first_line, size_text
 from ..system.refusals import exclusive, put_in_place
 from ..system.terminal import takes_escapes
 from . import hub
+from .store import check_room, size_of
 
-SECONDS = 20.0  # to wait for an answer
-SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 TOLERANCE = 0.01  # of the sizes in the table, which are rounded
 LICENCE = "BSD-3-Clause, as torchvision"
 MIRROR = "STRSR_JUDGES_URL"  # the address in place of SOURCE, for mirrors
@@ -52,7 +51,7 @@ def describe() -> list[dict[str, Any]]:
             "path": None if folder is None else str(folder / judge.file),
         }
         for judge in JUDGES.values()
-        for size in [None if folder is None else _size_of(folder / judge.file)]
+        for size in [None if folder is None else size_of(folder / judge.file)]
     ]
 
 
@@ -71,10 +70,6 @@ def _state(judge: Judge, size: int | None) -> str:
     return "pulled" if abs(size - judge.size) < TOLERANCE * judge.size else "incomplete"
 
 
-def _size_of(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
 def address() -> str:
     """Return the address that judges come from, which is a mirror's where the environment names one."""
     return (os.environ.get(MIRROR) or SOURCE).rstrip("/")
@@ -86,7 +81,7 @@ def pull(judges: Iterable[Judge], report: Tell) -> None:
     wanted = [judge for judge in judges if not _already_there(judge, report)]
     try:
         hub_folder().mkdir(parents=True, exist_ok=True)
-        _check_space(sum(judge.size for judge in wanted))
+        check_room(hub_folder(), sum(judge.size for judge in wanted), "set TORCH_HOME to another folder")
         for judge in wanted:
             _fetch(judge, report)
     except OSError as error:
@@ -112,21 +107,11 @@ def fault_of(judge: Judge) -> str:
     )
 
 
-def _check_space(needed: int) -> None:
-    """Raise WeightsError unless so many bytes fit on the disk."""
-    free = free_space(hub_folder())
-    if free is not None and needed and needed + SPARE > free:
-        raise WeightsError(
-            f"{hub_folder()}: {size_text(needed)} to fetch, {size_text(free)} free on its disk; make room, or set "
-            "TORCH_HOME to another folder"
-        )
-
-
 def _fetch(judge: Judge, report: Tell) -> None:
     """Fetch one file by torch.hub, which puts it in its place once its hash is right. Raises WeightsError, OSError."""
     from filelock import Timeout
 
-    lock = judge.path.with_name(f"{judge.file}.lock")
+    lock = hub.lock_of(judge.path)
     report(f"{judge.name}: {size_text(judge.size)} from {address()}/{judge.file}, licence: {LICENCE}")
     try:
         with exclusive(lock, timeout=0):
@@ -154,7 +139,7 @@ def _download(judge: Judge, target: Path) -> None:
 
     url = f"{address()}/{judge.file}"
     patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS)
+    socket.setdefaulttimeout(hub.SECONDS)
     try:
         download_url_to_file(url, str(target), judge.hash_prefix, progress=takes_escapes(sys.stderr))
     except HTTPError as error:

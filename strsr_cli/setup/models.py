@@ -10,12 +10,11 @@ from strsr_models.checkpoints.judges import GROUP, OF_LITE
 from strsr_models.checkpoints.published import FAMILIES, FOLDERS, Published, named, pull_command
 from strsr_models.errors import UsageError, WeightsError
 
-from ..system.atomic import free_space, sha256_of
+from ..system.atomic import sha256_of
 from ..system.console import Tell, print_table, size_text
 from . import cache, hub, judges, store
 
 UNKNOWN = "unknown, as no home folder is"
-SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 
 
 def describe(root: Path) -> dict[str, Any]:
@@ -133,12 +132,7 @@ def check_space(root: Path, listings: list[hub.Listing]) -> None:
             there = file.size in [store.size_of(path) for path in paths]
             cached = linking and cache.cached_copies(listing.published, file)
             needed += 0 if there or cached else file.size
-    free = free_space(root)
-    if free is not None and needed and needed + SPARE > free:
-        raise WeightsError(
-            f"{root}: {size_text(needed)} to fetch, {size_text(free)} free on its disk; make room, or name "
-            f"another folder (--models-dir)"
-        )
+    store.check_room(root, needed, "name another folder (--models-dir)")
 
 
 def folders_of(root: Path, published: Published) -> tuple[Path, Path]:

@@ -18,10 +18,12 @@ from pathlib import Path
 from strsr_models.checkpoints.published import Published
 from strsr_models.errors import WeightsError
 
-from ..system.atomic import sha256_of, whole_file
+from ..system.atomic import free_space, sha256_of, whole_file
+from ..system.console import size_text
 from ..system.refusals import put_in_place
 
 RECORD = "strsr-pull.json"
+SPARE = 100_000_000  # bytes that a pull leaves free on the disk
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 
 
@@ -128,6 +130,15 @@ def size_of(path: Path) -> int | None:
 def folder_size(folder: Path) -> int:
     """Return the bytes of all files in a folder; 0 where there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_room(folder: Path, needed: int, otherwise: str) -> None:
+    """Raise WeightsError unless so many bytes fit on a folder's disk. otherwise: what helps but making room."""
+    free = free_space(folder)
+    if free is not None and needed and needed + SPARE > free:
+        raise WeightsError(
+            f"{folder}: {size_text(needed)} to fetch, {size_text(free)} free on its disk; make room, or {otherwise}"
+        )
 
 
 def read_record(folder: Path) -> Record | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from strsr_models.checkpoints.locations import EMBEDDED, WEIGHTS_NAME, default_models_dir, weights_folder
+from strsr_models.checkpoints.locations import WEIGHTS_NAME, default_models_dir, lite_folder, weights_folder
 from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import UsageError, nearest
 from strsr_models.load import MODELS, load_lite
@@ -252,7 +252,7 @@ def build_student(config: DistillConfig) -> OneStepPipeline:
         pipeline = MODELS[config.student](folder, torch.device("cpu"), options)
     else:
         # Its first weights are drawn and replaced; what is drawn next, a coach's, has always followed that.
-        pipeline = load_lite(lite_folder(config.student), torch.device("cpu"), None)
+        pipeline = load_lite(student_folder(config.student), torch.device("cpu"), None)
     pipeline.prepare_training(config.rank)
     if not config.semantic_tokens:
         pipeline.silence_semantics()
@@ -268,10 +268,10 @@ def is_pretrained(student: str) -> bool:
     return student in MODELS and student != "lite"
 
 
-def lite_folder(student: str) -> Path:
+def student_folder(student: str) -> Path:
     """The folder of weights that `--student NAME` means: lite's own, a run's model/, or the folder itself."""
     if student == "lite":
-        return EMBEDDED / "lite"
+        return lite_folder(None)
     folder = Path(student)
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else nearest(student, MODELS)
@@ -281,7 +281,7 @@ def lite_folder(student: str) -> Path:
 
 def first_weights(config: DistillConfig) -> Path | None:
     """The file that a student of lite's kind starts from; a new adapter starts from none."""
-    return None if is_pretrained(config.student) else lite_folder(config.student) / WEIGHTS_NAME
+    return None if is_pretrained(config.student) else student_folder(config.student) / WEIGHTS_NAME
 
 
 def preview(

@@ -23,13 +23,13 @@ RUN_FILES = ("config.toml", "metrics.jsonl", "lock")  # one of them lies beside 
 
 @dataclass
 class Listing:
-    """Files below some folders: photos as (path, name below its folder), and all images as earlier versions took them.
+    """Images below some folders as (path, name below its folder): photos, and those that are none of their own.
 
-    remarks: what was left out, a line for each kind.
+    remarks: on what was left out, a line for each kind.
     """
 
     photos: list[tuple[Path, str]] = field(default_factory=list)
-    images: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -46,12 +46,13 @@ def list_photos(folders: list[Path]) -> Listing:
         check_folder(folder)
         for path in find_images(folder):
             named = (path, path.relative_to(folder).as_posix())
-            listing.images.append(named)
             maker, own = maker_of(path), identity(path)
             if maker is not None:
                 made[maker] += 1
+                listing.left_out.append(named)
             elif own is not None and own in seen:
                 again.append((path, seen[own]))
+                listing.left_out.append(named)
             else:
                 seen[own] = path
                 listing.photos.append(named)
@@ -70,13 +71,10 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "no such folder"
         raise UsageError(f"--data {folder}: {problem}")
-    for owner in owners(os.path.realpath(folder)):
+    real = Path(os.path.realpath(folder))
+    for owner in owners(str(real)):
         if owner.is_run:
-            where = (
-                "is the folder of a run"
-                if owner.path == Path(os.path.realpath(folder))
-                else f"lies in the run {owner.path}"
-            )
+            where = "is the folder of a run" if owner.path == real else f"lies in the run {owner.path}"
             raise UsageError(f"--data {folder}: {where}, whose pictures are no photos; keep photos elsewhere")
 
 

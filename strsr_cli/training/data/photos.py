@@ -137,8 +137,8 @@ def load_photos(
         where = ", ".join(map(str, folders))
         raise UsageError(f"--data {where}: no photo of at least {smallest} px on its short side")
     old_hash = ""
-    if len(listing.images) > len(listing.photos):
-        old_hash = hash_of(_read_headers(listing.images, smallest, []))
+    if listing.left_out:
+        old_hash = hash_of([*files, *_read_headers(listing.left_out, smallest, [])])
     return Photos(files, smallest, cache_gb, colors, old_hash)
 
 

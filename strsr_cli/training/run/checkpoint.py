@@ -215,8 +215,9 @@ def load_checkpoint(
 
 
 def bare_module(model: nn.Module) -> nn.Module:
-    """The module itself, without what torch.compile and distribution wrap it into; accelerate's own function would take
-    a compiled module's distribution away for good.
+    """The module itself, without what torch.compile and distribution wrap it into.
+
+    The function that accelerate has for this would take a compiled module's distribution away for good.
     """
     while True:
         inside = getattr(model, "_orig_mod", None)
@@ -239,13 +240,15 @@ def _weights_path(folder: Path, number: int) -> Path:
 
 def _load_renamed(models: Sequence[nn.Module], folder: Path) -> None:
     """Fill models from a checkpoint of compiled ones, whose names accelerate would pass over."""
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     for number, model in enumerate(models):
-        saved = load_file(_weights_path(folder, number))
-        plain = {plain_name(name): tensor for name, tensor in saved.items()}
-        if plain.keys() != saved.keys():
-            model.load_state_dict(plain, strict=False)
+        with safe_open(_weights_path(folder, number), "pt") as file:
+            names = list(file.keys())
+            # What has its plain names, accelerate has read already.
+            if any(plain_name(name) != name for name in names):
+                plain = {plain_name(name): file.get_tensor(name) for name in names}
+                model.load_state_dict(plain, strict=False)
 
 
 def _check_names(models: Sequence[nn.Module], folder: Path) -> None:
