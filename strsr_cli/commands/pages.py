@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
-import textwrap
 from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..system.terminal import wants_escapes
+from ..system.terminal import wants_escapes, wrapped
 from .examples import COMMON, EXAMPLES
 
 WIDEST = 100  # columns: longer lines are hard to read
+DEFAULT = r"\[default: \S+\]"  # stays in one piece
 TERM = 24  # columns of the terms; longer ones have a line of their own
 MARGIN = "  "
 EXIT_CODE = "Exit code:"
@@ -170,15 +169,8 @@ def emphasis(text: str, styled: bool) -> str:
 def folded(heading: str, text: str, width: int, styled: bool) -> str:
     """Return a text behind its heading, in lines of at most that many columns, broken between words."""
     hang = len(heading) + 1 if heading else 0
-    text = "\n".join(wrapped(text, width - hang)).replace("\n", "\n" + " " * hang)
+    text = "\n".join(wrapped(text, width - hang, DEFAULT)).replace("\n", "\n" + " " * hang)
     return f"{emphasis(heading, styled)} {text}" if heading else text
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Return the lines of a text, broken between words alone; a default stays in one piece."""
-    kept = re.sub(r"\[default: \S+\]", lambda match: match[0].replace(" ", "\u2007"), text)
-    lines = textwrap.wrap(kept, width, break_on_hyphens=False, break_long_words=False)
-    return [line.replace("\u2007", " ") for line in lines] or [""]
 
 
 def example_lines(examples: list[tuple[str, str]], width: int) -> list[str]:
@@ -192,7 +184,7 @@ def example_lines(examples: list[tuple[str, str]], width: int) -> list[str]:
 
 def row_text(term: str, words: str, column: int, width: int, styled: bool) -> str:
     """Return a term with its meaning in lines that begin at a column."""
-    lines = wrapped(words, width - column)
+    lines = wrapped(words, width - column, DEFAULT)
     name = typer.style(term, fg="cyan", bold=True) if styled else term
     if len(term) > column - 2 * len(MARGIN):
         lines = [MARGIN + name, *(" " * column + line for line in lines)]

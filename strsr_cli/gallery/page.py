@@ -54,35 +54,32 @@ def render(entries: Entries, run: Run, path: Path, jobs: dict[str, Job]) -> byte
     folder, to_folder = (
         common_folder([getattr(entry, end) for entry in everything]) for end in ("source", "target")
     )
-    text = (
-        templates(HERE)
-        .get_template("page.html")
-        .render(
-            mark=Markup(MARK),
-            style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=hash_of(script),
-            version=__version__,
-            date=run.date.strftime("%-d %B %Y, %H:%M" if os.name != "nt" else "%d %B %Y, %H:%M"),
-            ended=shortened(run.ended),
-            folder=shortened(folder),
-            to_folder=shortened(to_folder),
-            tiles=tiles(entries, run),
-            unreached=entries.counts()["unreached"],
-            compared=[card(entry, folder, path, jobs) for entry in compared],
-            comparable=sum(entry.state in ("done", "skipped") for entry in everything),
-            uncompared=[
-                {"name": name_of(entry, folder), "reason": shortened(entry.remark)}
-                for entry in everything
-                if entry.remark
-            ],
-            failures=[row(entry, folder) for entry in failures[:MOST_FAILURES]],
-            failed=len(failures),
-            rows=[row(entry, folder) for entry in rows[:MOST_ROWS]],
-            count=len(rows),
-            settings=[(name, shortened(value), given) for name, value, given in run.settings],
-            quality=QUALITY,
-        )
+    template = templates(HERE).get_template("page.html")
+    text = template.render(
+        mark=Markup(MARK),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=hash_of(script),
+        version=__version__,
+        date=run.date.strftime("%-d %B %Y, %H:%M" if os.name != "nt" else "%d %B %Y, %H:%M"),
+        ended=shortened(run.ended),
+        folder=shortened(folder),
+        to_folder=shortened(to_folder),
+        tiles=tiles(entries, run),
+        unreached=entries.counts()["unreached"],
+        compared=[card(entry, folder, path, jobs) for entry in compared],
+        comparable=sum(entry.state in ("done", "skipped") for entry in everything),
+        uncompared=[
+            {"name": name_of(entry, folder), "reason": shortened(entry.remark)}
+            for entry in everything
+            if entry.remark
+        ],
+        failures=[row(entry, folder) for entry in failures[:MOST_FAILURES]],
+        failed=len(failures),
+        rows=[row(entry, folder) for entry in rows[:MOST_ROWS]],
+        count=len(rows),
+        settings=[(name, shortened(value), given) for name, value, given in run.settings],
+        quality=QUALITY,
     )
     return text.encode("utf-8", "backslashreplace")
 

@@ -6,7 +6,6 @@ import logging
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable
 from itertools import zip_longest
 
@@ -15,7 +14,7 @@ from rich.console import Console
 # Written once, in the models, which may not import this module.
 from strsr_models.errors import first_line as first_line  # noqa: PLC0414
 
-from .terminal import is_terminal, takes_colors
+from .terminal import is_terminal, takes_colors, wrapped
 
 # What takes a line for people.
 Tell = Callable[[str], None]
@@ -128,9 +127,7 @@ def block_lines(
 
 def fold(text: str, width: int) -> list[str]:
     """Return a text in lines of at most that many columns, none broken inside a word or before a unit."""
-    kept = re.sub(r"(?<=\d) (?=[^\W\d])", "\u2007", text)
-    lines = textwrap.wrap(kept, width, break_on_hyphens=False, break_long_words=False)
-    return [line.replace("\u2007", " ") for line in lines] or [""]
+    return wrapped(text, width, r"(?<=\d) (?=[^\W\d])")
 
 
 def duration_text(seconds: float) -> str:

@@ -1,8 +1,10 @@
-"""Whether a stream may be sent escape codes, for colours and bars. Imports nothing heavy."""
+"""Whether a stream may be sent escape codes, for colours and bars; and text in lines. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from typing import Any
 
 # Asks typer to draw its pages and errors without codes, whatever it thinks of the terminal.
@@ -46,3 +48,10 @@ def plain_pages(streams: list[Any]) -> None:
     misled = any(os.environ.get(name) for name in MISLEADING)
     if not wants_escapes() or (misled and not all(map(takes_colors, streams))):
         os.environ[TYPER_PLAIN] = "1"
+
+
+def wrapped(text: str, width: int, kept: str) -> list[str]:
+    """Return a text in lines of at most that many columns, broken between words, and not in what `kept` finds."""
+    joined = re.sub(kept, lambda match: match[0].replace(" ", "\u2007"), text)
+    lines = textwrap.wrap(joined, width, break_on_hyphens=False, break_long_words=False)
+    return [line.replace("\u2007", " ") for line in lines] or [""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pwd
@@ -88,15 +89,27 @@ def test_a_home_of_nobody_is_named(variable: str, strsr: Run, monkeypatch: pytes
         expand_home("~no-such-user", "--models-dir")
 
 
+def as_another(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter as a user whom the system does not know."""
+    return subprocess.run(
+        [sys.executable, *args],
+        env={"PATH": os.defpath, **variables},
+        cwd="/",
+        user=12345,
+        group=12345,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@functools.cache
 def runs_for_others() -> bool:
-    """Whether another user may run this interpreter."""
+    """Whether another user may run this interpreter, and read its packages."""
+    find = "from importlib.util import find_spec; open(find_spec('torch').origin).close()"
     try:
-        return (
-            subprocess.run(
-                [sys.executable, "-c", "import torch"], user=12345, cwd="/", check=False
-            ).returncode
-            == 0
-        )
+        return as_another("-c", find).returncode == 0
     except PermissionError:
         return False
 
@@ -109,20 +122,9 @@ def runs_for_others() -> bool:
 )
 def test_real_users_without_a_home_get_no_traceback(command: str, code: int) -> None:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "models")])
-    environment = {"PATH": os.defpath, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     if not runs_for_others():
         pytest.skip("this interpreter lies where other users may not read")
-    result = subprocess.run(
-        [sys.executable, "-m", "strsr_cli", *command.split()],
-        env=environment,
-        cwd="/",
-        user=12345,
-        group=12345,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = as_another("-m", "strsr_cli", *command.split(), PYTHONPATH=paths, PYTHONDONTWRITEBYTECODE="1")
     assert "Traceback" not in result.stderr
     assert result.returncode == code, result.stderr
     assert "no home folder is known" in result.stdout + result.stderr

@@ -17,6 +17,7 @@ from typer.testing import Result
 from strsr_models.checkpoints.judges import JUDGES, SOURCE, Judge, hub_folder
 
 from ..helpers.file_server import FileServer
+from .test_models import one_line
 
 Run = Callable[..., Result]
 PULL = ("models", "pull", "judges")
@@ -55,13 +56,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield server
     server.close()
-
-
-def one_line(result: Result) -> str:
-    assert result.exit_code == 3, result.output
-    assert result.stderr.startswith("strsr: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def states(strsr: Run) -> dict[str, str]:
