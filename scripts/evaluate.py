@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +35,12 @@ from strsr_models import load_pipeline
 from strsr_models.compute.devices import autocast, resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.losses.perceptual import feature_distance
+from strsr_models.pipelines.options import LiteOptions
 from strsr_models.spectrum import inspect_lattice, lattice_excess, verdict
 from strsr_models.tiling.enlargement import enlarge
 
 Method = Callable[[Tensor], Tensor]  # lq -> hq, both (1, 3, h, w) in [0, 1]
+Rows = dict[str, dict[str, float]]  # a score by its name, by method
 
 SCALE = 4
 PERIODS = (4, 8, 16, 32)  # px
@@ -112,6 +114,12 @@ def score(pred: Tensor, hq: Tensor, networks: Features) -> dict[str, float]:
     return columns
 
 
+def degraded(hq: Tensor, setting: str, seed: int) -> Tensor:
+    """A photo (1, 3, h, w) in [0, 1] as a setting damages it, always the same for a seed: (1, 3, h/4, w/4)."""
+    config, rng = SETTINGS[setting], torch.Generator().manual_seed(seed)
+    return degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
+
+
 def evaluate(
     photos: Photos,
     count: int,
@@ -120,17 +128,26 @@ def evaluate(
     networks: dict[str, FeatureNetwork],
     reduce: float = 1.0,
     crop: int | None = None,
-) -> dict[str, dict[str, float]]:
+) -> Rows:
     """The mean score of each method on the first `count` photos, degraded by `setting` with fixed seeds."""
-    config = SETTINGS[setting]
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(count):
+            photo, lost = photos.read(number)
+            if lost:
+                raise SystemExit(lost[0])
+            hq = crop_to_multiple(middle(reduced(photo, reduce), crop), SCALE)
+            yield hq, degraded(hq, setting, number)
+
+    return mean_scores(pairs(), methods, networks)
+
+
+def mean_scores(
+    pairs: Iterable[tuple[Tensor, Tensor]], methods: dict[str, Method], networks: dict[str, FeatureNetwork]
+) -> Rows:
+    """The mean score of each method over pairs (photo, what it was degraded to)."""
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    for number in range(count):
-        photo, lost = photos.read(number)
-        if lost:
-            raise SystemExit(lost[0])
-        hq = crop_to_multiple(middle(reduced(photo, reduce), crop), SCALE)
-        rng = torch.Generator().manual_seed(number)
-        lq = degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
+    for hq, lq in pairs:
         known = {name: remembering(network, hq) for name, network in networks.items()}
         for name, method in methods.items():
             scores[name].append(score(method(lq).float().clamp(0, 1).cpu(), hq, known))
@@ -188,9 +205,11 @@ def bicubic(lq: Tensor) -> Tensor:
     return enlarge(lq, SCALE * lq.shape[-2], SCALE * lq.shape[-1])
 
 
-def restorer(weights: Path | None, device: torch.device, precision: str, tile: int | None) -> Method:
+def restorer(
+    weights: Path | None, device: torch.device, precision: str, tile: int | None = None, fidelity: float = 0.0
+) -> Method:
     """The restorer that `strsr upscale` runs with a folder of weights; None: the embedded ones."""
-    pipeline = load_pipeline("lite", weights, str(device))
+    pipeline = load_pipeline("lite", weights, str(device), options=LiteOptions(fidelity))
     return lambda lq: pipeline.upscale(lq, SCALE, tile=tile, precision=precision)
 
 

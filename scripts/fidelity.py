@@ -13,48 +13,23 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from evaluate import SETTINGS, Method, evaluate, remembering, score
-from torch import Tensor
+from evaluate import SETTINGS, Method, Rows, degraded, evaluate, mean_scores, restorer
 from weak_spots import SUBJECTS, subject
 
-from strsr_cli.training.data.degrade import degrade, draw_recipe, draw_sizes
 from strsr_cli.training.data.photos import load_photos
-from strsr_models import load_pipeline
 from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
-from strsr_models.pipelines.options import LiteOptions
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 DRAWS = 8  # of damage to each subject
-
-Rows = dict[str, dict[str, float]]  # a score by its name, by fidelity
-
-
-def restorer(fidelity: float, weights: Path | None, precision: str) -> Method:
-    """What `strsr upscale --fidelity` runs."""
-    device = resolve_device("auto")
-    pipeline = load_pipeline("lite", weights, str(device), options=LiteOptions(fidelity))
-    chosen = resolve_precision(precision, device)
-    return lambda lq: pipeline.upscale(lq, 4, precision=chosen)
 
 
 def of_subject(
     name: str, setting: str, methods: dict[str, Method], networks: dict[str, FeatureNetwork]
 ) -> Rows:
     """The mean scores of a subject, over DRAWS draws of damage."""
-    hq, config = subject(name), SETTINGS[setting]
-    known = {label: remembering(network, hq) for label, network in networks.items()}
-    rows: dict[str, list[dict[str, float]]] = {label: [] for label in methods}
-    for number in range(DRAWS):
-        rng = torch.Generator().manual_seed(number)
-        lq: Tensor = degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
-        for label, method in methods.items():
-            rows[label].append(score(method(lq).float().clamp(0, 1).cpu(), hq, known))
-    return {
-        label: {key: float(np.mean([row[key] for row in some])) for key in some[0]}
-        for label, some in rows.items()
-    }
+    hq = subject(name)
+    return mean_scores(((hq, degraded(hq, setting, draw)) for draw in range(DRAWS)), methods, networks)
 
 
 def draw(rows: dict[str, Rows], column: str, path: Path) -> None:
@@ -92,7 +67,11 @@ def main() -> None:
     args = parser.parse_args()
     files = dict(entry.split("=", 1) for entry in args.features)
     networks = {name: FeatureNetwork(name, Path(file)) for name, file in files.items()}
-    methods = {f"{share:g}": restorer(share, args.weights, args.precision) for share in args.shares}
+    device = resolve_device("auto")
+    precision = resolve_precision(args.precision, device)
+    methods = {
+        f"{share:g}": restorer(args.weights, device, precision, fidelity=share) for share in args.shares
+    }
     tables: dict[str, Rows] = {}
     for name in args.subjects:
         for setting in args.settings:

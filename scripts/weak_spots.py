@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate import SETTINGS, bicubic
+from evaluate import SETTINGS, bicubic, degraded
 from PIL import Image
 from skimage import data
 from torch import Tensor
 
-from strsr_cli.training.data.degrade import degrade, draw_recipe, draw_sizes
 from strsr_models import load_pipeline
 
 SIDE = 160  # px of the original that is drawn
@@ -59,8 +58,8 @@ def main() -> None:
     rows = []
     for number, name in enumerate(args.subjects):
         for setting in args.settings:
-            hq, config, rng = subject(name), SETTINGS[setting], torch.Generator().manual_seed(number)
-            lq = degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
+            hq = subject(name)
+            lq = degraded(hq, setting, number)
             rows.append(torch.cat([bicubic(lq), pipeline.upscale(lq, 4), hq], dim=3))
     height = -(-len(rows) // args.columns)
     blocks = [torch.cat(rows[n * height : (n + 1) * height], dim=2) for n in range(args.columns)]

@@ -47,9 +47,6 @@ def check_request(options: UpscaleOptions) -> None:
 
 def check_fidelity(options: UpscaleOptions) -> None:
     """Raise UsageError for models without a faithful end, WeightsError for weights that come without theirs."""
-    # The comparison is false for NaN as well, which the command's own bounds let through.
-    if not 0 <= options.fidelity <= 1:
-        raise UsageError(f"--fidelity {options.fidelity:g}: must be between 0 and 1")
     if options.model != "lite":
         raise UsageError(f"--fidelity: is for --model lite, not {options.model}")
     path = require_faithful(lite_folder(weights_folder(options.weights) if options.weights else None))

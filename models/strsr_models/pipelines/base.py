@@ -216,8 +216,9 @@ class OneStepPipeline(nn.Module, ABC):
         size = lq.shape[-2], lq.shape[-1]
         with own_surroundings(self.device):
             lq = lq.detach()
+            network = self.widened()
             tiled = self.tiled(rectangles_of(lq), size, scale, tile=tile, overlap=overlap)
-            cond = self.condition(lq, precision) if cond is None else cond.detach().float()
+            cond = network.condition(lq, precision) if cond is None else cond.detach().float()
             budget = MemoryBudget(self.tiles_at_once)
             hq = lq.new_empty((*lq.shape[:-2], tiled.height, tiled.width))
         redone = 0
@@ -225,7 +226,7 @@ class OneStepPipeline(nn.Module, ABC):
             numbers = range(start, min(start + budget.batch, len(tiled.tiles)))
             with own_surroundings(self.device):
                 views = [tiled.view(number) for number in numbers]
-                restorations = self.restore_tiles(
+                restorations = network.restore_tiles(
                     views, [cond] * len(views), precision=precision, steps=steps, budget=budget
                 )
                 for number, (pixels, tile_precision) in zip(numbers, restorations, strict=True):
@@ -274,6 +275,10 @@ class OneStepPipeline(nn.Module, ABC):
             overlap=overlap,
             device=self.device,
         )
+
+    def widened(self) -> OneStepPipeline:
+        """The pipeline that computes: itself, or a copy with wider parameters where a family needs them so."""
+        return self
 
     def condition(self, lq: Tensor, precision: str) -> Tensor:
         """Apply `encode_condition` to (b, 3, h, w) of any floats, wherever that is, in `precision` or a safer one."""

@@ -10,7 +10,6 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -113,15 +112,6 @@ class LitePipeline(OneStepPipeline):
     def condition(self, lq: Tensor, precision: str) -> Tensor:
         """Apply `encode_condition` as the base class does, also with parameters in half precision."""
         return OneStepPipeline.condition(self.widened(), lq, precision)
-
-    def upscale(self, lq: Tensor, scale: float = 4, **options: Any) -> Tensor:
-        """Enlarge and restore images as the base class does, also with parameters in half precision.
-
-        Their precision is that of the computation, unless `precision` says otherwise.
-        """
-        if options.get("precision") is None:
-            options["precision"] = self.native_precision
-        return OneStepPipeline.upscale(self.widened(), lq, scale, **options)
 
     @property
     def token_width(self) -> int:

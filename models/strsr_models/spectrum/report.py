@@ -220,7 +220,7 @@ def _inspect_period(
         return _judge_enlargement(printed, seams, period)
     by_kind = kinds(printed, seams, period)[0]
     axes, cross, diagonal = _places(printed, period)
-    of_seams = _both_ways(seams, ONE_AXIS)
+    of_cells, of_seams = _both_ways(seams, 0.0), _both_ways(seams, ONE_AXIS)
     of_cross = max(coherence(printed, pick) for pick in (cross, diagonal))
     coherent = max(_both_ways(printed, ONE_AXIS), of_cross, of_seams)
     choices = {
@@ -232,11 +232,11 @@ def _inspect_period(
     return _Lattice(
         excess=float(by_kind.max()),
         coherence=coherent,
-        aligned=_both_ways(seams, 0.0) > 0 and all(_aligned(seams, axis, period) for axis in "xy"),
+        aligned=of_cells > 0 and all(_aligned(seams, axis, period) for axis in "xy"),
         peaks=_peaks(printed, period),
         region=_best_block(survey, pick),
         certainty=certainty(printed, period),
-        trace=_trace(seams) if _both_ways(seams, 0.0) < SUSPECT_COHERENCE else 0.0,
+        trace=_trace(seams) if of_cells < SUSPECT_COHERENCE else 0.0,
     )
 
 
