@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import torch
 
 from strsr_cli.system.machine import advice_on_cuda
+from strsr_cli.upscale.backends import use_backend
 from strsr_cli.upscale.conditions import pretrained_options
 from strsr_cli.upscale.failures import loading
 from strsr_cli.upscale.options import UpscaleOptions
@@ -27,7 +29,9 @@ def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
     if big is None:
         precision = resolve_precision(options.precision, device)
         own = LiteOptions(options.fidelity)
-        return load_pipeline(options.model, options.weights, str(device), options=own), precision
+        pipeline = load_pipeline(options.model, options.weights, str(device), options=own)
+        use_backend(pipeline, options, precision, torch.get_num_threads())
+        return pipeline, precision
     pretrained = pretrained_options(big, options.weights, options.precision, prompt=big.prompt or "")
     with loading(f"--model {options.model}", device):
         pipeline = load_pipeline(options.model, big.models_dir, str(device), options=pretrained)

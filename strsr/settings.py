@@ -37,6 +37,7 @@ class Settings(TypedDict, total=False):
     fidelity: float  # of lite: from 0, the sharper picture, to 1, the more faithful
     batch: int | None  # tiles at once; None: what fits the memory
     compile: bool  # whether the networks are compiled
+    backend: str  # what computes lite's tiles on a CPU: auto, torch or openvino
     quality: int  # of files written as JPEG, WebP or AVIF
     png_compression: int  # of files written as PNG, 0 to 5
     strip: bool  # whether all metadata but the colour profile is dropped

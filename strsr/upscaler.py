@@ -79,6 +79,7 @@ class Upscaler:
         fidelity: float = 0.0,
         batch: int | None = None,
         compile: bool = False,
+        backend: str = "auto",
         quality: int = QUALITY,
         png_compression: int = PNG_COMPRESSION,
         strip: bool = False,
@@ -120,6 +121,7 @@ class Upscaler:
             max_pixels=max_pixels,
             batch=batch,
             compile=compile,
+            backend=backend,
             png_compression=png_compression,
             big=big,
         )

@@ -53,6 +53,12 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests compile nothing for OpenVINO, where it is installed, unless they say so."""
+    monkeypatch.setenv("STRSR_BACKEND", "torch")
+
+
+@pytest.fixture(autouse=True)
 def _fresh_accelerate() -> None:
     """accelerate keeps one precision per process; each test may choose its own."""
     AcceleratorState._reset_state(reset_partial_state=True)

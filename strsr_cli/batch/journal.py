@@ -45,6 +45,7 @@ class Made:
     settings: str  # hash
     weights: str  # hash
     at: int = field(default=0, compare=False)  # when it was written down, in microseconds since 1970
+    backend: str = field(default="", compare=False)  # what computed it; empty where nothing says so
 
 
 class Journal:
@@ -180,7 +181,8 @@ def _time_of(made: Made) -> int:
 def entry_of(made: Made) -> dict[str, Any]:
     """Return what the line of a record says of it, but for names and time."""
     versions = {"input": asdict(made.input), "output": asdict(made.output)}
-    return {"state": "done", **versions, "settings": made.settings, "weights": made.weights}
+    entry = {"state": "done", **versions, "settings": made.settings, "weights": made.weights}
+    return {**entry, "backend": made.backend} if made.backend else entry
 
 
 def made_of(entry: dict[str, Any], at: int = 0) -> Made:
@@ -191,6 +193,7 @@ def made_of(entry: dict[str, Any], at: int = 0) -> Made:
         sys.intern(str(entry["settings"])),
         sys.intern(str(entry["weights"])),
         at,
+        sys.intern(str(entry.get("backend", ""))),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from strsr_models.errors import UsageError
@@ -56,6 +56,7 @@ class BatchState:
     reporter: Reporter | None = None
     stop: Stop = field(default_factory=Stop)
     driver: str | None = None
+    backend: str = ""  # what computes the outputs, once that is known
 
     def __post_init__(self) -> None:
         self.journal: Journal | None = None
@@ -149,7 +150,7 @@ class BatchState:
         if self._is_current(latest, job, version):
             # Files that were only touched or copied are recorded anew, so as not to be hashed again.
             if version != latest.input or output != latest.output:
-                journal.done(target, source, Made(version, output, latest.settings, latest.weights))
+                journal.done(target, source, replace(latest, input=version, output=output, at=0))
             return DONE
         name = Path(journal.sources[journal.name(target)]).name
         if name != source.name and version.sha256 != latest.input.sha256:
@@ -344,7 +345,9 @@ class BatchState:
             if journal is None and receipts is not None:
                 receipts.add(sha256_of(temporary))
             if journal is not None and source is not None and version is not None and output is not None:
-                journal.done(target, source, Made(version, output, self.settings(job), self.weights))
+                settings = self.settings(job)
+                made = Made(version, output, settings, self.weights, backend=self.backend)
+                journal.done(target, source, made)
 
         return record
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ..images.picture import Picture
 from ..system.console import Tell
 from ..system.machine import examine_cpu, examine_gpus, or_none, versions
 from ..upscale.options import UpscaleOptions, resolve_options
+from ..upscale.request import check_request
 from ..upscale.restoration import overview
 from ..upscale.stages import Stages, load_stages
 from ..upscale.workers import threads_for_workers
@@ -58,6 +59,7 @@ class BenchOptions:
     models_dir: Path | None
     device: str
     precision: str
+    backend: str
     scale: float
     runs: int
     images: int
@@ -87,7 +89,9 @@ def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
                 precision=options.precision,
                 quality=95,
                 big=big,
+                backend="openvino" if options.backend == "both" else options.backend,
             )
+            check_request(upscale_options)
             tell("loading weights")
             with threads_for_workers() as threads:
                 began = time.perf_counter()
@@ -97,9 +101,14 @@ def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
                 # Where no picture can go on, the check has raised the first one's failure.
                 assert loaded is not None
                 stages, jobs = loaded
+                other = None
+                if options.backend == "both":
+                    by_torch = replace(upscale_options, backend="torch")
+                    other, _ = load_stages(jobs, by_torch, reporter, BatchState(), threads) or (None, jobs)
                 bench = Bench(
                     options=options,
                     stages=stages,
+                    other=other,
                     jobs=jobs,
                     reporter=reporter,
                     scratch=Path(scratch),
@@ -152,6 +161,7 @@ def circumstances(options: BenchOptions, bench: Bench) -> dict[str, Any]:
         "device": str(device),
         "accelerator": device.type != "cpu",
         "precision": bench.stages.precision,
+        "backend": bench.stages.state.backend,
         "threads": torch.get_num_threads(),
         "protocol": {
             "runs": options.runs,
@@ -171,6 +181,7 @@ class Bench:
 
     options: BenchOptions
     stages: Stages
+    other: Stages | None  # of PyTorch, in turns with those of OpenVINO; None: they are alone
     jobs: list[Job]
     reporter: BenchReporter
     scratch: Path
@@ -178,7 +189,14 @@ class Bench:
 
     def measure_whole(self) -> dict[str, Any]:
         """Measure what the command does, by its own threads; a part that is left out is None."""
-        return {**self.end_to_end(), "start_up": self.part("start-up", self.start_up)}
+        both = [self.stages] if self.other is None else [self.stages, self.other]
+        first, *others = self.end_to_end(both)
+        return {
+            **first,
+            "start_up": self.part("start-up", lambda: self.start_up(self.stages)),
+            "torch": others[0] if others else None,
+            "torch_start_up": self.part("start-up", lambda: self.other and self.start_up(self.other)),
+        }
 
     def measure_parts(self) -> dict[str, Any]:
         """Measure what this thread does, with all threads of PyTorch; a part that is left out is None."""
@@ -197,45 +215,21 @@ class Bench:
 
     # --- end to end, and the network alone ---
 
-    def end_to_end(self) -> dict[str, Any]:
-        """Measure the batch from file to file and the network alone, in turns: AB BA AB ..."""
+    def end_to_end(self, all_stages: list[Stages]) -> list[dict[str, Any]]:
+        """Measure the batch from file to file and the network alone, in turns: AB BA AB ...; several stages in turns, too."""
         self.tell("warm-up")
-        seconds_end_to_end(self.stages, self.jobs[:WARM_UP], self.reporter)
-        files: list[float] = []
-        network: list[float] = []
-        megapixels, peak = 0.0, Peak(self.stages.device)
+        turns = [Turns(stages, self.jobs, self.reporter) for stages in all_stages]
+        for turn in turns:
+            seconds_end_to_end(turn.stages, self.jobs[:WARM_UP], self.reporter)
         for run in range(self.options.runs):
             self.tell(f"end to end and network alone, run {run + 1} of {self.options.runs}")
-            if run % 2:
-                network.append(network_alone(self.stages, self.jobs))
-            before = self.reporter.megapixels
-            with peak if run == 0 else nullcontext():
-                files.append(seconds_end_to_end(self.stages, self.jobs, self.reporter))
-            megapixels = self.reporter.megapixels - before
-            if not run % 2:
-                network.append(network_alone(self.stages, self.jobs))
-        ratios = [alone / whole for alone, whole in zip(network, files, strict=True)]
-        return {
-            "output_megapixels": megapixels,
-            "input_bytes": sum(
-                job.source.stat().st_size for job in self.jobs if isinstance(job.source, Path)
-            ),
-            "output_bytes": sum(
-                job.target.stat().st_size for job in self.jobs if isinstance(job.target, Path)
-            ),
-            "end_to_end": rates(files, megapixels),
-            "network_only": rates(network, megapixels),
-            "efficiency": {"ratios": ratios, "median": statistics.median(ratios)},
-            "memory": {
-                "resident_bytes": peak.resident,
-                "resident_before_bytes": peak.before,
-                "device_bytes": peak.on_device,
-            },
-        }
+            for turn in turns:
+                turn.take(run)
+        return [turn.figures() for turn in turns]
 
     # --- the parts that can be left out ---
 
-    def start_up(self) -> dict[str, Any]:
+    def start_up(self, stages: Stages) -> dict[str, Any]:
         """Measure fresh processes: until help is there, until one small picture is there, and that picture alone."""
         (photo,) = write_photos(self.scratch, 1, COLD_SIDE)
         output = self.scratch / "cold.png"
@@ -246,16 +240,17 @@ class Bench:
             "--models-dir": self.options.models_dir and self.options.models_dir.resolve(),
             "--device": self.options.device,
             "--precision": self.options.precision,
+            "--backend": stages.state.backend,
         }
         flags = []
         for flag, value in settings.items():
             if value is not None:
                 flags += [flag, str(value)]
         alone = None
-        if self.stages.conditions is None:
+        if stages.conditions is None:
             job = Job(photo, output, "png")
             alone = median(
-                seconds_end_to_end(self.stages, [job], self.reporter) for _ in range(self.options.runs + 1)
+                seconds_end_to_end(stages, [job], self.reporter) for _ in range(self.options.runs + 1)
             )
         else:
             flags.append("--no-token-cache")
@@ -327,6 +322,51 @@ class Bench:
         if self.options.batches:
             return self.options.batches
         return (1,) if self.stages.device.type == "cpu" else ACCELERATED_BATCHES
+
+
+@dataclass
+class Turns:
+    """The measurements of one batch from file to file and of its network alone, by some stages."""
+
+    stages: Stages
+    jobs: list[Job]
+    reporter: BenchReporter
+    files: list[float] = field(default_factory=list)  # s
+    network: list[float] = field(default_factory=list)  # s
+    megapixels: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.peak = Peak(self.stages.device)
+
+    def take(self, run: int) -> None:
+        """Measure both; every second run the network comes first."""
+        if run % 2:
+            self.network.append(network_alone(self.stages, self.jobs))
+        before = self.reporter.megapixels
+        with self.peak if run == 0 else nullcontext():
+            self.files.append(seconds_end_to_end(self.stages, self.jobs, self.reporter))
+        self.megapixels = self.reporter.megapixels - before
+        if not run % 2:
+            self.network.append(network_alone(self.stages, self.jobs))
+
+    def figures(self) -> dict[str, Any]:
+        """Rates, efficiency and memory."""
+        ratios = [alone / whole for alone, whole in zip(self.network, self.files, strict=True)]
+        sources = [job.source for job in self.jobs if isinstance(job.source, Path)]
+        targets = [job.target for job in self.jobs if isinstance(job.target, Path)]
+        return {
+            "output_megapixels": self.megapixels,
+            "input_bytes": sum(source.stat().st_size for source in sources),
+            "output_bytes": sum(target.stat().st_size for target in targets),
+            "end_to_end": rates(self.files, self.megapixels),
+            "network_only": rates(self.network, self.megapixels),
+            "efficiency": {"ratios": ratios, "median": statistics.median(ratios)},
+            "memory": {
+                "resident_bytes": self.peak.resident,
+                "resident_before_bytes": self.peak.before,
+                "device_bytes": self.peak.on_device,
+            },
+        }
 
 
 def repeated(values: list[Tensor], count: int) -> list[Tensor]:

@@ -17,6 +17,10 @@ def show(figures: dict[str, Any], as_json: bool, report: Tell) -> None:
     _show_what(figures, report)
     _show_start(figures, report)
     _show_speed(figures, report)
+    if figures["torch"]:
+        report("the same by PyTorch, in turns with it:")
+        _show_speed({**figures["torch"], "stages": None}, report)
+        _show_first({"start_up": figures["torch_start_up"]}, report)
     if figures["batches"]:
         one_by_one = "" if figures["accelerator"] else "; a CPU computes the tiles of a batch one by one"
         report(f"network alone, by tiles at once{one_by_one}:")
@@ -48,7 +52,8 @@ def _show_what(figures: dict[str, Any], report: Tell) -> None:
     cpu, protocol = figures["cpu"], figures["protocol"]
     device = figures["gpu"]["name"] if figures["gpu"] else "the CPU: no accelerator was used"
     report(f"strsr {figures['strsr']}, PyTorch {figures['libraries']['torch']}, {figures['platform']}")
-    report(f"{figures['model']} in {figures['precision']} on {device}")
+    by = " by OpenVINO" if figures["backend"] == "openvino" else ""
+    report(f"{figures['model']} in {figures['precision']}{by} on {device}")
     report(f"{cpu['name']}, {cpu['cores']} cores for this process, {figures['threads']} threads of PyTorch")
     side, megapixels = protocol["size"], figures["output_megapixels"]
     kind = f"{side}x{side} px" if side else protocol["folder"]
@@ -67,11 +72,17 @@ def _show_start(figures: dict[str, Any], report: Tell) -> None:
     start = figures["start_up"]
     if start:
         report(f"start-up: --help in {start['help_seconds']:.2f} s")
+    _show_first(figures, report)
+    report(f"load: weights on the device in {figures['load_seconds']:.2f} s")
+
+
+def _show_first(figures: dict[str, Any], report: Tell) -> None:
+    start = figures["start_up"]
+    if start:
         first = f"first output of a cold `strsr upscale` ({start['side']}x{start['side']} px)"
         own_seconds = start["first_output_own_seconds"]
         own_work = "" if own_seconds is None else f", of which {own_seconds:.2f} s are its own work"
         report(f"{first} in {start['first_output_seconds']:.2f} s{own_work}")
-    report(f"load: weights on the device in {figures['load_seconds']:.2f} s")
 
 
 def _show_speed(figures: dict[str, Any], report: Tell) -> None:

@@ -317,6 +317,14 @@ Compile = Annotated[
         panel=SPEED,
     ),
 ]
+Backend = Annotated[
+    Literal["auto", "torch", "openvino"],
+    option(
+        metavar="auto|torch|openvino",
+        help="What computes lite's tiles on a CPU; auto: OpenVINO, about twice as fast, where it is installed, or what STRSR_BACKEND says.",
+        panel=SPEED,
+    ),
+]
 JsonEvents = Annotated[
     bool, option("--json", help="One JSON object per event on standard output.", panel=TALK)
 ]
@@ -504,6 +512,17 @@ BenchWeights = Annotated[
     option(metavar="DIR|hf:OWNER/NAME[@REVISION]", help="Weights in place of the model's own."),
 ]
 BenchDevice = Annotated[str, option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+ServeBackend = Annotated[
+    Literal["auto", "torch", "openvino"],
+    option(metavar="auto|torch|openvino", help="As of `strsr upscale`."),
+]
+BenchBackend = Annotated[
+    Literal["auto", "torch", "openvino", "both"],
+    option(
+        metavar="auto|torch|openvino|both",
+        help="As of `strsr upscale`; both: OpenVINO and, in turns with it, PyTorch.",
+    ),
+]
 BenchPrecision = Annotated[
     Literal["auto", "fp16", "bf16", "fp32"],
     option(metavar="auto|fp16|bf16|fp32", help="As of `strsr upscale`."),

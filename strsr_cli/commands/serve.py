@@ -18,6 +18,7 @@ from .options import (
     ModelsDir,
     OpenBrowser,
     Port,
+    ServeBackend,
     ServeMaxPixels,
 )
 
@@ -37,6 +38,7 @@ def serve(
     models_dir: ModelsDir = None,
     device: BenchDevice = "auto",
     precision: BenchPrecision = "auto",
+    backend: ServeBackend = "auto",
     max_upload: MaxUpload = MAX_UPLOAD,
     max_pixels: ServeMaxPixels = MAX_PIXELS,
 ) -> None:
@@ -67,6 +69,7 @@ def serve(
             models_dir=models_dir,
             device=device,
             precision=precision,
+            backend=backend,
             max_pixels=max_pixels,
         ).upscale
 

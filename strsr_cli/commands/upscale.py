@@ -15,6 +15,7 @@ from strsr_models.errors import UsageError
 
 from ..images.formats import MAX_PIXELS, PNG_COMPRESSION, QUALITY
 from .options import (
+    Backend,
     Batch,
     BigModelsDir,
     CheckGrid,
@@ -126,6 +127,7 @@ def upscale(
     batch: Batch = "auto",
     jobs: Jobs = None,
     compile: Compile = False,
+    backend: Backend = "auto",
     models_dir: BigModelsDir = None,
     conditioning: Conditioning = None,
     prompt: Prompt = None,
@@ -237,6 +239,7 @@ def upscale(
         jobs=jobs,
         batch=batch_size,
         compile=compile,
+        backend=backend,
         png_compression=png_compression,
         local=part.local,
         big=resolve_options(

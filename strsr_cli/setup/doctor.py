@@ -15,7 +15,7 @@ from strsr_models.errors import StrsrError
 from .. import __version__
 from ..system.atomic import free_space
 from ..system.console import Tell, print_folded, print_table, size_text
-from ..system.machine import advice_on_cuda, examine_cpu, examine_gpus, or_none, versions
+from ..system.machine import advice_on_cuda, examine_cpu, examine_gpus, has_openvino, or_none, versions
 from . import store
 
 # How many parameters there are, as counted; the bytes follow from the precision.
@@ -77,7 +77,8 @@ def _default() -> dict[str, str]:
     from strsr_models.compute.devices import resolve_device, resolve_precision
 
     device = resolve_device("auto")
-    return {"device": str(device), "precision": resolve_precision("auto", device)}
+    backend = "openvino" if device.type == "cpu" and has_openvino() else "torch"
+    return {"device": str(device), "precision": resolve_precision("auto", device), "backend": backend}
 
 
 def _torch_version() -> str:
@@ -158,6 +159,7 @@ def show(examination: dict[str, Any], as_json: bool, report: Tell) -> None:
     if examination["default"]:
         report(
             "unless told otherwise, lite computes on {device} in {precision}".format(**examination["default"])
+            + (" by OpenVINO" if examination["default"]["backend"] == "openvino" else "")
         )
     if examination["advice"]:
         report(examination["advice"])

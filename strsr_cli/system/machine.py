@@ -33,6 +33,7 @@ LIBRARIES = (
     "isal",
     "tifffile",
     "torchao",
+    "openvino",
     "pi-heif",
     "pillow-heif",
     "pillow-jxl-plugin",
@@ -81,6 +82,11 @@ def versions() -> dict[str, str | None]:
         return importlib.metadata.version(name)
 
     return {name: or_none(partial(version, name)) for name in LIBRARIES}
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed; it is not imported for that."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def examine_cpu() -> dict[str, Any]:

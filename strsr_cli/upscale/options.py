@@ -44,6 +44,7 @@ class UpscaleOptions:
     jobs: int | None = None  # pictures decoded, and encoded, at a time; None: by the cores
     batch: int | None = None  # tiles at once; None: what fits the memory
     compile: bool = False  # whether the networks are compiled
+    backend: str = "auto"  # what computes lite's tiles on a CPU: auto, torch or openvino
     png_compression: int = PNG_COMPRESSION
     local: int | None = None  # this process's number among those of its machine, for `--device auto`
 

@@ -128,8 +128,7 @@ def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[
 def measure_pace(forecast: Preflight, options: UpscaleOptions) -> None:
     """Measure the pace of this machine, where there is something to make and that can be told."""
     if forecast.megapixels:
-        weights = weights_folder(options.weights) if options.weights else None
-        forecast.pace = seconds_per_megapixel(options.model, weights, options.device, options.precision)
+        forecast.pace = seconds_per_megapixel(options)
 
 
 def tell_forecast(forecast: Preflight, reporter: Reporter, **costs: Any) -> str:
@@ -262,25 +261,30 @@ def _closed(folder: Path, dry_run: bool) -> str | None:
     return None
 
 
-def seconds_per_megapixel(model: str, weights: Path | None, device: str, precision: str) -> float | None:
+def seconds_per_megapixel(options: UpscaleOptions) -> float | None:
     """The seconds that lite takes for a million output px on this machine, measured in about a second.
 
     None for the other models.
     """
-    if model != "lite":
+    if options.big is not None:
         return None
     import torch
 
     from strsr_models import load_pipeline
     from strsr_models.compute.devices import resolve_devices, resolve_precision
 
-    first_device = resolve_devices(device)[0]
-    pipeline = load_pipeline(model, weights, str(first_device))
+    from .backends import use_backend
+
+    first_device = resolve_devices(options.device)[0]
+    precision = resolve_precision(options.precision, first_device)
+    weights = weights_folder(options.weights) if options.weights else None
+    pipeline = load_pipeline(options.model, weights, str(first_device))
+    use_backend(pipeline, options, precision, torch.get_num_threads())
     small = torch.rand(1, 3, 64, 64)
 
     def measure() -> float:
         began = time.monotonic()
-        pipeline.upscale(small, 4, precision=resolve_precision(precision, first_device))
+        pipeline.upscale(small, 4, precision=precision)
         return time.monotonic() - began
 
     # The first time is slower, and does not count.

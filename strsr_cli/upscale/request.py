@@ -25,16 +25,18 @@ from ..batch.plan import Plan
 from ..batch.remote.state import check_own_object
 from ..batch.state import BatchState
 from ..system.paths import is_folder, is_url
+from .backends import wanted_backend
 from .options import UpscaleOptions
 
 
 def check_request(options: UpscaleOptions) -> None:
-    """Raise UsageError, WeightsError or DeviceError for a model, weights or a device that is not there."""
+    """Raise UsageError, WeightsError or DeviceError for a model, weights, a device or a backend that is not there."""
     check_model(options.model)
     if options.weights is not None:
         check_weights(options.model, weights_folder(options.weights))
     if options.fidelity:
         check_fidelity(options)
+    wanted_backend(options)
     big = options.big
     if big is not None and big.models_dir is not None:
         pieces = needed_pieces(options.model, big.conditioning, options.weights is None)

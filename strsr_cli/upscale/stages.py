@@ -43,6 +43,7 @@ from ..images.color.restorer import network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.write import EncodeSettings
+from .backends import use_backend
 from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
@@ -111,13 +112,16 @@ def load_stages(
     by_device = {str(device): load(device=str(device)) for device in devices}
     pipelines = [by_device[str(device)] for device in devices]
     precision = precision or pipelines[0].native_precision
+    # CPUs are one device, however often it is named.
+    state.backend = use_backend(pipelines[0], options, precision, threads, len(devices))
     if options.compile:
         # What torch.compile makes is kept for the next start.
         with contextlib.suppress(StrsrError):
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         for pipeline in by_device.values():
             pipeline.compile()
-    log.debug("model %s on %s in %s", options.model, ", ".join(map(str, devices)), precision)
+    where = ", ".join(map(str, devices))
+    log.debug("model %s on %s in %s by %s", options.model, where, precision, state.backend)
     software = provenance(options) if options.provenance else None
     stages = Stages(
         options=options,

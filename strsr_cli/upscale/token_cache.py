@@ -6,11 +6,9 @@ or not at all; one that is damaged is as good as none. This module knows nothing
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..system.atomic import whole_file
+from ..system.caches import mark_used, trim
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +49,7 @@ class TokenCache:
             tensors = load(path.read_bytes())
             tokens = tensors["tokens"]
             if tokens.ndim == 3 and torch.equal(tensors["sha256"], _digest(tokens)):
-                # The time of use is for `trim`; a cache that may only be read serves as well.
-                with contextlib.suppress(OSError):
-                    os.utime(path)
+                mark_used(path)
                 return tokens
         except (OSError, SafetensorError, KeyError, ValueError):
             pass
@@ -79,25 +76,8 @@ class TokenCache:
 
     def trim(self, keep: Collection[str], largest: int = LARGEST) -> None:
         """Remove the entries used longest ago until `largest` bytes are left; those in `keep` stay."""
-        if self.folder is None or not self.folder.is_dir():
-            return
-        kept = {self._path(key).name for key in keep}
-        entries = []
-        for path in self.folder.iterdir():
-            try:
-                state = path.stat()
-            except OSError:
-                # Another process has removed it meanwhile.
-                continue
-            entries.append((state.st_mtime, state.st_size, path))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
-            if total <= largest:
-                break
-            if path.name not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                total -= size
+        if self.folder is not None:
+            trim(self.folder, largest, {self._path(key).name for key in keep})
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

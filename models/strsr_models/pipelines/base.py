@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ log = logging.getLogger(__name__)
 TileCallback = Callable[[int, int], None]  # takes (tiles done, tiles in all)
 
 
+class TileBackend(Protocol):
+    """What computes `restore` in place of PyTorch."""
+
+    def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
+        """Restore tiles as the pipeline's own `restore` does, in the precision that autocast says."""
+
+
 class OneStepPipeline(nn.Module, ABC):
     """A one-step restorer. A family implements the four verbs and states its sizes."""
 
@@ -42,6 +50,7 @@ class OneStepPipeline(nn.Module, ABC):
     largest_tile: int  # output px: tile side when the caller names none
     overlap: int  # output px: overlap of neighbouring tiles when the caller names none
     sigma: float  # where the one step starts
+    backend: TileBackend | None = None  # what restores tiles; None: PyTorch
     exact_tiles: bool = False  # whether tiles are always of the size asked for, or may be fitted to a picture
 
     @abstractmethod
@@ -140,6 +149,8 @@ class OneStepPipeline(nn.Module, ABC):
 
         rank: of the adapter, in families that train one.
         """
+        # It knows the weights as they were.
+        self.backend = None
         self.requires_grad_(True).train()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -340,7 +351,7 @@ class OneStepPipeline(nn.Module, ABC):
         self, views: list[Tensor], conds: list[Tensor], precision: str, steps: int
     ) -> list[tuple[Tensor, str]]:
         """Restore tiles as `restore_tiles` does, in one batch."""
-        step = partial(self.restore, steps=steps)
+        step = partial((self.backend or self).restore, steps=steps)
         if len(views) > 1 and self.device.type != "cpu":
             sizes = [len(view) for view in views]
             with self.computing(precision):

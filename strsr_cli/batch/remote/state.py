@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class RemoteState(BatchState):
                 # Files that were only touched are recorded anew, so as not to be hashed again.
                 with contextlib.suppress(ImageError):
                     latest = current[-1]
-                    made = Made(version, latest.output, latest.settings, latest.weights)
+                    made = replace(latest, input=version, at=0)
                     record.done(job.target, job.source, made, there.tag)
             return DONE
         name = record.source(there.key).rpartition("/")[2]
@@ -216,7 +216,8 @@ class RemoteState(BatchState):
                 version = self._inputs.get(job)
             output, md5 = _version_of_file(temporary)
             if self.record is not None and job.source is not None and version is not None:
-                made = Made(version, output, self.settings(job), self.weights)
+                settings = self.settings(job)
+                made = Made(version, output, settings, self.weights, backend=self.backend)
                 self.record.done(target, job.source, made, md5)
             own = {SHA256: output.sha256, MADE: self._made_key(job, version)}
             if not target.place.put_file(target.key, temporary, own, self.objects.get(target.key)):
