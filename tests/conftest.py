@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,12 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def _torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _torch_computes() -> Iterator[None]:
     """Tests compile nothing for OpenVINO, where it is installed, unless they say so."""
-    monkeypatch.setenv("STRSR_BACKEND", "torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STRSR_BACKEND", "torch")
+        yield
 
 
 @pytest.fixture(autouse=True)
