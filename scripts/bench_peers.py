@@ -57,7 +57,9 @@ def main() -> None:
         for key, run in calls.items():
             seconds.setdefault(key, []).append(timed(run))
     columns = [f"{by} {precision}" for by in ("PyTorch", "OpenVINO") for precision in ("float32", "bf16")]
-    print(f"torch {torch.__version__}, {threads} threads, {args.side} px, {args.cpu_isa or 'all instructions'}\n")
+    print(
+        f"torch {torch.__version__}, {threads} threads, {args.side} px, {args.cpu_isa or 'all instructions'}\n"
+    )
     print(f"| s per output megapixel | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for label in ["lite", *named]:
         medians = [

@@ -85,17 +85,28 @@ class OpenVinoTiles:
         """Restore tiles (b, 3, H, W) in [0, 1] as the pipeline's own `restore` does; returns float32.
 
         As there, the precision is autocast's: float32 where there is none. Raises UsageError for float16, which
-        OpenVINO does not compute in on CPUs.
+        OpenVINO does not compute in on CPUs, MemoryError where there is too little memory.
         """
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         request = self._request(dtype, steps)
         tiles = lq_up.float().contiguous()  # (b, 3, H, W)
         conds = cond.float().expand(len(tiles), -1, -1).contiguous()  # (b, m, d)
-        restored = [
-            torch.from_numpy(request.infer([tile[None].numpy(), own[None].numpy()], share_inputs=True)[0])
-            for tile, own in zip(tiles, conds, strict=True)
-        ]
-        return restored[0] if len(restored) == 1 else torch.cat(restored)
+        restored = [self._restored(request, *pair) for pair in zip(tiles, conds, strict=True)]
+        return torch.stack(restored)
+
+    @staticmethod
+    def _restored(request: Any, tile: Tensor, cond: Tensor) -> Tensor:
+        """One tile (3, H, W), restored. Raises MemoryError where there is too little memory."""
+        try:
+            (result,) = request.infer([tile[None].numpy(), cond[None].numpy()], share_inputs=True).values()
+        except RuntimeError as error:
+            if "alloc" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+        # Where memory does not suffice, OpenVINO may return an empty array.
+        if result.shape[1:] != tile.shape:
+            raise MemoryError("OpenVINO found no memory for a tile")
+        return torch.from_numpy(result[0])
 
     def _request(self, dtype: torch.dtype, steps: int) -> Any:
         """The calling thread's own request of a network: one takes no two tiles at a time."""
