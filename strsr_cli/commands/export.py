@@ -9,22 +9,30 @@ import typer
 
 from strsr_models.errors import UsageError
 
-from .options import Datasets, ExportFolder, Faithful, Licence, Push, Run
+from .options import Datasets, ExportFolder, Faithful, Licence, Onnx, Push, Run
 
 
 def export(
     run: Run,
     out: ExportFolder = None,
     faithful: Faithful = None,
+    onnx: Onnx = None,
     push: Push = None,
     licence: Licence = "unknown",
     dataset: Datasets = None,
 ) -> None:
     """Make a run's averaged weights a folder for `strsr upscale --weights`, and push it to huggingface.co."""
     from ..training.export import export as export_run
+    from ..training.export import export_onnx
 
-    if out is None and push is None:
-        raise UsageError("OUT is missing: the new folder for the weights; or name a repository by --push")
+    if out is None and push is None and onnx is None:
+        raise UsageError(
+            "OUT is missing: the new folder for the weights; or name a repository by --push, a file by --onnx"
+        )
+    if onnx is not None:
+        typer.echo(f"network in {export_onnx(run, onnx)}")
+        if out is None and push is None:
+            return
     if push is None:
         assert out is not None
         folder = export_run(run, out, faithful)

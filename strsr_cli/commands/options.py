@@ -423,12 +423,20 @@ MakePairs = Annotated[
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")]
 ExportFolder = Annotated[
     Path | None,
-    typer.Argument(metavar="OUT", help="New folder for its weights; with --push it may be left out."),
+    typer.Argument(
+        metavar="OUT", help="New folder for its weights; with --push or --onnx it may be left out."
+    ),
 ]
 Push = Annotated[
     str | None,
     option(
         metavar="OWNER/NAME", help="Push the weights, with a model card, to a repository on huggingface.co."
+    ),
+]
+Onnx = Annotated[
+    Path | None,
+    option(
+        metavar="FILE", help="Write lite's network as one ONNX file, too; RUN may be lite, the embedded one."
     ),
 ]
 Licence = Annotated[

@@ -1,4 +1,4 @@
-"""`strsr export`: a run's averaged weights as a folder that stands on its own."""
+"""`strsr export`: a run's averaged weights as a folder that stands on its own, or as an ONNX file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import safetensors.torch
 
 from strsr_models.checkpoints.adapter import adapter_files
 from strsr_models.checkpoints.files import mismatches, read_tensors, shorten
-from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, WEIGHTS_NAME
+from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, WEIGHTS_NAME, lite_folder
 from strsr_models.checkpoints.lora import lora_rank
 from strsr_models.errors import UsageError, WeightsError, nearest
 from strsr_models.load import load_pipeline
 from strsr_models.pipelines.flux2 import Flux2Pipeline
+from strsr_models.pipelines.lite import LitePipeline
+from strsr_models.pipelines.onnx import onnx_bytes
 from strsr_models.pipelines.zimage import ZImagePipeline
 
-from ..system.atomic import fill_folder, is_unfinished, sweep, whole_folder
+from .. import __version__
+from ..system.atomic import fill_folder, is_unfinished, sha256_of, sweep, whole_file, whole_folder
 
 TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2Pipeline)}
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -55,6 +58,28 @@ def export(run: Path, out: Path, faithful: Path | None = None) -> Path:
     else:
         whole_folder(target, fill)
     return out
+
+
+def export_onnx(run: Path, file: Path) -> Path:
+    """Write lite's weights as one ONNX file, whole or not at all; `run` may also be `lite`, the embedded ones.
+
+    Raises UsageError where the file is there already, the weights are not lite's, or packages are missing.
+    """
+    if file.exists() or file.is_symlink():
+        raise UsageError(f"--onnx {file}: exists; choose another name")
+    if not file.parent.is_dir():
+        raise UsageError(f"--onnx {file}: no folder {file.parent}")
+    source = lite_folder(None) if str(run) == "lite" and not run.is_dir() else weights_of(run)
+    family = _family(source)
+    if family != "lite":
+        raise UsageError(f"--onnx: is for weights of lite, not of {family}")
+    weights = sha256_of(source / WEIGHTS_NAME)
+    pipeline = load_pipeline("lite", source)
+    assert isinstance(pipeline, LitePipeline)
+    data = onnx_bytes(pipeline, {"strsr": __version__, "weights_sha256": weights})
+    with whole_file(file) as stream:
+        stream.write(data)
+    return file
 
 
 def weights_of(run: Path) -> Path:
