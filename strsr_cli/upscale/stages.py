@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -43,7 +43,6 @@ from ..images.color.restorer import network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.write import EncodeSettings
-from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
 from .options import UpscaleOptions
@@ -55,11 +54,15 @@ from .workers import (
     TileTask,
     Workers,
     batches,
+    fail_all,
     pool_size,
     prefetch,
     thread_pool,
     threads_for_workers,
 )
+
+if TYPE_CHECKING:
+    from .conditions import Conditions
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +100,8 @@ def load_stages(
         load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights, options=own)
         reporter.start(len(jobs))
     else:
+        from .conditions import Conditions
+
         # The language model has done its work, and left the memory, before the transformer comes.
         conditions = Conditions(options.model, weights, options.big, options.precision, first_device)
         reporter.start(len(jobs))
@@ -390,9 +395,3 @@ class Stages:
         write_output(job, restoration.layout(metadata), rows(), settings, before, keep_times=keep_times)
         warn_of_redone(job.name, open_picture.redone, restoration.tiles, self.precision)
         return grid_scores(job, np.concatenate(bands), options.grid_limit) if options.check_grid else {}
-
-
-def fail_all(tasks: list[TileTask], error: BaseException) -> None:
-    """Tell the pictures of these tiles that nothing more will come, and why."""
-    for task in tasks:
-        task.picture.fail(error)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..checkpoints.locations import CONFIG_NAME, WEIGHTS_NAME
 from ..config import to_dict
-from ..encoders.dit_trunk import DiTTrunk
 from ..encoders.lite import SemanticConfig, SemanticEncoder
 from ..errors import UsageError
 from ..networks.autoencoder import (
@@ -150,6 +149,8 @@ class LitePipeline(OneStepPipeline):
 
     def coach_trunk(self, maps: int) -> nn.Module:
         """Return a frozen copy of structural encoder and DiT, tapped behind at most `maps` of its blocks."""
+        from ..encoders.dit_trunk import DiTTrunk
+
         maps = min(maps, self.config.dit.depth)
         return DiTTrunk(self.structural_encoder, self.dit, maps, 1000 * self.sigma)
 
