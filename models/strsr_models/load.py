@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,14 +23,16 @@ from .checkpoints.locations import (
 # Importable from here too.
 from .checkpoints.published import check_model as check_model  # noqa: PLC0414
 from .compute.devices import resolve_device
-from .compute.surroundings import own_start
+from .compute.surroundings import Unfilled, own_start
 from .config import from_dict
 from .errors import StrsrError, UsageError, WeightsError
 from .pipelines.base import OneStepPipeline
-from .pipelines.conditioner import Conditioner
 from .pipelines.lite import LiteConfig, LitePipeline
 from .pipelines.options import LiteOptions, PretrainedOptions
-from .pipelines.pretrained import PretrainedPipeline
+
+if TYPE_CHECKING:
+    from .pipelines.conditioner import Conditioner
+    from .pipelines.pretrained import PretrainedPipeline
 
 FamilyOptions = LiteOptions | PretrainedOptions
 
@@ -65,13 +68,17 @@ def load_lite(folder: Path | None, device: torch.device, options: FamilyOptions 
         raise UsageError("--model lite: takes LiteOptions, not PretrainedOptions")
     folder = lite_folder(folder)
     config = read_config(folder / CONFIG_NAME)
-    pipeline = LitePipeline(config)
+    with Unfilled():
+        pipeline = LitePipeline(config)
     fill_strictly(pipeline, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME, CONFIG_NAME)
     if options is not None and options.fidelity:
         turn_to_faithful(pipeline, require_faithful(folder), options.fidelity)
     pipeline.fold()
     # The memory format channels_last is a fifth faster on CPUs, and what tensor cores want.
-    return pipeline.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    pipeline.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options is not None and options.settled is not None:
+        pipeline.settle(options.settled)
+    return pipeline
 
 
 @torch.no_grad()

@@ -17,8 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from ..images.find import describe_passed_over
 from ..system.console import make_console, size_text, visible
 from ..system.terminal import takes_escapes
@@ -315,6 +313,8 @@ class RichReporter(Reporter):
     """The voice on a terminal: bars for files and tiles, and failures above them."""
 
     def __init__(self, verbose: bool = False) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         super().__init__(verbose=verbose)
         self.console = make_console(stderr=True)
         self.progress = Progress(

@@ -8,13 +8,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from itertools import zip_longest
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 # Written once, in the models, which may not import this module.
 from strsr_models.errors import first_line as first_line  # noqa: PLC0414
 
 from .terminal import is_terminal, takes_colors, wrapped
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What takes a line for people.
 Tell = Callable[[str], None]
@@ -36,6 +38,8 @@ def make_console(stderr: bool = False) -> Console:
 
     Bars that move are up to whoever draws them: a terminal stays one, for its tables.
     """
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     if takes_colors(stream):
         return Console(stderr=stderr, highlight=False)

@@ -5,7 +5,6 @@ The module imports nothing heavy before it is asked.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -77,6 +76,8 @@ def processor() -> str:
 
 def versions() -> dict[str, str | None]:
     """Return the versions of the libraries in use, without loading them; None where one is not installed."""
+
+    import importlib.metadata
 
     def version(name: str) -> str:
         return importlib.metadata.version(name)

@@ -16,8 +16,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 try:
     import fcntl
 except ImportError:
@@ -175,6 +173,8 @@ def exclusive(path: Path, timeout: float = -1) -> Iterator[None]:
 
     Raises filelock.Timeout where another process keeps it.
     """
+    from filelock import FileLock
+
     if not _knows_locks(path):
         yield
         return

@@ -7,14 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
 from strsr_models.checkpoints.locations import weights_file, weights_folder
 from strsr_models.errors import ImageError, StrsrError, WeightsError
-from strsr_models.spectrum import LatticeReport, main_period, verdict
-from strsr_models.spectrum.sample import finite, report_by_bands, verdict_and_score
 
 from .. import __version__
 from ..batch.job import STREAM, Job
@@ -30,6 +28,9 @@ from ..images.rows import RowLayout
 from ..images.write import EncodeSettings, write_image
 from ..system.atomic import passing_file, sha256_of, whole_file
 from .options import UpscaleOptions
+
+if TYPE_CHECKING:
+    from strsr_models.spectrum import LatticeReport
 
 log = logging.getLogger(__name__)
 LOSSY = (
@@ -193,6 +194,8 @@ def file_scores(job: Job, max_pixels: int, limit: float | None) -> dict[str, Any
 
 def report_on(color: np.ndarray, alpha: np.ndarray | None, deep: bool) -> LatticeReport:
     """The report on colours (h, w, 1 or 3); alpha (h, w, 1) hides some. deep: whether more than 8 bits are kept."""
+    from strsr_models.spectrum.sample import report_by_bands
+
     color = visible_color(color if deep else to_8bit(color), alpha)
     size = (color.shape[0], color.shape[1])
     return report_by_bands(size, lambda rows, columns: to_tensor(color[rows, columns]))
@@ -200,12 +203,17 @@ def report_on(color: np.ndarray, alpha: np.ndarray | None, deep: bool) -> Lattic
 
 def score_values(report: LatticeReport) -> dict[str, Any]:
     """The verdict of a report and the score that it is named with; None for an image that is too small."""
+    from strsr_models.spectrum.sample import verdict_and_score
+
     word, score = verdict_and_score(report)
     return {"verdict": word, "score_db": None if score is None else round(score, 3)}
 
 
 def warn_of_grid(job: Job, report: LatticeReport, limit: float | None) -> None:
     """Warn where the verdict is "grid", or the score above a limit."""
+    from strsr_models.spectrum import main_period, verdict
+    from strsr_models.spectrum.sample import finite
+
     score = max(finite(report.excess))
     period = main_period(report) if limit is None else None
     if not (verdict(report) == "grid" if limit is None else score > limit):

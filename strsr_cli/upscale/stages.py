@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.write import EncodeSettings
 from .backends import use_backend
-from .conditions import Conditions
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
 from .options import UpscaleOptions
@@ -56,11 +55,15 @@ from .workers import (
     TileTask,
     Workers,
     batches,
+    fail_all,
     pool_size,
     prefetch,
     thread_pool,
     threads_for_workers,
 )
+
+if TYPE_CHECKING:
+    from .conditions import Conditions
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +97,12 @@ def load_stages(
     conditions: Conditions | None = None
     if options.big is None:
         precision: str | None = resolve_precision(options.precision, first_device)
-        own = LiteOptions(options.fidelity)
+        own = LiteOptions(options.fidelity, settled=None if options.compile else precision)
         load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights, options=own)
         reporter.start(len(jobs))
     else:
+        from .conditions import Conditions
+
         # The language model has done its work, and left the memory, before the transformer comes.
         conditions = Conditions(options.model, weights, options.big, options.precision, first_device)
         reporter.start(len(jobs))
@@ -394,9 +399,3 @@ class Stages:
         write_output(job, restoration.layout(metadata), rows(), settings, before, keep_times=keep_times)
         warn_of_redone(job.name, open_picture.redone, restoration.tiles, self.precision)
         return grid_scores(job, np.concatenate(bands), options.grid_limit) if options.check_grid else {}
-
-
-def fail_all(tasks: list[TileTask], error: BaseException) -> None:
-    """Tell the pictures of these tiles that nothing more will come, and why."""
-    for task in tasks:
-        task.picture.fail(error)

@@ -219,6 +219,12 @@ class TileTask:
         return self.picture.restoration.tiled.view(self.number)
 
 
+def fail_all(tasks: list[TileTask], error: BaseException) -> None:
+    """Tell the pictures of these tiles that nothing more will come, and why."""
+    for task in tasks:
+        task.picture.fail(error)
+
+
 class Workers:
     """Threads that take batches of tiles from a short queue, one or two of them for each device."""
 

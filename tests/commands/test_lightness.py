@@ -66,6 +66,25 @@ def test_local_paths_load_nothing_of_remote_places(tmp_path: Path) -> None:
     assert loaded.isdisjoint({"fsspec", "s3fs", "aiohttp", "botocore"})
 
 
+def test_a_picture_loads_nothing_that_it_does_without(tmp_path: Path) -> None:
+    output = tmp_path / "cat.png"
+    command = f"app(['upscale', 'examples/cat.png', {str(output)!r}, '--scale', '2'])"
+    loaded = loaded_after(f"from strsr_cli.app import app\ntry: {command}\nexcept SystemExit: pass")
+    assert output.exists()
+    libraries = {
+        "torch._dynamo",
+        "torch._inductor",
+        "sympy",
+        "torchvision",
+        "scipy",
+        "cv2",
+        "rich",
+        "filelock",
+    }
+    others = {"strsr_models.spectrum", "strsr_models.pipelines.pretrained", "strsr_models.encoders.dit_trunk"}
+    assert loaded.isdisjoint(libraries | others | {"strsr_cli.upscale.conditions"})
+
+
 def test_the_local_engine_never_loads_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     command = f"['upscale', 'examples', {str(tmp_path / 'out')!r}, '--scale', '1', '--max-pixels', '1']"

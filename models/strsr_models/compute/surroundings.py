@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
+
+DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 @contextlib.contextmanager
@@ -52,3 +56,23 @@ def own_start(device: torch.device) -> Iterator[None]:
                 torch.set_default_dtype(dtype)
             random.setstate(pythons)
             np.random.set_state(numpys)
+
+
+class Unfilled(TorchFunctionMode):
+    """A context in which layers draw no random weights, for networks that a file fills, each tensor of them.
+
+    To draw lite's takes as long as all else of loading it. torch's meta device, made for this, loads what takes a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return the tensor as it is where it is to be drawn; call anything else."""
+        kwargs = kwargs or {}
+        if func in DRAWS or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

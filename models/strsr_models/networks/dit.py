@@ -104,6 +104,45 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]  # (b, k, n, d/k)
 
 
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Enlarge maps x (b, c, h, w) by a whole factor, bilinearly; returns (b, c, factor*h, factor*w).
+
+    On a CPU, where no gradient is wanted, by a product for each axis: PyTorch's own kernel turns maps that are
+    channels_last around and back, 9 ms for 64 maps of 136 px in place of 0.4, and leaves them so that the convolution
+    behind has to turn them again. The sums are the same two terms, equal but for rounding.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or is_recorded():
+        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    b, c, h, w = x.shape
+    # The enlargement of each unit vector: the weights of all pixels of an axis.
+    by_row, by_column = (
+        F.interpolate(torch.eye(side, dtype=x.dtype)[None], factor * side, mode="linear")[0].T
+        for side in (h, w)
+    )  # (factor*h, h), (factor*w, w)
+    with torch.autocast(x.device.type, enabled=False):
+        x = by_row @ x.permute(0, 2, 3, 1).reshape(b, h, w * c)  # (b, factor*h, w*c)
+        x = by_column @ x.view(b, factor * h, w, c)  # (b, factor*h, factor*w, c)
+    return x.permute(0, 3, 1, 2)
+
+
+def is_recorded() -> bool:
+    """Whether what is computed here is recorded, for sizes of all kinds and for whoever knows how to do it fast."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def cut_patches(latents: Tensor, side: int) -> Tensor:
+    """Return the patches of `side` px of latents (b, c, h, w), row by row, (b, n, c*side*side).
+
+    Where no gradient is wanted of latents that are channels_last, by one copy, in two fifths of PyTorch's time.
+    """
+    is_placed = latents.is_contiguous(memory_format=torch.channels_last)
+    if torch.is_grad_enabled() or is_recorded() or not is_placed:
+        return F.pixel_unshuffle(latents, side).flatten(2).transpose(1, 2)
+    b, c, h, w = latents.shape
+    cells = latents.permute(0, 2, 3, 1).reshape(b, h // side, side, w // side, side, c)
+    return cells.permute(0, 1, 3, 5, 2, 4).reshape(b, -1, c * side**2)
+
+
 class Attention(nn.Module):
     """Self-attention over image and semantic tokens together."""
 
@@ -239,9 +278,7 @@ class DiT(nn.Module):
         velocity = velocity.unflatten(2, (h // p, w // p))  # type: ignore[no-untyped-call]  # (b, c*p*p or c, h/p, w/p)
         if self.mix is None:
             return F.pixel_shuffle(velocity, p)  # (b, c, h, w)
-        velocity = F.interpolate(
-            velocity, scale_factor=p, mode="bilinear", align_corners=False
-        )  # (b, c, h, w)
+        velocity = enlarge(velocity, p)  # (b, c, h, w)
         return self.mix(velocity)  # type: ignore[no-any-return]  # (b, c, h, w)
 
     def hidden_states(
@@ -253,7 +290,7 @@ class DiT(nn.Module):
         """
         p = self.config.patch_size
         rows, columns = latents.shape[-2] // p, latents.shape[-1] // p
-        patches = F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)  # (b, n, c*p*p)
+        patches = cut_patches(latents, p)  # (b, n, c*p*p)
         x = wide(torch.cat([self.patch_in(patches), tokens], dim=1))  # (b, n+m, d)
 
         head = self.config.width // self.config.heads

@@ -19,6 +19,8 @@ class LiteOptions:
 
     # From 0, the sharper picture, to 1, the more faithful: how far its weights go to those of the faithful end.
     fidelity: float = 0.0
+    # The precision to compute in, of a pipeline that neither trains nor moves: weights are rounded to it once.
+    settled: str | None = None
 
     def __post_init__(self) -> None:
         # The comparison is false for NaN as well.

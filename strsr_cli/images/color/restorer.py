@@ -267,15 +267,10 @@ def _table(transform: ImageCms.ImageCmsTransform, mode: str) -> Tensor:
     The transform rounds to 8 bits. Nodes are means over them and their neighbours, so that rounding
     does not turn into steps of the slope, by which the network's detail is scaled.
     """
-    samples: list[int] = []
-    counts: list[int] = []
-    for node in range(0, 256, STEP):
-        around = [node] if node in (0, 255) else [node - 1, node, node + 1]
-        samples += around
-        counts.append(len(around))
-    axis = np.array(samples, np.uint8)
-    sizes = np.array(counts)
-    starts = np.cumsum([0, *counts])[:-1]
+    nodes = np.arange(0, 256, STEP)
+    # The first and the last node have no neighbours on one side, and are taken alone.
+    inner = np.stack([nodes[1:-1] - 1, nodes[1:-1], nodes[1:-1] + 1], axis=1).flatten()
+    axis = np.array([0, *inner, 255], np.uint8)
     if mode == "L":
         stacked = axis[None, :, None].repeat(3, 2)
     else:
@@ -283,16 +278,22 @@ def _table(transform: ImageCms.ImageCmsTransform, mode: str) -> Tensor:
     image = Image.fromarray(stacked)
     if transform.input_mode == "L":
         image = image.getchannel(0)
-    values = np.asarray(ImageCms.applyTransform(image, transform), np.float64)
+    values = np.asarray(ImageCms.applyTransform(image, transform), np.uint16)
     if mode == "L":
         values = values[0] if values.ndim == 2 else values[0, :, 0]
-        return torch.from_numpy(np.add.reduceat(values, starts) / sizes / 255)[None].float()
+        return torch.from_numpy(_node_means(values, 0) / 255)[None].float()
     values = values.reshape(len(axis), len(axis), len(axis), 3)
     for dim in range(3):
-        shape = [1, 1, 1, 1]
-        shape[dim] = -1
-        values = np.add.reduceat(values, starts, axis=dim) / sizes.reshape(shape)
+        values = _node_means(values, dim)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(3, 0, 1, 2)) / 255).float()
+
+
+def _node_means(values: np.ndarray, dim: int) -> np.ndarray:
+    """The means of each node and its two neighbours along an axis, whose ends are nodes without neighbours."""
+    values = np.moveaxis(values, dim, 0)
+    before, node, after = values[1:-1:3], values[2:-1:3], values[3:-1:3]
+    means = np.concatenate([values[:1], (before + (node + after)) / 3, values[-1:]])
+    return np.moveaxis(means, 0, dim)
 
 
 def _identity(dims: int, channels: int, size: int) -> Tensor:

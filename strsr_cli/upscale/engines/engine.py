@@ -11,6 +11,7 @@ from strsr_models.packages import install_command
 
 from ...batch.report import Reporter
 from ...batch.state import BatchState
+from ...system.processes import without_collection
 from ..options import UpscaleOptions
 from ..preflight import Preflight
 
@@ -20,7 +21,8 @@ Engine = Callable[[Preflight, UpscaleOptions, Reporter, BatchState], None]
 
 def upscale_here(forecast: Preflight, options: UpscaleOptions, reporter: Reporter, state: BatchState) -> None:
     """Make all images in this process."""
-    from ..stages import upscale_batch
+    with without_collection():
+        from ..stages import upscale_batch
 
     upscale_batch(forecast.pending, options, reporter, state)
 
