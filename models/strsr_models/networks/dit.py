@@ -127,7 +127,7 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
 
 def is_recorded() -> bool:
     """Whether what is computed here is recorded, for sizes of all kinds and for whoever knows how to do it fast."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def cut_patches(latents: Tensor, side: int) -> Tensor:
