@@ -321,7 +321,7 @@ Backend = Annotated[
     Literal["auto", "torch", "openvino"],
     option(
         metavar="auto|torch|openvino",
-        help="What computes lite's tiles on a CPU; auto: OpenVINO, about twice as fast, where it is installed, or what STRSR_BACKEND says.",
+        help="What computes lite's tiles on a CPU; auto: OpenVINO, the faster one, where it is installed, or what STRSR_BACKEND says.",
         panel=SPEED,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Tiles through OpenVINO in PyTorch's place, on CPUs: the same networks, in about half the time.
+"""Tiles through OpenVINO in PyTorch's place, on CPUs: the same networks, in less time.
 
 PyTorch records what lite does with one tile; OpenVINO makes of that a network for tiles of any size, and compiles it
 for this processor. That takes some seconds, so that what comes of it can be kept (`CompiledCache`).
