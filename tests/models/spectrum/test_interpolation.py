@@ -15,8 +15,7 @@ from torch import Tensor
 
 from strsr_models.spectrum import inspect_lattice, main_period, verdict
 from strsr_models.spectrum.interpolation import find_interpolation
-from strsr_models.spectrum.phase import certainty
-from strsr_models.spectrum.survey import survey_print
+from strsr_models.spectrum.certainty import certainty
 from strsr_models.tiling.enlargement import enlarge
 
 SIDE = 384
@@ -187,7 +186,7 @@ def test_certainty_is_what_its_name_says_of_noise() -> None:
     """Of 200 pictures of noise 20 have a certainty above 1 by each of about six kinds of sums, which depend on each other."""
     rng = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(200, 1, 256, 256, generator=rng)
-    values = [certainty(survey_print(y, 8, closely=True), 8) for y in noise]
+    values = [certainty(y, 8) for y in noise]
     assert 20 <= sum(value > 1 for value in values) <= 120
     assert max(values) < 4
 
