@@ -20,11 +20,11 @@ from .survey import QUIET, grid_of_blocks, on_diagonal, side_of_blocks, unturn
 
 PERIODS = 3  # a block holds: the fewest whose neighbours, two bins away, are neither the line nor the mean
 APART = 2  # bins from a harmonic to the neighbours that tell its noise
-LOG_MEAN = math.exp(
-    0.5772156649
-)  # by which the power of noise is larger than e to the mean of its logarithms
+# By which the power of noise is larger than e to the mean of its logarithms.
+LOG_MEAN = math.exp(0.5772156649)
 NEAR = 4  # steps of the finest frequencies within which those beside a cross-point are as loud as it
 LEAST_CONTROLS = 4
+HIGHEST = 2.0  # times the harmonic's power: where the finest frequencies that touch it have more, the line is theirs
 LEAST_PRINT = 0.1 / 255  # root mean square: what is weaker nobody sees, however sure it is
 
 
@@ -40,8 +40,13 @@ def certainty(y: Tensor, period: int) -> float:
     side = PERIODS * period
     tops, lefts = grid_of_blocks(y.shape[-2], y.shape[-1], side)
     points = harmonics_of(period)
-    rows = [_row_of_blocks(y[0], top, lefts, points, period) for top in tops]
+    at = torch.tensor([_bin(p.down * PERIODS, p.across * PERIODS, side) for p in points], device=y.device)
+    near = [(numbers, torch.tensor(bins, device=y.device)) for numbers, bins in _neighbours(points, side)]
+    rows = [_row_of_blocks(_spectra(y[0, top : top + side], lefts), at, near) for top in tops]
     scores, weights = (torch.stack(parts) for parts in zip(*rows, strict=True))  # (d, a, k)
+    down, across = (torch.tensor([getattr(p, way) for p in points]).double() for way in ("down", "across"))
+    turns = torch.tensor(tops)[:, None, None] * down + torch.tensor(lefts)[:, None] * across
+    scores = scores * unturn(turns / period).to(y.device)
     response = [_response(begins, side, y) for begins in (tops, lefts)]
     if _rms(scores, weights, float(response[0][0] * response[1][0]), side) < LEAST_PRINT:
         return 0.0
@@ -49,31 +54,34 @@ def certainty(y: Tensor, period: int) -> float:
     return max(0.0, *(_least_chance(evidence, sets) for sets in _kinds(points, period)))
 
 
+def _spectra(rows: Tensor, lefts: list[int]) -> Tensor:
+    """Spectra (a, s * (s/2 + 1)) of the blocks of rows (s, w); 0 of flat ones. White noise has its variance's power."""
+    side = len(rows)
+    pieces = torch.stack([rows[:, left : left + side] for left in lefts])
+    window = hann(side, rows)[:, None] * hann(side, rows)
+    pieces = without_plane(pieces) * (window / window.square().sum().sqrt())
+    pieces = pieces * (pieces.square().sum((-2, -1), keepdim=True) > QUIET)
+    spectra: Tensor = torch.fft.rfft2(pieces).flatten(1)
+    return spectra
+
+
 def _row_of_blocks(
-    y: Tensor, top: int, lefts: list[int], points: tuple[Harmonic, ...], period: int
+    spectra: Tensor, at: Tensor, near: list[tuple[list[int], Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Scores (a, k), complex, and weights (a, k) of a row of blocks.
+    """Scores (a, k), complex, and weights (a, k) of a row of blocks, of harmonics at bins `at`, neighbours in `near`.
 
     Weight: 1 / (noise + power), the noise told by the neighbours. So a block counts by its noise where nothing
     is to be seen, and no block counts for much that stands far out: it is what a score test has where the noise's own
     power is known but roughly (Student's t of one degree of freedom). Score: value times weight; 0 in flat blocks.
     """
-    side = PERIODS * period
-    pieces = torch.stack([y[top : top + side, left : left + side] for left in lefts])
-    window = hann(side, y)[:, None] * hann(side, y)
-    pieces = without_plane(pieces) * (window / window.square().sum().sqrt())
-    seen = pieces.square().sum((-2, -1)) > QUIET
-    spectra = torch.fft.rfft2(pieces).flatten(1)
     power = spectra.real.square() + spectra.imag.square()
-    at = torch.tensor([_bin(p.down * PERIODS, p.across * PERIODS, side) for p in points], device=y.device)
     log_power = (power + ROUNDING).log()
-    weights = power.new_zeros(len(lefts), len(points))
-    for numbers, near in _neighbours(points, side):
-        noise = LOG_MEAN * log_power[:, near].mean(-1).exp()
+    weights = power.new_zeros(len(power), len(at))
+    for numbers, bins in near:
+        noise = LOG_MEAN * log_power[:, bins].mean(-1).exp()
         weights[:, numbers] = 1 / (noise + power[:, at[numbers]])
-    weights = weights * seen[:, None]
-    turns = [[(p.down * top + p.across * left) / period for p in points] for left in lefts]
-    return spectra[:, at] * unturn(turns, y.device) * weights, weights
+    weights = weights * (power.sum(1, keepdim=True) > 0)
+    return spectra[:, at] * weights, weights
 
 
 def _bin(down: int, across: int, side: int) -> int:
@@ -134,15 +142,21 @@ def _evidence(scores: Tensor, points: tuple[Harmonic, ...], response: Tensor) ->
         "y": beside & (across <= 1),
         "xy": beside & (down[:, None] <= NEAR) & (across <= NEAR),
     }
+    masks = torch.stack([beside, *alike.values()]).flatten(1).double()  # (4, d * a)
+    counts = masks.sum(1).tolist()
+    sums = (power.flatten(1) @ masks.mT).tolist()
+    own = power[:, 0, 0].tolist()
+    touching = torch.where(beside, 0.0, power).flatten(1).amax(1).tolist()
     evidence = []
-    for point, plane in zip(points, power, strict=True):
-        near = plane[alike[point.axis]]
-        if len(near) < LEAST_CONTROLS:
+    for point, here, there, (everywhere, *near) in zip(points, own, touching, sums, strict=True):
+        number = 1 + [*alike].index(point.axis)
+        count, total = counts[number], near[number - 1]
+        if count < LEAST_CONTROLS or there > HIGHEST * here:
             evidence.append(0.0)
             continue
-        level = max(float(plane[beside].mean()), float(near.mean()) * (1 - 1 / math.sqrt(len(near))), 1e-30)
+        level = max(everywhere / counts[0], total / count * (1 - 1 / math.sqrt(count)), 1e-30)
         # The tail of an exponential over a mean of so many others.
-        evidence.append(len(near) * math.log1p(float(plane[0, 0]) / level / len(near)))
+        evidence.append(count * math.log1p(here / level / count))
     return evidence
 
 

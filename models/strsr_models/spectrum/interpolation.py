@@ -167,10 +167,10 @@ def _roughness(table: Tensor) -> float:
     """The variance of windows less the parabola that fits each best, over that of rounding; see `_products`."""
     products = table.sum(0)
     ramp = torch.linspace(-1, 1, len(products) - 1, dtype=table.dtype, device=table.device)
-    basis = torch.linalg.qr(torch.stack([ramp**0, ramp, ramp**2], dim=1)).Q
+    basis: Tensor = torch.linalg.qr(torch.stack([ramp**0, ramp, ramp**2], dim=1)).Q
     covariance = products[:-1, :-1] / products[-1, -1].clamp_min(1)
     left = covariance.trace() - (basis.mT @ covariance @ basis).trace()
-    return float(left) / (len(ramp) - basis.shape[1]) * 12
+    return 12 * float(left) / (len(ramp) - basis.shape[1])
 
 
 def _numbers_of_a_cell(table: Tensor, factor: int) -> float:
