@@ -33,6 +33,13 @@ JUMP = 1.16  # a gap's differences over those of the gaps beside it
 JUMP_CLEARLY = 1.35, 3.0  # of short kernels such as Hamming's, whose gain is so many dB at least
 STEPS = 1 / 3  # 8-bit steps squared: twice what rounding adds to a difference's square
 LEAST_CONTRAST = 0.05  # 8-bit steps: root mean square of differences; of what is flatter nothing can be told
+# Variance of windows less their best parabola, over rounding's: what has no more is a ramp or a bowl, whose stairs
+# of rounding may follow from each other by any weights.
+LEAST_ROUGHNESS = 2.0
+# An enlargement by 3 / 2 has weights that repeat after 3 px too, but two numbers of its input in a cell.
+COUNTED = (3, 4, 6)
+MOST_NUMBERS = 1.25
+SEEN = 0.6  # 8-bit steps squared: seven times what rounding gives a number
 EQUAL = 1e-5  # of [0, 1]: equal colours may differ by so much as luma, by the order of sums
 SOME_LINES = 64
 LEAST_CELLS = 8  # of equal pixels, along each axis
@@ -67,13 +74,18 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
     tables = []
     for pixels, hidden in ((plane, clipped), (plane.T, clipped.T)):
         table = _products(pixels, hidden)
-        if table is None:
+        if table is None or _roughness(table) < LEAST_ROUGHNESS:
             return None
         tables.append(table)
     fits = {factor: fit for factor in FACTORS if (fit := _fit_both(tables, factor)) is not None}
     greatest = max((gain for gain, _ in fits.values()), default=0.0)
     for factor, (gain, residual) in fits.items():
         if gain >= NEARLY_ALL * greatest:
+            if (
+                factor in COUNTED
+                and max(_numbers_of_a_cell(table, factor) for table in tables) > MOST_NUMBERS
+            ):
+                return None
             if factor >= BLOCK and _greatest_jump(plane, factor) >= _jump_allowed(gain):
                 return None
             return Interpolation(factor, gain, residual, False)
@@ -151,17 +163,39 @@ def _products(pixels: Tensor, clipped: Tensor) -> Tensor | None:
     return products
 
 
+def _roughness(table: Tensor) -> float:
+    """The variance of windows less the parabola that fits each best, over that of rounding; see `_products`."""
+    products = table.sum(0)
+    ramp = torch.linspace(-1, 1, len(products) - 1, dtype=table.dtype, device=table.device)
+    basis: Tensor = torch.linalg.qr(torch.stack([ramp**0, ramp, ramp**2], dim=1)).Q
+    covariance = products[:-1, :-1] / products[-1, -1].clamp_min(1)
+    left = covariance.trace() - (basis.mT @ covariance @ basis).trace()
+    return 12 * float(left) / (len(ramp) - basis.shape[1])
+
+
+def _numbers_of_a_cell(table: Tensor, factor: int) -> float:
+    """How many numbers tell the pixels of one cell more: 1 after an enlargement by a whole factor.
+
+    By how many the covariance of a window has more that stand out of rounding than that of one that is whole cells
+    shorter, at each of the places.
+    """
+    by_place = _centred(table, factor)[0]
+    cells = BLOCK // factor
+    counts = [
+        (torch.linalg.eigvalsh(by_place[:, :size, :size]) > SEEN).sum(-1).double().mean()
+        for size in (by_place.shape[1], by_place.shape[1] - cells * factor)
+    ]
+    return float(counts[0] - counts[1]) / cells
+
+
 def _fit_both(tables: list[Tensor], factor: int) -> tuple[float, float] | None:
     """The lesser gain and the greater residual of both axes for a factor; None where it explains nothing."""
     gains, residuals = [], []
     for table in tables:
-        by_place = table.reshape(-1, factor, *table.shape[1:]).sum(0)
-        counts = by_place[:, -1, -1]
+        covariances, counts = _centred(table, factor)
         if float(counts.min()) < LEAST_SAMPLES:
             return None
-        # What each place has more or less than others is left to the lattices.
-        means = by_place[:, :-1, -1]
-        by_place = by_place[:, :-1, :-1] - means[:, :, None] * means[:, None, :] / counts[:, None, None]
+        by_place = covariances * counts[:, None, None]
         errors, common = _unexplained(by_place), float(_unexplained(by_place.sum(0, keepdim=True)))
         own = max(float(errors.sum()), 1e-12)
         # As many weights more as these have make an error less by their share of the samples.
@@ -172,6 +206,18 @@ def _fit_both(tables: list[Tensor], factor: int) -> tuple[float, float] | None:
     looser, clearly = ROUNDED_CLEARLY
     plain = residual <= ROUNDED or (residual <= looser and gain >= clearly)
     return (gain, residual) if plain and gain >= LEAST_GAIN else None
+
+
+def _centred(table: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """The covariance (factor, t, t) of windows at each place in a cell, and their numbers (factor,).
+
+    What each place has more or less than others is left to the lattices.
+    """
+    by_place = table.reshape(-1, factor, *table.shape[1:]).sum(0)
+    counts = by_place[:, -1, -1]
+    means = by_place[:, :-1, -1] / counts[:, None].clamp_min(1)
+    products = by_place[:, :-1, :-1] / counts[:, None, None].clamp_min(1)
+    return products - means[:, :, None] * means[:, None, :], counts
 
 
 def _unexplained(products: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether blocks agree on the phase of a lattice: `coherence` of those that show it, `certainty` of all by their noise.
+"""Whether the blocks that show a lattice agree on its phase.
 
 Letters: n blocks, k harmonics.
 """
@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-from .survey import Survey, on_diagonal
+from .survey import Survey
 
 LOPSIDED = 3.0  # dB
 CHANCE = 3.09  # standard deviations: one in a thousand
 FAINT = 0.3  # dB of excess: what stands out less has no phase to speak of
-LOG_MEAN = 10 * 0.5772156649 / math.log(10)  # dB by which the mean log-power of noise lies below its power
 ROUNDED = (
     4.0  # times the floor: rounding alone exceeds it in one block of fifty, in noise; in curved ramps oftener
 )
 LEAST_SEEN = 0.1  # share of the blocks that must show something
-CLIP = 2.0  # deviations of its own noise: no block counts for more
-LEAST_PRINT = 0.1 / 255  # root mean square: what is weaker nobody sees, however sure it is
 
 
 def coherence(survey: Survey, pick: list[int], either_sign: bool = True) -> float:
@@ -68,78 +64,3 @@ def _beyond_chance(agreement: Tensor, chance: Tensor, weights: Tensor) -> float:
         return 0.0
     squared = float((weights * agreement.square()).sum())
     return math.sqrt(min(1.0, max(0.0, (squared - bound) / (1 - bound))))
-
-
-def certainty(printed: Survey, period: int) -> float:
-    """-log10 of the chance that random phases add up as these do over the whole picture: 3 is one in a thousand.
-
-    Each block's value is divided by its own noise, as its neighbours in the spectrum tell it, and counts by that: a
-    lattice shows in the smooth places, whatever stands beside them. The least of the chances of single harmonics and
-    of sums over those of an axis, both axes, the diagonals, and all cross-points; each times the number of its kind.
-    0 where the pattern is weaker than LEAST_PRINT.
-    """
-    assert printed.values is not None
-    assert printed.standing is not None
-    values = printed.values
-    power = values.real.square() + values.imag.square()
-    seen = power > printed.floor
-    # (n,)
-    seen = seen.any(dim=1)
-    if not bool(seen.any()):
-        return 0.0
-    noise = (power + printed.floor) * 10 ** ((LOG_MEAN - printed.standing) / 10)
-    # A flat block speaks against a lattice as loudly as any, not louder: a blown-out sky cannot show one.
-    noise = torch.where(seen[:, None], noise, noise[seen].median(0).values)
-    deviation = noise.sqrt()
-    inverse = 1 / noise  # (n, k)
-    bounded = values / deviation
-    bounded = bounded * (CLIP / bounded.abs().clamp_min(CLIP))
-    information = printed.overlap * inverse.sum(0)  # (k,)
-    # Exponentials of mean 1, where phases are random.
-    strength = (bounded / deviation).sum(0).abs().square() / information
-    if _rms(values, inverse, information, printed) < LEAST_PRINT:
-        return 0.0
-    groups = _groups(printed, period)
-    single = [
-        _surprise(strength[pick].amax()[None]) - math.log10(len(pick)) for pick in groups["single"] if pick
-    ]
-    pairs = [_surprise(strength[pick]) - math.log10(len(groups["pairs"])) for pick in groups["pairs"]]
-    sums = [_surprise(strength[pick]) for pick in groups["sums"] if pick]
-    return max(0.0, *single, *pairs, *sums)
-
-
-def _groups(printed: Survey, period: int) -> dict[str, list[list[int]]]:
-    """The numbers of harmonics that are looked at one by one, in pairs of both axes, and as sums."""
-    points = printed.harmonics
-    across = [i for i, point in enumerate(points) if point.axis == "x"]
-    down = [i for i, point in enumerate(points) if point.axis == "y"]
-    cross = [i for i, point in enumerate(points) if point.axis == "xy"]
-    diagonal = [i for i in cross if on_diagonal(points[i], period)]
-    pairs = [[i, j] for i in across for j in down if points[i].across == points[j].down]
-    return {
-        "single": [across + down, diagonal, cross],
-        "pairs": pairs,
-        "sums": [across + down, diagonal, cross],
-    }
-
-
-def _surprise(strength: Tensor) -> float:
-    """-log10 of the chance that as many exponentials of mean 1 have as large a sum: a gamma distribution's tail."""
-    total, count = float(strength.double().sum()), len(strength)
-    if total <= count:
-        return 0.0
-    # The sum over i < count of total^i / i!, times e^-total.
-    terms = [i * math.log(total) - math.lgamma(i + 1) for i in range(count)]
-    largest = max(terms)
-    tail = largest + math.log(sum(math.exp(term - largest) for term in terms)) - total
-    return -tail / math.log(10)
-
-
-def _rms(values: Tensor, inverse: Tensor, information: Tensor, printed: Survey) -> float:
-    """The root mean square of the pattern in [0, 1], over all harmonics, less what noise would make of it."""
-    mean = (values * inverse).sum(0).abs().square() / inverse.sum(0).square()  # (k,)
-    noise = information / inverse.sum(0).square()
-    side = printed.boxes[0][2]
-    # A wave of rms 1 has s^2 * (2 / 3)^2 / 2 on its bin, by the Hann window.
-    total = float((mean - noise).sum()) * 4.5 / side**2
-    return math.sqrt(max(0.0, total))

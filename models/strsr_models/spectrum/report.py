@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .blocks import one_channel
+from .certainty import certainty
 from .interpolation import Interpolation, find_interpolation
-from .phase import certainty, coherence
+from .phase import coherence
 from .survey import (
     AXES,
     CROSS,
@@ -31,7 +32,7 @@ PEAK_DB = 3.0  # of excess: what is less is no peak
 MOST_PEAKS = 8  # of each axis
 GRID_DB, GRID_COHERENCE = 2.0, 0.5  # docs/developing/grid-estimator.md has the figures behind these
 SUSPECT_DB, SUSPECT_COHERENCE = 6.0, 0.15  # dB: as much as a line of another period, one bin aside, can give
-SUSPECT_CERTAINTY = 3.0  # one picture in a thousand by chance, for each of a few kinds of sums
+SUSPECT_CERTAINTY = 2.3  # one picture in two hundred by chance, for each of a few kinds of sums
 ONE_AXIS = 0.45  # below GRID_COHERENCE: what is coherent on one axis alone is no grid
 FLAT_LINES = 256  # at least, that are looked at for equal pixels
 ALIGNED = 0.75  # px by which seams may seem to lie beside the image's own origin
@@ -235,7 +236,7 @@ def _inspect_period(
         aligned=of_cells > 0 and all(_aligned(seams, axis, period) for axis in "xy"),
         peaks=_peaks(printed, period),
         region=_best_block(survey, pick),
-        certainty=certainty(printed, period),
+        certainty=certainty(y, period),
         trace=_trace(seams) if of_cells < SUSPECT_COHERENCE else 0.0,
     )
 

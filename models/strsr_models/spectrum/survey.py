@@ -118,7 +118,9 @@ def survey_print(y: Tensor, period: int, closely: bool = False) -> Survey:
         total = total + power.sum(1)
         if closely:
             turns = [[(p.down * top + p.across * left) / period for p in points] for left in lefts]
-            values.append(spectra[0][:, index.at] * _unturn(turns, y.device))
+            values.append(
+                spectra[0][:, index.at] * unturn(torch.tensor(turns, dtype=torch.float64)).to(y.device)
+            )
             standing.append(_standing(power[0], index))
     mean = total / (len(tops) * len(lefts))
     survey = Survey(points, excess(mean, index), lopsidedness(mean, index), real=period == 2)
@@ -214,7 +216,9 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
     if closely:
         # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
         turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
-        survey.values = spectra[0][:, index.at] * _unturn(turns, signal.device)
+        survey.values = spectra[0][:, index.at] * unturn(torch.tensor(turns, dtype=torch.float64)).to(
+            signal.device
+        )
         survey.standing = _standing(power[0], index)
         height = STRIP * strips
         survey.boxes = tuple((left, row * height, side, height) for row in range(count) for left in lefts)
@@ -232,10 +236,10 @@ def _standing(power: Tensor, index: Bins) -> Tensor:
     return columns
 
 
-def _unturn(turns: list[list[float]], device: torch.device) -> Tensor:
-    """Factors exp(-2 pi i turns), which take the place of a block out of its phases."""
-    angle = -2 * math.pi * torch.tensor(turns, dtype=torch.float64).remainder(1)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
+def unturn(turns: Tensor) -> Tensor:
+    """Factors exp(-2 pi i turns), of float64, which take the place of a block out of its phases; complex64."""
+    angle = -2 * math.pi * turns.remainder(1)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
 def _overlap(begins: list[int], side: int) -> float:

@@ -14,9 +14,8 @@ from skimage import data
 from torch import Tensor
 
 from strsr_models.spectrum import inspect_lattice, main_period, verdict
+from strsr_models.spectrum.certainty import certainty
 from strsr_models.spectrum.interpolation import find_interpolation
-from strsr_models.spectrum.phase import certainty
-from strsr_models.spectrum.survey import survey_print
 from strsr_models.tiling.enlargement import enlarge
 
 SIDE = 384
@@ -151,6 +150,28 @@ def test_pictures_without_content_are_clean(name: str) -> None:
     assert verdict(report) == "clean"
 
 
+@pytest.mark.parametrize(
+    "curve", [(256, 200, 514, 1.0), (200, 300, -1028, 1.0), (130, 400, 771, 0.5), (256, 256, 514, 1.0)]
+)
+def test_a_bowl_is_no_enlargement(curve: tuple[float, float, float, float]) -> None:
+    """Its stairs of rounding repeat nearly every 16 px, so that pixels follow from their neighbours by any weights."""
+    across, down, width, flat = curve
+    bowl = ((ACROSS - across) ** 2 + flat * (DOWN - down) ** 2) / width + (width < 0) * 255
+    report = inspect_lattice(as_image(np.rint(bowl).clip(0, 255).astype(np.uint8)))
+    assert report.interpolation is None
+    assert verdict(report) == "clean"
+
+
+def test_an_enlargement_by_three_halves_is_not_one_by_three() -> None:
+    """scikit-image's moon is 256 px, doubled: at three quarters its weights repeat after 3 px, as at three times."""
+    side = SIDE // 4 * 4
+    doubled = Image.fromarray(data.moon())
+    pixels = np.asarray(doubled.convert("F").resize((side, side), Image.Resampling.LANCZOS))
+    report = inspect_lattice(as_image(np.rint(pixels).clip(0, 255).astype(np.uint8)))
+    assert report.interpolation is None
+    assert verdict(report) == "clean"
+
+
 def planted_wave(name: str, both: object, side: int) -> tuple[Tensor, Tensor]:
     """A photo, and the same with cosines of 16 px and one step of root mean square."""
     image = Image.fromarray(getattr(data, name)()).convert("L")
@@ -175,21 +196,48 @@ def test_cosines_of_one_step_are_noticed(name: str, both: object) -> None:
     assert main_period(report) == 16
 
 
-def test_a_wave_that_single_blocks_do_not_show_adds_up_over_the_picture() -> None:
-    report = inspect_lattice(planted_wave("coffee", lambda x, y: x, 256)[1], (16,))
-    assert report.excess[0] < 2
-    assert report.coherence[0] < 0.15
-    assert report.certainty[0] > 4
-    assert verdict(report) == "suspect"
+def test_a_wave_that_no_block_shows_adds_up_over_the_picture() -> None:
+    clean, planted = (inspect_lattice(y, (16,)) for y in planted_wave("astronaut", lambda x, y: x, SIDE))
+    assert clean.certainty[0] < 1.5
+    assert planted.certainty[0] > 2.5
+    assert max(planted.coherence) < 0.15
+    assert verdict(planted) == "suspect"
 
 
 def test_certainty_is_what_its_name_says_of_noise() -> None:
-    """Of 200 pictures of noise 20 have a certainty above 1 by each of about six kinds of sums, which depend on each other."""
+    """Of 200 pictures of noise 20 have a certainty above 1 by each of about ten kinds of sums, which depend on each other."""
     rng = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(200, 1, 256, 256, generator=rng)
-    values = [certainty(survey_print(y, 8, closely=True), 8) for y in noise]
+    values = [certainty(y, 8) for y in noise]
     assert 20 <= sum(value > 1 for value in values) <= 120
     assert max(values) < 4
+
+
+def test_a_smooth_corner_counts_for_more_than_a_rough_rest() -> None:
+    """The lattice is a tenth of the noise elsewhere: what shows it is a sixteenth of the picture."""
+    rng = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(1, 512, 512, generator=rng)
+    noise[:, :128, :128] *= 0.05
+    wave = 2**0.5 / 255 * torch.cos(2 * math.pi * torch.arange(512) / 16)
+    assert certainty(0.5 + noise, 16) < 2
+    assert certainty(0.5 + noise + wave, 16) > 4
+
+
+@pytest.mark.parametrize("period", [13, 15, 17])
+def test_a_wave_beside_the_period_is_not_taken_for_it(period: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    wave = 2 / 255 * torch.cos(2 * math.pi * torch.arange(SIDE) / period)
+    image = 0.5 + 0.02 * torch.randn(1, SIDE, SIDE, generator=rng) + wave
+    assert certainty(image, period) > 6
+    assert certainty(image, 16) < 2.3
+
+
+def test_stronger_prints_are_surer() -> None:
+    clean, planted = (y[0] for y in planted_wave("coffee", lambda x, y: x + y, SIDE))
+    values = [certainty(clean + share * (planted - clean), 16) for share in (0, 0.5, 1, 2)]
+    assert values == sorted(values)
+    assert values[0] < 1.5
+    assert values[-1] > 8
 
 
 def test_texture_that_changes_along_one_axis_is_suspect() -> None:
