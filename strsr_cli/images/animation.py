@@ -19,6 +19,7 @@ from PIL import Image
 
 from strsr_models.errors import ImageError
 
+from .codecs.avif import is_monochrome
 from .codecs.gif import CLEAR, PREVIOUS, Gif, read_gif
 from .codecs.png import Apng, parse_png, read_apng, read_deep_png
 from .codecs.tiff.pages import PageFile, page_offsets
@@ -182,12 +183,16 @@ def _decode_frames(data: bytes, kind: str, max_pixels: int) -> Iterator[np.ndarr
 
 def _pillow_frames(data: bytes, kind: str, max_pixels: int) -> Iterator[np.ndarray]:
     """Decode the frames of WebP and AVIF, which Pillow puts together."""
+    gray = kind == "AVIF" and is_monochrome(BytesIO(data))
     with Image.open(BytesIO(data), formats=(kind,)) as image:
         check_pixels(image.height, image.width, max_pixels, "the image")
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             image.load()
             pixels = np.asarray(image)
+            if gray and pixels.ndim == 3:
+                # The last channel is alpha, of four.
+                pixels = pixels[..., ::3] if pixels.shape[2] == 4 else pixels[..., :1]
             yield pixels[..., None] if pixels.ndim == 2 else pixels
 
 

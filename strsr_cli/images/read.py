@@ -20,7 +20,7 @@ from strsr_models.errors import ImageError, first_line
 
 from .animation import MAX_FRAMES, Animation, count_frames, open_animation, page_file
 from .codecs import png as png_files
-from .codecs.avif import Aperture, read_color_chunks
+from .codecs.avif import Aperture, is_monochrome, read_color_chunks
 from .codecs.jpeg import check_jpeg
 from .codecs.jpeg_damage import is_damaged
 from .codecs.jxl import jxl_size
@@ -321,7 +321,7 @@ def _decode_other(file: BinaryIO, kind: str, name: str, max_pixels: int) -> Pict
         chunks = read_color_chunks(file) if kind in BOXED and not icc else ()
         view = view_of(image, file)
         warn_of_view(name, view)
-        pixels = view.cut(pixels_of(image, name))
+        pixels = view.cut(pixels_of(image, name, gray=kind == "AVIF" and is_monochrome(file)))
     # Pillow's copy of the pixels goes before they are turned, which takes another.
     del image
     if kind == "JPEG" and is_damaged(data):

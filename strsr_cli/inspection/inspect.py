@@ -116,7 +116,8 @@ def with_bar(items: Sequence[Item], words: str, beside_lines: bool = False) -> I
     """Yield the items; a terminal shows a bar that vanishes, unless lines are printed there meanwhile."""
     console = make_console(stderr=True)
     hidden = beside_lines or len(items) < 2 or not takes_escapes(sys.stderr)
-    yield from track(items, words, console=console, transient=True, disable=hidden)
+    # rich before 14.3 prints an empty line for a hidden bar.
+    yield from items if hidden else track(items, words, console=console, transient=True)
 
 
 def inspect_source(source: Source, options: InspectOptions) -> tuple[Inspection, Tensor]:

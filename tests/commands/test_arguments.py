@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typer.testing import Result
 
 from strsr_cli.images.codecs import pillow_writer
 
+from ..helpers.refusing import refuse
 from ..hostile.batch import command, environment, obey_modes
 
 Run = Callable[..., Result]
@@ -159,14 +161,7 @@ def test_one_closed_image_among_others_fails_alone(photos: Path, tmp_path: Path,
 def test_an_output_that_may_not_be_made_is_wrong_usage(
     upscale: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = os.mkdir
-
-    def refuse(path: str | Path, *more: object, **extra: object) -> None:
-        if str(path).endswith("out"):
-            raise PermissionError(13, "Permission denied", str(path))
-        make(path, *more, **extra)
-
-    monkeypatch.setattr(os, "mkdir", refuse)
+    refuse(monkeypatch, "mkdir", errno.EACCES, lambda path, *_, **__: str(path).endswith("out"))
     one_line(upscale(photos, tmp_path / "out"), 2, "out: cannot be written to: Permission denied")
 
 

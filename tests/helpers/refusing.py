@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+# The fields of stat_result that its sequence holds by these names.
+IN_ORDER = ("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size")
 
 
 def refuse(
@@ -25,6 +29,9 @@ def refuse(
         return real(*args, **named)
 
     monkeypatch.setattr(module, name, refusing)
+    # pathlib of Python 3.10 took functions of os for its own when it was imported.
+    if module is os and hasattr(taken := getattr(pathlib, "_NormalAccessor", None), name):
+        monkeypatch.setattr(taken, name, staticmethod(refusing))
 
 
 def same_inodes(monkeypatch: pytest.MonkeyPatch, inode: int, device: int | None = None) -> None:
@@ -41,7 +48,7 @@ def same_inodes(monkeypatch: pytest.MonkeyPatch, inode: int, device: int | None 
             extra = {
                 field: getattr(state, field)
                 for field in dir(state)
-                if field.startswith("st_") and field not in ("st_ino", "st_dev")
+                if field.startswith("st_") and field not in IN_ORDER
             }
             return os.stat_result(values, extra)
 

@@ -136,17 +136,22 @@ def jpeg_files() -> Iterator[Case]:
     )
     inks = np.concatenate([255 - color(), np.full((HEIGHT, WIDTH, 1), 20, np.uint8)], axis=2)
     truth = (color().astype(float) * (235 / 255)).astype(np.uint8)
-    adobe = pillow(Image.fromarray(inks, "CMYK"), "JPEG", subsampling=0, **best)
+    adobe = pillow(_inks(inks), "JPEG", subsampling=0, **best)
     yield case("jpeg/cmyk-adobe.jpg", adobe, Made(truth, LOSSY))
     yield case("jpeg/cmyk-without-adobe-marker.jpg", _without_adobe(adobe), Made(truth, LOSSY))
     ycc = np.asarray(Image.fromarray(inks[..., :3]).convert("YCbCr"))
-    ycck = pillow(Image.fromarray(np.concatenate([255 - ycc, inks[..., 3:]], axis=2), "CMYK"), "JPEG", **best)
+    ycck = pillow(_inks(np.concatenate([255 - ycc, inks[..., 3:]], axis=2)), "JPEG", **best)
     at = ycck.index(b"Adobe") + 11
     yield case("jpeg/ycck.jpg", ycck[:at] + b"\2" + ycck[at + 1 :], Made(truth, 20))
     several = pillow(
         color(), "MPO", save_all=True, append_images=[Image.fromarray(gray(5, 6)[..., 0])], **best
     )
     yield case("jpeg/camera-with-preview.jpg", several, Made(color(), LOSSY))
+
+
+def _inks(values: np.ndarray) -> Image.Image:
+    """Values (h, w, 4) as an image of four inks."""
+    return Image.frombytes("CMYK", values.shape[1::-1], values.tobytes())
 
 
 def _without_adobe(data: bytes) -> bytes:
@@ -207,7 +212,7 @@ def tiff_files() -> Iterator[Case]:
         "tiff/ycbcr.tif", pillow(Image.fromarray(color()).convert("YCbCr"), "TIFF"), Made(color(), LOSSY)
     )
     cmyk = np.concatenate([255 - color(), np.zeros((HEIGHT, WIDTH, 1), np.uint8)], axis=2)
-    yield case("tiff/cmyk.tif", pillow(Image.fromarray(cmyk, "CMYK"), "TIFF"), Made(color(), LOSSY))
+    yield case("tiff/cmyk.tif", pillow(_inks(cmyk), "TIFF"), Made(color(), LOSSY))
 
 
 def deep_tiff_files() -> Iterator[Case]:

@@ -232,7 +232,8 @@ def test_dots_per_centimetre_stay_per_centimetre(source: str, kind: str) -> None
     else:
         with tifffile.TiffFile(BytesIO(out)) as file:
             tags = file.pages.first.tags
-            assert (tags[282].value, tags[283].value, int(tags[296].value)) == ((118, 1), (59, 1), 3)
+            across, down = (tags[number].value[0] / tags[number].value[1] for number in (282, 283))
+            assert (across, down, int(tags[296].value)) == (pytest.approx(118), pytest.approx(59), 3)
 
 
 def geotiff(*more: tuple[int, int, object], points: bool = False) -> bytes:

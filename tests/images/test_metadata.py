@@ -141,7 +141,7 @@ def test_metadata_arrives_in_every_format(source: str, target: str, profile: str
 def test_avif_holds_metadata_too(source: str) -> None:
     """By OpenCV, as the containers' boxes are a format of their own."""
     data = round_trip(with_metadata(source, 1, PROFILES["Display P3"]), "avif")
-    _, kinds, bodies = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    _, kinds, bodies = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=cv2.IMREAD_COLOR)
     held = {int(kind): bytes(body) for kind, body in zip(kinds, bodies, strict=True)}
     assert b"grandmother's album" in data
     tags = exif_tags(held[cv2.IMAGE_METADATA_EXIF])

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from typer.testing import Result
 
 from strsr_cli.images.picture import Picture
-from strsr_cli.images.read import decode_image
+from strsr_cli.images.read import decode_image, read_frame, read_image
 from strsr_cli.images.write import EncodeSettings, encode_image
 
 from ..helpers.image_files import (
@@ -124,12 +124,37 @@ def test_sixteen_bit_grays_get_a_gray_profile() -> None:
 
 
 def test_a_gray_avif_with_a_gray_profile_is_gray() -> None:
-    """AVIF may hold gray pixels with a profile of gray, which its reader shows as RGB."""
+    """AVIF may hold gray pixels with a profile of gray, which Pillow before 13 shows as RGB."""
     icc = gray_profile(1.8)
     data = saved(Image.fromarray(RAMP), "AVIF", icc_profile=icc, subsampling="4:0:0", quality=100)
     picture = decode_image(data, "x")
     assert picture.icc == icc
     assert picture.color.shape == (16, 16, 1)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_gray_avif_is_gray_with_alpha_too(mode: str, frames: int, tmp_path: Path) -> None:
+    """Whatever Pillow makes of it: before 13 RGB of both, since then of the one with alpha."""
+    values = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    path = tmp_path / "a.avif"
+    image = Image.fromarray(values)
+    if mode == "LA":
+        image.putalpha(Image.fromarray(255 - values))
+    more = {"save_all": True, "append_images": [image] * (frames - 1)}
+    image.save(path, subsampling="4:0:0", quality=100, **more)
+    picture = read_image(path) if frames == 1 else read_frame(path, 2)
+    assert picture.color.shape == (10, 20, 1)
+    np.testing.assert_allclose(picture.color[..., 0], values, atol=1)
+    assert (picture.alpha is not None) == (mode == "LA")
+    if picture.alpha is not None:
+        np.testing.assert_allclose(picture.alpha[..., 0], 255 - values, atol=1)
+
+
+def test_an_avif_of_equal_channels_is_no_gray_one() -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (20, 10), (77, 77, 77)).save(buffer, "AVIF", subsampling="4:4:4")
+    assert decode_image(buffer.getvalue(), "x").color.shape == (10, 20, 3)
 
 
 # --- profiles of no use ------------------------------------------------------------------------------

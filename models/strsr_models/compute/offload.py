@@ -60,8 +60,14 @@ def take_turns(networks: tuple[nn.Module, nn.Module], device: torch.device) -> N
 def move_layer_by_layer(network: nn.Module, device: torch.device) -> None:
     """Let a layer's weights be on the device only while the layer computes, from now on."""
     from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_module
 
     cpu_offload(network, device, offload_buffers=bool(network._parameters))
+    for name, layer in network.named_modules():
+        # A table of a few MB, which transformers before 5.9 asks for its device before it computes.
+        if name.endswith("pos_embed") and isinstance(layer, nn.Embedding):
+            remove_hook_from_module(layer)
+            layer.to(device)
 
 
 def execution_device(network: nn.Module) -> torch.device:

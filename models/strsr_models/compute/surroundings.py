@@ -31,7 +31,8 @@ def own_surroundings(device: torch.device) -> Iterator[None]:
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":
+        # get_default_device fails in torch before 2.7 after set_default_device(None), and is blind to contexts.
+        if torch.empty(0).device.type != "cpu":
             # Where tensors are made without a device, the code means the CPU.
             stack.enter_context(torch.device("cpu"))
         yield
@@ -44,16 +45,11 @@ def own_start(device: torch.device) -> Iterator[None]:
     New networks draw weights that the loaded ones replace, and libraries draw when they are imported; the numbers that
     the caller draws next, of torch, NumPy or Python, are those that would have come without that.
     """
-    dtype = torch.get_default_dtype()
     pythons, numpys = random.getstate(), np.random.get_state()
-    with own_surroundings(device), torch.random.fork_rng(devices=[]):
-        if dtype != torch.float32:
-            torch.set_default_dtype(torch.float32)
+    with own_surroundings(device), float32_by_default(), torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
-            if dtype != torch.float32:
-                torch.set_default_dtype(dtype)
             random.setstate(pythons)
             np.random.set_state(numpys)
 
@@ -76,3 +72,17 @@ class Unfilled(TorchFunctionMode):
         if func in DRAWS or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def float32_by_default() -> Iterator[None]:
+    """A context in which numbers without a type are float32. It is of the whole process, so for libraries alone."""
+    dtype = torch.get_default_dtype()
+    if dtype == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..checkpoints.files import read_component, read_model, require_chat
 from ..compute.offload import execution_device
+from ..compute.surroundings import float32_by_default
 
 # The prompt that the released projectors were trained with, to the letter: a part of the checkpoint.
 PROMPT = (
@@ -68,7 +69,9 @@ class VisionLanguageEncoder(nn.Module):
             input_data_format="channels_first",
             return_tensors="pt",
         ).to(execution_device(self.model))
-        states = self.model(**inputs, use_cache=False).last_hidden_state  # (1, image tokens + m, e)
+        # Older transformers work out positions in the default type.
+        with float32_by_default():
+            states = self.model(**inputs, use_cache=False).last_hidden_state  # (1, image tokens + m, e)
         kept = inputs["input_ids"][0] != self.processor.image_token_id  # (image tokens + m,)
         return states[:, kept].float()  # type: ignore[no-any-return]  # (1, m, e)
 

@@ -14,6 +14,7 @@ LARGEST_META = 2**24  # bytes of a box that is read into memory
 MOST_BOXES = 4096
 UNSPECIFIED = 2  # among primaries and transfers of ITU-T H.273
 FULL_BOX = 4  # bytes of version and flags, with which some boxes begin
+MONOCHROME = 0x10  # the bit of av1C's third byte
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,18 @@ def read_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
     transfer = 13 if transfer == UNSPECIFIED else min(transfer, 255)
     # The pixels have been made RGB of the full range.
     return ((b"cICP", bytes([primaries, transfer, 0, 1])),)
+
+
+def is_monochrome(file: BinaryIO) -> bool:
+    """Whether an open AVIF's main image has no colour planes; damage passes for no.
+
+    Pillow before 13 shows it as RGB, and with alpha every Pillow does.
+    """
+    try:
+        bodies = [body for kind, body in _properties(_meta(file)) if kind == b"av1C"]
+        return bool(bodies[0][2] & MONOCHROME)
+    except (struct.error, IndexError):
+        return False
 
 
 def _crop(body: bytes, width: int, height: int) -> tuple[int, int, int, int] | None:

@@ -110,10 +110,10 @@ def _restore_exif(blocks: Blocks, image: Image.Image) -> None:
             blocks.exif.first.tags[ORIENTATION] = short_tag(int(stated or 1), blocks.exif.order)
 
 
-def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+def pixels_of(image: Image.Image, name: str, gray: bool = False) -> np.ndarray:
     """Return pixels (h, w[, c]) of a loaded image, with the channels gray, gray-alpha, RGB or RGBA.
 
-    name: the file's, for warnings.
+    name: the file's, for warnings. gray: whether its channels of colour are known to be equal.
     """
     if image.mode in ("F", "I;16"):
         return np.asarray(image)
@@ -122,7 +122,7 @@ def pixels_of(image: Image.Image, name: str) -> np.ndarray:
     if image.mode == "CMYK":
         image = _from_cmyk(image, name)
     has_alpha = image.has_transparency_data
-    if image.mode in ("1", "L", "LA", "La"):
+    if gray or image.mode in ("1", "L", "LA", "La"):
         mode = "LA" if has_alpha else "L"
     else:
         mode = "RGBA" if has_alpha else "RGB"

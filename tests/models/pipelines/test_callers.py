@@ -43,11 +43,14 @@ def default(dtype: torch.dtype | None = None, device: str | None = None) -> Iter
     try:
         if dtype is not None:
             torch.set_default_dtype(dtype)
-        torch.set_default_device(device)
+        if device is not None:
+            torch.set_default_device(device)
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
+        if device is not None:
+            # Not None, after which torch 2.6 can no longer say what the default is.
+            torch.set_default_device("cpu")
 
 
 @contextlib.contextmanager

@@ -64,8 +64,9 @@ class TiffPage:
             return True
         if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or bits < 8 or self.number(259, 1) in JPEGS:
             return False
-        planes_of_gray = self.number(284, 1) == 2 and samples == 2
-        return samples > self.base + 1 or planes_of_gray or self.number(339, 1) == VOID
+        # Pillow before 13 does not know gray beside a sample that is not said to be alpha.
+        odd_gray = samples == 2 and (self.number(284, 1) == 2 or self.number(338, 0) == 0)
+        return samples > self.base + 1 or odd_gray or self.number(339, 1) == VOID
 
     def places(self, count: int, size: int) -> list[tuple[int, int]]:
         """Return offsets and lengths of the first `count` strips or tiles in a file of `size` bytes.
