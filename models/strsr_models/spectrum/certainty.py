@@ -24,6 +24,9 @@ APART = 2  # bins from a harmonic to the neighbours that tell its noise
 LOG_MEAN = math.exp(0.5772156649)
 NEAR = 4  # steps of the finest frequencies within which those beside a cross-point are as loud as it
 LEAST_CONTROLS = 4
+LEAST_BLOCKS = (
+    100  # of 256 x 256 px at a period of 16: among fewer a few contours of a photo agree too easily
+)
 HIGHEST = 2.0  # times the harmonic's power: where the finest frequencies that touch it have more, the line is theirs
 LEAST_PRINT = 0.1 / 255  # root mean square: what is weaker nobody sees, however sure it is
 
@@ -33,12 +36,15 @@ def certainty(y: Tensor, period: int) -> float:
 
     The least of the chances of single harmonics, of the first wave on its own, of a harmonic on both axes or both
     diagonals, and of sums over those of an axis, both axes, the diagonals; each times the number of its kind.
-    0 where the pattern is weaker than LEAST_PRINT, where y is too small, and where all of it is flat.
+    0 where the pattern is weaker than LEAST_PRINT, where y holds fewer than LEAST_BLOCKS blocks, and where all of it
+    is flat.
     """
     if side_of_blocks(y.shape, period) == 0:
         return 0.0
     side = PERIODS * period
     tops, lefts = grid_of_blocks(y.shape[-2], y.shape[-1], side)
+    if len(tops) * len(lefts) < LEAST_BLOCKS:
+        return 0.0
     points = harmonics_of(period)
     at = torch.tensor([_bin(p.down * PERIODS, p.across * PERIODS, side) for p in points], device=y.device)
     near = [(numbers, torch.tensor(bins, device=y.device)) for numbers, bins in _neighbours(points, side)]
