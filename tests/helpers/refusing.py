@@ -30,7 +30,8 @@ def refuse(
 
     monkeypatch.setattr(module, name, refusing)
     # pathlib of Python 3.10 took functions of os for its own when it was imported.
-    if module is os and hasattr(taken := getattr(pathlib, "_NormalAccessor", None), name):
+    taken = getattr(pathlib, "_NormalAccessor", None)
+    if getattr(taken, name, None) is real:
         monkeypatch.setattr(taken, name, staticmethod(refusing))
 
 
