@@ -278,7 +278,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "region": report.region,
         "certainty": by_period(report.periods, report.certainty),
         "trace_db": by_period(report.periods, report.trace),
-        "interpolation": None if report.interpolation is None else interpolation_values(report.interpolation),
+        "interpolation": interpolation_values(report.interpolation),
         "flat": report.flat,
         "slope": inspection.slope,
         "profile": {"frequency": inspection.frequency.tolist(), "db": inspection.profile_db.tolist()},
@@ -298,8 +298,10 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
     return rounded
 
 
-def interpolation_values(interpolation: Interpolation) -> dict[str, Any]:
-    """The values of a plain enlargement, for JSON."""
+def interpolation_values(interpolation: Interpolation | None) -> dict[str, Any] | None:
+    """The values of a plain enlargement, for JSON; None where none is known."""
+    if interpolation is None or interpolation.smooth:
+        return None
     return {
         "factor": interpolation.factor,
         "gain_db": interpolation.gain,

@@ -18,7 +18,7 @@ TRACE_DB = 1.0  # of seams along one axis: less is not worth a note
 def lattice_note(report: LatticeReport) -> str:
     """The note on a report, several divided by semicolons; empty where there is nothing to say."""
     interpolation = report.interpolation
-    if interpolation is not None:
+    if interpolation is not None and not interpolation.smooth:
         if interpolation.blocks:
             return f"blocks of {interpolation.factor} px: nearest neighbour"
         return f"interpolated x{interpolation.factor}, {interpolation.gain:.1f} dB"

@@ -51,13 +51,15 @@ class Interpolation:
 
     gain: dB by which weights for each place in a cell predict pixels better than the same for all. residual: 8-bit
     steps, root mean square, by which the prediction is off at the worst place. blocks: whether it was by nearest
-    neighbour, so that the pixels of a cell are equal; gain and residual are 0 then.
+    neighbour, so that the pixels of a cell are equal; gain and residual are 0 then. smooth: whether along one axis the
+    image holds no more than ramps and bowls, whose stairs of rounding look like that too: then it is not known.
     """
 
     factor: int
     gain: float
     residual: float
     blocks: bool
+    smooth: bool = False
 
 
 def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolation | None:
@@ -74,9 +76,10 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
     tables = []
     for pixels, hidden in ((plane, clipped), (plane.T, clipped.T)):
         table = _products(pixels, hidden)
-        if table is None or _roughness(table) < LEAST_ROUGHNESS:
+        if table is None:
             return None
         tables.append(table)
+    smooth = min(map(_roughness, tables)) < LEAST_ROUGHNESS
     fits = {factor: fit for factor in FACTORS if (fit := _fit_both(tables, factor)) is not None}
     greatest = max((gain for gain, _ in fits.values()), default=0.0)
     for factor, (gain, residual) in fits.items():
@@ -88,7 +91,7 @@ def find_interpolation(y: Tensor, clipped: Tensor | None = None) -> Interpolatio
                 return None
             if factor >= BLOCK and _greatest_jump(plane, factor) >= _jump_allowed(gain):
                 return None
-            return Interpolation(factor, gain, residual, False)
+            return Interpolation(factor, gain, residual, False, smooth)
     return None
 
 
