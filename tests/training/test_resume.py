@@ -69,8 +69,8 @@ def not_finite_in(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss of those steps (counted from 1) NaN."""
     real, count = torch.nn.functional.l1_loss, iter(range(1, 1000))
 
-    def l1_loss(pred: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
-        return real(pred, hq) * (float("nan") if next(count) in steps else 1.0)
+    def l1_loss(pred: torch.Tensor, hq: torch.Tensor, **options: object) -> torch.Tensor:
+        return real(pred, hq, **options) * (float("nan") if next(count) in steps else 1.0)
 
     monkeypatch.setattr(torch.nn.functional, "l1_loss", l1_loss)
 

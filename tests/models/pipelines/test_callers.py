@@ -49,8 +49,8 @@ def default(dtype: torch.dtype | None = None, device: str | None = None) -> Iter
     finally:
         torch.set_default_dtype(torch.float32)
         if device is not None:
-            # Not None, after which torch 2.6 can no longer say what the default is.
-            torch.set_default_device("cpu")
+            # After None torch 2.6 can no longer say what the default is; after "cpu" every call takes another way.
+            torch.set_default_device("cpu" if torch.__version__.startswith("2.6.") else None)
 
 
 @contextlib.contextmanager
