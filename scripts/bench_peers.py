@@ -14,7 +14,6 @@ import argparse
 import os
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,16 +114,14 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
 
 def peer(path: Path, side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
     """The calls of a restorer that spandrel reads."""
-    import openvino
     import torch
     from spandrel import ModelLoader
 
+    from strsr_models.pipelines.openvino import load_core, recorded, settings_of
+
     network = ModelLoader(device="cpu").load_from_file(path).model.eval()
     image = torch.rand(1, 3, side // 4, side // 4)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        recorded = torch.jit.trace(network, image, check_trace=False)
-    model = openvino.convert_model(recorded, input=[openvino.PartialShape(list(image.shape))])
+    core, model = load_core(), recorded(network, (image,), [list(image.shape)])
     pixels = image.numpy()
     wide = network.to(memory_format=torch.channels_last)
     placed = image.to(memory_format=torch.channels_last)
@@ -136,14 +133,13 @@ def peer(path: Path, side: int, threads: int) -> tuple[dict[str, Run], dict[str,
 
         return run
 
-    def by_openvino(hint: str) -> Run:
-        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        compiled = openvino.Core().compile_model(model, "CPU", {**settings, "ENABLE_CPU_PINNING": False})
+    def by_openvino(dtype: torch.dtype) -> Run:
+        compiled = core.compile_model(model, "CPU", settings_of(dtype, threads))
         return lambda: compiled([pixels])
 
     return (
         {"float32": by_torch(torch.float32), "bf16": by_torch(torch.bfloat16)},
-        {"float32": by_openvino("f32"), "bf16": by_openvino("bf16")},
+        {"float32": by_openvino(torch.float32), "bf16": by_openvino(torch.bfloat16)},
     )
 
 

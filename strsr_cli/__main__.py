@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
-import sys
+
+from .system.signals import end_process
 
 
 def main() -> None:
@@ -29,12 +28,8 @@ def main() -> None:
 
 def leave(codes: list[int]) -> None:
     """End the process with the exit code that is given, at once; without one, do nothing."""
-    if not codes:
-        return
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(codes[0])
+    if codes:
+        end_process(codes[0])
 
 
 if __name__ == "__main__":

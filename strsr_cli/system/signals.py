@@ -93,10 +93,16 @@ def leave_at_once(code: int) -> None:
     Daemon threads count too: torch aborts the process (SIGABRT) if they are inside it while Python ends.
     """
     if any(thread.name.startswith(OUR_THREADS) for thread in threading.enumerate()):
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
+        end_process(code)
+
+
+def end_process(code: int) -> None:
+    """End the process at once, with what was written to its streams, and without taking Python apart."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that was closed before the start is None.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 class StopSignals:

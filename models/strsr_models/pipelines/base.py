@@ -92,9 +92,10 @@ class OneStepPipeline(nn.Module, ABC):
 
     def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
         """Restore one enlarged image or tile (b, 3, H, W) in [0, 1]; the result has the same shape."""
-        latents = self.encode_latents(lq_up)  # (b, c, h', w')
-        latents = self.denoise(latents, cond, steps)  # (b, c, h', w')
-        return self.decode_latents(latents, lq_up)  # (b, 3, H, W)
+        network = self.rounded()
+        latents = network.encode_latents(lq_up)  # (b, c, h', w')
+        latents = network.denoise(latents, cond, steps)  # (b, c, h', w')
+        return network.decode_latents(latents, lq_up)  # (b, 3, H, W)
 
     def forward(self, lq_up: Tensor, picture: Tensor) -> Tensor:
         """Apply all four verbs to crops (b, 3, H, W) in [0, 1] of pictures, as training does; keeps the shape.
@@ -289,6 +290,10 @@ class OneStepPipeline(nn.Module, ABC):
 
     def widened(self) -> OneStepPipeline:
         """The pipeline that computes: itself, or a copy with wider parameters where a family needs them so."""
+        return self
+
+    def rounded(self) -> OneStepPipeline:
+        """The pipeline that restores tiles: itself, or a copy whose weights are autocast's already."""
         return self
 
     def condition(self, lq: Tensor, precision: str) -> Tensor:

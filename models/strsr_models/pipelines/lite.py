@@ -97,14 +97,11 @@ class LitePipeline(OneStepPipeline):
         # The detail is halved: the decoder's range is 2 wide, the image's 1.
         return lq_up + detail / 2
 
-    def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
-        """Restore one enlarged image or tile as the base class does, by the weights that `settle` has made."""
+    def rounded(self) -> LitePipeline:
+        """The copy that `settle` has made for the precision of autocast, or the pipeline itself."""
         kind = self.device.type
         narrow = self.narrow.get(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
-        pipeline = narrow or self
-        latents = pipeline.encode_latents(lq_up)  # (b, c, H/4, W/4)
-        latents = pipeline.denoise(latents, cond, steps)  # (b, c, H/4, W/4)
-        return pipeline.decode_latents(latents, lq_up)  # (b, 3, H, W)
+        return narrow or self
 
     def settle(self, precision: str) -> None:
         """Round once the weights of layers that multiply, which autocast rounds to `precision` for each tile.

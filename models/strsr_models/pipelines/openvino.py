@@ -92,11 +92,11 @@ class OpenVinoTiles:
         tiles = lq_up.float().contiguous()  # (b, 3, H, W)
         conds = cond.float().expand(len(tiles), -1, -1).contiguous()  # (b, m, d)
         restored = [self._restored(request, *pair) for pair in zip(tiles, conds, strict=True)]
-        return torch.stack(restored)
+        return restored[0] if len(restored) == 1 else torch.cat(restored)
 
     @staticmethod
     def _restored(request: Any, tile: Tensor, cond: Tensor) -> Tensor:
-        """One tile (3, H, W), restored. Raises MemoryError where there is too little memory."""
+        """One tile (3, H, W), restored, (1, 3, H, W). Raises MemoryError where there is too little memory."""
         try:
             (result,) = request.infer([tile[None].numpy(), cond[None].numpy()], share_inputs=True).values()
         except RuntimeError as error:
@@ -106,7 +106,7 @@ class OpenVinoTiles:
         # Where memory does not suffice, OpenVINO may return an empty array.
         if result.shape[1:] != tile.shape:
             raise MemoryError("OpenVINO found no memory for a tile")
-        return torch.from_numpy(result[0])
+        return torch.from_numpy(result)
 
     def _request(self, dtype: torch.dtype, steps: int) -> Any:
         """The calling thread's own request of a network: one takes no two tiles at a time."""
@@ -132,13 +132,7 @@ class OpenVinoTiles:
             return self._networks[dtype, steps]
 
     def _compiled(self, dtype: torch.dtype, steps: int) -> Any:
-        settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[dtype],
-            "INFERENCE_NUM_THREADS": self.threads,
-            "NUM_STREAMS": self.workers,
-            # Else two processes are tied to the same cores.
-            "ENABLE_CPU_PINNING": False,
-        }
+        settings = settings_of(dtype, self.threads, self.workers)
         key = "" if self.cache is None else self._key(dtype, steps)
         kept = None if self.cache is None else self.cache.read(key)
         if kept is not None:
@@ -167,6 +161,17 @@ class OpenVinoTiles:
                 digest.update(name.encode())
                 digest.update(tensor.contiguous().numpy())
         return digest.hexdigest()
+
+
+def settings_of(dtype: torch.dtype, threads: int, workers: int = 1) -> dict[str, Any]:
+    """OpenVINO's settings of a compiled network."""
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS[dtype],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": workers,
+        # Else two processes are tied to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 def load_core() -> Any:
@@ -212,19 +217,25 @@ class _Tile(nn.Module):
 def converted(pipeline: LitePipeline, steps: int = 1) -> Any:
     """Return lite's way of one tile as OpenVINO's Model: (1, 3, H, W) and tokens (1, m, d) to (1, 3, H, W).
 
-    H and W are any multiples of the pipeline's `multiple_of`. The way is recorded by torch.jit.trace: torch.export
-    takes five times as long.
+    H and W are any multiples of the pipeline's `multiple_of`.
     """
-    with without_telemetry():
+    tokens = (1, pipeline.config.semantic.grid**2, pipeline.token_width)
+    # A tile of the smallest side also goes through the padding that larger ones may need.
+    side = pipeline.multiple_of
+    with own_start(pipeline.device):
+        example = torch.zeros(1, 3, side, 2 * side), torch.zeros(tokens)
+        return recorded(_Tile(pipeline, steps).eval(), example, [[1, 3, -1, -1], list(tokens)])
+
+
+def recorded(network: nn.Module, example: tuple[Tensor, ...], shapes: list[list[int]]) -> Any:
+    """Return a network as OpenVINO's Model, for inputs of some shapes, in which -1 is any size.
+
+    It is recorded on an example by torch.jit.trace: torch.export takes five times as long.
+    """
+    with without_telemetry(), torch.no_grad(), warnings.catch_warnings():
         openvino = importlib.import_module("openvino")
-        tokens = (1, pipeline.config.semantic.grid**2, pipeline.token_width)
-        # A tile of the smallest side also goes through the padding that larger ones may need.
-        side = pipeline.multiple_of
-        with own_start(pipeline.device), warnings.catch_warnings():
-            # That recording is deprecated, and that sizes are followed only where they become tensors.
-            warnings.simplefilter("ignore")
-            example = torch.zeros(1, 3, side, 2 * side), torch.zeros(tokens)
-            trace: Any = torch.jit.trace
-            recorded = trace(_Tile(pipeline, steps).eval(), example, check_trace=False)
-            shapes = [openvino.PartialShape([1, 3, -1, -1]), openvino.PartialShape(list(tokens))]
-            return openvino.convert_model(recorded, input=shapes)
+        # That recording is deprecated, and that sizes are followed only where they become tensors.
+        warnings.simplefilter("ignore")
+        trace: Any = torch.jit.trace
+        traced = trace(network, example, check_trace=False)
+        return openvino.convert_model(traced, input=[openvino.PartialShape(shape) for shape in shapes])
