@@ -44,7 +44,7 @@ def make_adamw(parameters: list[nn.Parameter], config: LoopConfig, learning_rate
         eps=config.adam_eps,
         weight_decay=config.weight_decay,
         # One kernel for all parameters, where each would have a dozen.
-        fused=all(parameter.is_cuda for parameter in parameters),
+        fused=all(parameter.device.type in ("cuda", "cpu") for parameter in parameters),
     )
 
 

@@ -150,9 +150,12 @@ def is_torchvision_s(name: str, weights: Path, tensors: dict[str, Any]) -> bool:
     return weights.name == JUDGES[name].file or any(key.startswith("classifier.") for key in tensors)
 
 
+UNIT_EPS = 1e-8  # added to squared lengths
+
+
 def unit(features: Tensor) -> Tensor:
     """Scale the channel vectors of (b, c, h, w) to length 1; zero vectors stay zero."""
-    return features.float() * torch.rsqrt(features.float().square().sum(1, keepdim=True) + 1e-8)
+    return features.float() * torch.rsqrt(features.float().square().sum(1, keepdim=True) + UNIT_EPS)
 
 
 class FeatureTrunk(FrozenNetwork):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from strsr_models import UsageError, WeightsError
-from strsr_models.losses.perceptual import Lpips, hub_path
+from strsr_models.encoders.features import unit
+from strsr_models.losses.perceptual import Lpips, feature_distance, hub_path
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,44 @@ def test_wrong_files_names_and_a_missing_package(
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(WeightsError, match=r"pip install 'strsr\[train\]'"):
         Lpips("squeeze", backbone)
+
+
+def plain_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The feature distance of one map, as its docstring puts it."""
+    return (unit(a) - unit(b)).square().sum(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03), (torch.float16, 0.01)]
+)
+@pytest.mark.parametrize("level", [0.01, 1.0, 300.0])
+def test_feature_distance_and_its_gradient_are_those_of_unit_vectors(
+    kind: torch.dtype, tolerance: float, level: float
+) -> None:
+    torch.manual_seed(5)
+    a = (level * torch.randn(2, 24, 17, 11).relu()).to(kind)
+    b = (a.float() + 0.5 * level * torch.randn(a.shape)).relu().to(kind)
+    a[0, :, 3], b[0, :, 3] = 0, 0  # places where nothing answers
+    found, expected = (a.clone().requires_grad_() for _ in range(2))
+    distance = feature_distance(found, b, lambda image: [image])
+    plain = plain_distance(expected, b)
+    assert distance.dtype == torch.float32
+    torch.testing.assert_close(distance, plain, rtol=1e-5, atol=0)
+    # As a scaler of losses does, so that float16 has something to hold.
+    (2**14 * distance).backward()
+    (2**14 * plain).backward()
+    assert found.grad is not None
+    assert expected.grad is not None
+    assert found.grad.dtype == kind
+    assert found.grad.isfinite().all()
+    error = (found.grad.float() - expected.grad.float()).norm() / expected.grad.float().norm()
+    assert float(error) < tolerance
+
+
+def test_feature_distance_of_equal_maps_is_exactly_zero() -> None:
+    maps = torch.randn(2, 24, 9, 9, requires_grad=True)
+    distance = feature_distance(maps, maps.detach(), lambda image: [image])
+    assert float(distance.detach()) == 0
+    distance.backward()
+    assert maps.grad is not None
+    assert float(maps.grad.abs().max()) < 1e-6
