@@ -58,7 +58,7 @@ class _UnitDistance(torch.autograd.Function):
         return (own_a + own_b - 2 * cosine).clamp_min(0).mean()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         """Return the gradient for a, in its type."""
         a, b, inverse_a, inverse_b, own_a, cosine = ctx.saved_tensors
         step = 2 * slope / cosine.numel() * inverse_a
