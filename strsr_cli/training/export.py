@@ -22,7 +22,7 @@ from strsr_models.pipelines.onnx import onnx_bytes
 from strsr_models.pipelines.zimage import ZImagePipeline
 
 from .. import __version__
-from ..system.atomic import fill_folder, is_unfinished, sha256_of, sweep, whole_file, whole_folder
+from ..system.atomic import fill_folder, is_unfinished, sha256_of, sweep, whole_file, whole_folder, writing
 
 TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2Pipeline)}
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -76,9 +76,9 @@ def export_onnx(run: Path, file: Path) -> Path:
     weights = sha256_of(source / WEIGHTS_NAME)
     pipeline = load_pipeline("lite", source)
     assert isinstance(pipeline, LitePipeline)
-    data = onnx_bytes(pipeline, {"strsr": __version__, "weights_sha256": weights})
-    with whole_file(file) as stream:
-        stream.write(data)
+    # The file is opened first: a place that takes none is told before the export, which takes long.
+    with writing(file, "choose another place"), whole_file(file) as stream:
+        stream.write(onnx_bytes(pipeline, {"strsr": __version__, "weights_sha256": weights}))
     return file
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from strsr_models.checkpoints.locations import weights_file, weights_folder
+from strsr_models.checkpoints.locations import weights_file
 from strsr_models.errors import ImageError, StrsrError, WeightsError
 
 from .. import __version__
@@ -231,7 +231,7 @@ def warn_of_grid(job: Job, report: LatticeReport, limit: float | None) -> None:
 
 def provenance(options: UpscaleOptions) -> str:
     """One line on how an output was made: version, model, hash of the weights, size. Raises WeightsError."""
-    weights = weights_folder(options.weights) if options.weights else None
+    weights = options.weights_folder
     path = weights_file(options.model, weights, options.big.models_dir if options.big else None)
     try:
         digest = sha256_of(path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from strsr_models.checkpoints.locations import weights_folder
 from strsr_models.checkpoints.published import LARGEST_LORA_SCALE, check_model
 from strsr_models.errors import ImageError, UsageError
 
@@ -47,6 +48,11 @@ class UpscaleOptions:
     backend: str = "auto"  # what computes lite's tiles on a CPU: auto, torch or openvino
     png_compression: int = PNG_COMPRESSION
     local: int | None = None  # this process's number among those of its machine, for `--device auto`
+
+    @property
+    def weights_folder(self) -> Path | None:
+        """The folder of the weights that `weights` names, which may be a run's; None for the model's own."""
+        return weights_folder(self.weights) if self.weights else None
 
 
 LONGEST_PROMPT = 100_000  # bytes of a file; the models read 512 tokens

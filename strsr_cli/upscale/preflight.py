@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file, weights_folder
+from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file
 from strsr_models.errors import ImageError, StrsrError, UsageError
 
 from ..batch.job import Job
@@ -33,7 +33,7 @@ def weights_hash(options: UpscaleOptions) -> str:
     weights, big = options.weights, options.big
     try:
         if big is None and weights is not None:
-            weights = weights_folder(weights)
+            weights = options.weights_folder
         digest = sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
         if options.fidelity:
             faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
@@ -277,7 +277,7 @@ def seconds_per_megapixel(options: UpscaleOptions) -> float | None:
 
     first_device = resolve_devices(options.device)[0]
     precision = resolve_precision(options.precision, first_device)
-    weights = weights_folder(options.weights) if options.weights else None
+    weights = options.weights_folder
     pipeline = load_pipeline(options.model, weights, str(first_device))
     use_backend(pipeline, options, precision, torch.get_num_threads())
     small = torch.rand(1, 3, 64, 64)

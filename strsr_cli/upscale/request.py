@@ -15,7 +15,6 @@ from strsr_models.checkpoints.locations import (
     WEIGHTS_NAME,
     lite_folder,
     require_faithful,
-    weights_folder,
 )
 from strsr_models.checkpoints.published import check_model, needed_pieces, require_pieces
 from strsr_models.errors import UsageError, WeightsError
@@ -32,8 +31,8 @@ from .options import UpscaleOptions
 def check_request(options: UpscaleOptions) -> None:
     """Raise UsageError, WeightsError or DeviceError for a model, weights, a device or a backend that is not there."""
     check_model(options.model)
-    if options.weights is not None:
-        check_weights(options.model, weights_folder(options.weights))
+    if options.weights_folder is not None:
+        check_weights(options.model, options.weights_folder)
     if options.fidelity:
         check_fidelity(options)
     wanted_backend(options)
@@ -51,7 +50,7 @@ def check_fidelity(options: UpscaleOptions) -> None:
     """Raise UsageError for models without a faithful end, WeightsError for weights that come without theirs."""
     if options.model != "lite":
         raise UsageError(f"--fidelity: is for --model lite, not {options.model}")
-    path = require_faithful(lite_folder(weights_folder(options.weights) if options.weights else None))
+    path = require_faithful(lite_folder(options.weights_folder))
     check_safetensors(path)
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from strsr_models import OneStepPipeline, load_pipeline
-from strsr_models.checkpoints.locations import cache_dir, weights_folder
+from strsr_models.checkpoints.locations import cache_dir
 from strsr_models.compute.devices import resolve_devices, resolve_precision
 from strsr_models.errors import StrsrError
 from strsr_models.pipelines.options import LiteOptions
@@ -92,7 +92,7 @@ def load_stages(
     """
     devices = resolve_devices(options.device, options.local)
     first_device = devices[0]
-    weights = weights_folder(options.weights) if options.weights else None
+    weights = options.weights_folder
     inputs = Inputs(options.size, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:

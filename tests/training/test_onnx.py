@@ -77,6 +77,17 @@ def test_a_missing_package_is_named(
     assert not list(tmp_path.glob("*.onnx"))
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="wants a folder that takes no files, even root's")
+def test_a_place_that_takes_no_files_is_told_before_the_export(
+    tiny_weights: Path, strsr: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strsr_cli.training.export.onnx_bytes", None)
+    result = strsr("export", tiny_weights, "--onnx", "/proc/lite.onnx")
+    assert result.exit_code == 1
+    assert result.output.startswith("strsr: /proc/lite.onnx: cannot be written")
+    assert "choose another place" in result.output
+
+
 def test_weights_of_others_are_refused(tmp_path: Path, strsr: Run) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -90,15 +92,15 @@ def onnx_bytes(pipeline: LitePipeline, metadata: dict[str, str]) -> bytes:
     return data
 
 
-class quiet:
-    """A context in which the exporter's logs, of hundreds of lines, are not written."""
-
-    def __enter__(self) -> None:
-        self._level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *how: object) -> None:
-        logging.disable(self._level)
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter from writing its logs, of hundreds of lines."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def own_metadata(pipeline: LitePipeline) -> dict[str, str]:
