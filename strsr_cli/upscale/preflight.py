@@ -30,10 +30,9 @@ from .options import UpscaleOptions
 
 def weights_hash(options: UpscaleOptions) -> str:
     """The hash of the weights of a batch; empty where they cannot be read, which loading will report."""
-    weights, big = options.weights, options.big
+    big = options.big
     try:
-        if big is None and weights is not None:
-            weights = options.weights_folder
+        weights = options.weights_folder if big is None else options.weights
         digest = sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
         if options.fidelity:
             faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
@@ -277,8 +276,7 @@ def seconds_per_megapixel(options: UpscaleOptions) -> float | None:
 
     first_device = resolve_devices(options.device)[0]
     precision = resolve_precision(options.precision, first_device)
-    weights = options.weights_folder
-    pipeline = load_pipeline(options.model, weights, str(first_device))
+    pipeline = load_pipeline(options.model, options.weights_folder, str(first_device))
     use_backend(pipeline, options, precision, torch.get_num_threads())
     small = torch.rand(1, 3, 64, 64)
 

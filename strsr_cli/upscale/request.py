@@ -31,8 +31,9 @@ from .options import UpscaleOptions
 def check_request(options: UpscaleOptions) -> None:
     """Raise UsageError, WeightsError or DeviceError for a model, weights, a device or a backend that is not there."""
     check_model(options.model)
-    if options.weights_folder is not None:
-        check_weights(options.model, options.weights_folder)
+    folder = options.weights_folder
+    if folder is not None:
+        check_weights(options.model, folder)
     if options.fidelity:
         check_fidelity(options)
     wanted_backend(options)
