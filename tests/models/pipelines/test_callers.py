@@ -49,8 +49,11 @@ def default(dtype: torch.dtype | None = None, device: str | None = None) -> Iter
     finally:
         torch.set_default_dtype(torch.float32)
         if device is not None:
-            # After None torch 2.6 can no longer say what the default is; after "cpu" every call takes another way.
-            torch.set_default_device("cpu" if torch.__version__.startswith("2.6.") else None)
+            torch.set_default_device(None)
+            # Else torch 2.6 can no longer say what the default is. (After "cpu" every call would take another way,
+            # in all tests that follow.)
+            if torch.__version__.startswith("2.6."):
+                del torch._GLOBAL_DEVICE_CONTEXT.device_context
 
 
 @contextlib.contextmanager
