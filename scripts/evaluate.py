@@ -1,12 +1,13 @@
 """Score weights on a folder of photos, as in the tables of the model cards.
 
     python scripts/evaluate.py PHOTOS [--weights LABEL=FOLDER ...] [--restorer LABEL=FILE ...]
-        [--features squeezenet=FILE ...] [--reduce 0.75] [--crop 384]
+        [--features squeezenet=FILE ...] [--reduce 0.75] [--crop 384] [--scale 2]
 
 --restorer: weights of an x4 restorer that spandrel reads, run on whole images. --reduce: photos are first reduced by that
 factor, so that what their own compression has left of a grid is gone. --crop: only the middle square of so many px counts.
+--scale: photos are reduced by that factor, and enlarged by it again; the default is 4.
 
-Each photo is reduced four times (clean), or degraded mildly or severely by strsr_cli.training.data.degrade with
+Each photo is reduced (clean), or degraded mildly or severely by strsr_cli.training.data.degrade with
 a fixed seed, then restored as a whole by the code that `strsr upscale` runs.
 PSNR-Y, SSIM-Y: on the luma of BT.601, a border of 4 px left out; L1: in 8-bit steps. The columns named after networks:
 feature_distance on them, not LPIPS; lower is better. lattice p: dB by which the energy at the
@@ -20,6 +21,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
+from torch.nn import functional as F
 
 from strsr_cli.training.data.degrade import DegradeConfig, degrade, draw_recipe, draw_sizes
 from strsr_cli.training.data.photos import Photos, load_photos
@@ -43,6 +46,7 @@ Method = Callable[[Tensor], Tensor]  # lq -> hq, both (1, 3, h, w) in [0, 1]
 Rows = dict[str, dict[str, float]]  # a score by its name, by method
 
 SCALE = 4
+SIDES = 12  # px: sides of photos at other scales are multiples of this, so that 1.5, 2 and 3 divide them
 PERIODS = (4, 8, 16, 32)  # px
 COUNTED = "clean"  # the column that is a count, not a mean
 DIGITS = {COUNTED: 0, "SSIM-Y": 3, "squeezenet": 4, "vgg19": 4, "resnet50v2": 4}
@@ -114,9 +118,13 @@ def score(pred: Tensor, hq: Tensor, networks: Features) -> dict[str, float]:
     return columns
 
 
-def degraded(hq: Tensor, setting: str, seed: int) -> Tensor:
-    """A photo (1, 3, h, w) in [0, 1] as a setting damages it, always the same for a seed: (1, 3, h/4, w/4)."""
+def degraded(hq: Tensor, setting: str, seed: int, scale: float = SCALE) -> Tensor:
+    """A photo (1, 3, h, w) in [0, 1] as a setting damages it, always the same for a seed: (1, 3, h/scale, w/scale)."""
     config, rng = SETTINGS[setting], torch.Generator().manual_seed(seed)
+    if scale == 1 and setting == "clean":
+        return (hq * 255).round() / 255
+    if scale != SCALE:
+        config = replace(config, scale=(scale, scale), scale_four_share=0.0)
     return degrade(hq, [draw_recipe(rng, config)], draw_sizes(rng, config, setting), [rng])
 
 
@@ -128,16 +136,20 @@ def evaluate(
     networks: dict[str, FeatureNetwork],
     reduce: float = 1.0,
     crop: int | None = None,
+    scale: float = SCALE,
 ) -> Rows:
-    """The mean score of each method on the first `count` photos, degraded by `setting` with fixed seeds."""
+    """The mean score of each method on the first `count` photos, degraded by `setting` with fixed seeds.
+
+    scale: by which the photos are reduced; methods enlarge as far.
+    """
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(count):
             photo, lost = photos.read(number)
             if lost:
                 raise SystemExit(lost[0])
-            hq = crop_to_multiple(middle(reduced(photo, reduce), crop), SCALE)
-            yield hq, degraded(hq, setting, number)
+            hq = crop_to_multiple(middle(reduced(photo, reduce), crop), SCALE if scale == SCALE else SIDES)
+            yield hq, degraded(hq, setting, number, scale)
 
     return mean_scores(pairs(), methods, networks)
 
@@ -185,12 +197,13 @@ def table_lines(
     limit: int | None,
     reduce: float = 1.0,
     crop: int | None = None,
+    scale: float = SCALE,
 ) -> Iterator[str]:
     """Yield the lines of a Markdown table: a row for each setting and method, on the first `limit` photos."""
     photos = load_photos(folders, 64, cache_gb=0)
     count = min(len(photos), limit or len(photos))
     for number, setting in enumerate(settings):
-        rows = evaluate(photos, count, setting, methods, networks, reduce, crop)
+        rows = evaluate(photos, count, setting, methods, networks, reduce, crop, scale)
         keys = list(next(iter(rows.values())))
         if number == 0:
             yield f"| setting | method | {' | '.join(keys)} |"
@@ -200,26 +213,38 @@ def table_lines(
             yield f"| {setting} | {name} | {numbers} |"
 
 
-def bicubic(lq: Tensor) -> Tensor:
+def bicubic(lq: Tensor, scale: float = SCALE) -> Tensor:
     """The enlargement that everything is measured against."""
-    return enlarge(lq, SCALE * lq.shape[-2], SCALE * lq.shape[-1])
+    return enlarge(lq, round(scale * lq.shape[-2]), round(scale * lq.shape[-1]))
 
 
 def restorer(
-    weights: Path | None, device: torch.device, precision: str, tile: int | None = None, fidelity: float = 0.0
+    weights: Path | None,
+    device: torch.device,
+    precision: str,
+    tile: int | None = None,
+    fidelity: float = 0.0,
+    scale: float = SCALE,
 ) -> Method:
     """The restorer that `strsr upscale` runs with a folder of weights; None: the embedded ones."""
     pipeline = load_pipeline("lite", weights, str(device), options=LiteOptions(fidelity))
-    return lambda lq: pipeline.upscale(lq, SCALE, tile=tile, precision=precision)
+    return lambda lq: pipeline.upscale(lq, scale, tile=tile, precision=precision)
 
 
-def peer(file: Path, device: torch.device, precision: str) -> Method:
-    """A restorer of another project, from a file that spandrel reads."""
+def peer(file: Path, device: torch.device, precision: str, scale: float = SCALE) -> Method:
+    """A restorer of another project, for x4, from a file that spandrel reads.
+
+    For smaller scales its output is reduced by bicubic with antialias.
+    """
     network = load_teacher(file, device)
 
     def restore(lq: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(device, precision):
-            return network(lq.to(device, memory_format=torch.channels_last))  # type: ignore[no-any-return]
+            hq: Tensor = network(lq.to(device, memory_format=torch.channels_last))
+        if scale == SCALE:
+            return hq
+        size = [round(side * scale) for side in lq.shape[-2:]]
+        return F.interpolate(hq.float(), size, mode="bicubic", align_corners=False, antialias=True)
 
     return restore
 
@@ -238,6 +263,7 @@ def main() -> None:
     )
     parser.add_argument("--restorer", nargs="*", default=[], help="LABEL=FILE ... of other projects' weights")
     parser.add_argument("--reduce", type=float, default=1.0, help="photos first, by this factor")
+    parser.add_argument("--scale", type=float, default=SCALE, help="from 1 to 4")
     parser.add_argument("--crop", type=int, help="only the middle square of so many px")
     parser.add_argument("--tile", type=int)
     parser.add_argument("--precision", default="auto")
@@ -252,14 +278,15 @@ def main() -> None:
     for network in networks.values():
         network.to(memory_format=torch.channels_last)
     folders = dict(entry.split("=", 1) for entry in args.weights)
-    methods: dict[str, Method] = {"bicubic": bicubic}
+    methods: dict[str, Method] = {"bicubic": partial(bicubic, scale=args.scale)}
     for name, folder in (folders or {"lite": ""}).items():
-        methods[name] = restorer(Path(folder) if folder else None, device, precision, args.tile)
+        weights = Path(folder) if folder else None
+        methods[name] = restorer(weights, device, precision, args.tile, scale=args.scale)
     for entry in args.restorer:
         label, _, file = entry.partition("=")
-        methods[label] = peer(Path(file), device, precision)
+        methods[label] = peer(Path(file), device, precision, args.scale)
     for line in table_lines(
-        [args.photos], methods, networks, args.settings, args.limit, args.reduce, args.crop
+        [args.photos], methods, networks, args.settings, args.limit, args.reduce, args.crop, args.scale
     ):
         print(line, flush=True)
 
