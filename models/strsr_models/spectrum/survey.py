@@ -196,8 +196,32 @@ def _side_by_side(columns: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([torch.cat([columns, right], dim=1), torch.cat([left, rows], dim=1)])
 
 
-def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
-    """Survey seams across one axis; signal (b, strips, length)."""
+def seam_values(y: Tensor, period: int) -> tuple[Tensor, Tensor]:
+    """What each block shows of the seams between columns, then between rows: (b, n, k), complex, for y (b, h, w).
+
+    Phases are relative to seams before pixel 0. Differentiable. The blocks are those of `survey_seams`; y holds four
+    periods.
+    """
+    side = side_of_blocks(y.shape, period)
+    columns, rows = (_cut_seams(seam_signal(lines), period, side) for lines in (y, y.transpose(1, 2)))
+    return columns.values, rows.values
+
+
+@dataclass(frozen=True)
+class _SeamBlocks:
+    """Blocks of a seam signal."""
+
+    points: tuple[Harmonic, ...]
+    spectra: Tensor  # (b, n, s/2 + 1)
+    values: Tensor  # (b, n, k): at the harmonics, turned to phases relative to seams before pixel 0
+    index: Bins
+    lefts: list[int]
+    count: int  # of rows of blocks
+    height: int  # px
+
+
+def _cut_seams(signal: Tensor, period: int, side: int) -> _SeamBlocks:
+    """Cut a signal (b, strips, length) into blocks as long as `side`, and look at their spectra."""
     points = tuple(point for point in harmonics_of(period) if point.axis == "x")
     index = bins_of(points, period, side, signal.device, rows=1)
     # To a block.
@@ -210,19 +234,25 @@ def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
     pieces = torch.stack([lines[..., left : left + side] for left in lefts], dim=2)  # (b, down, across, s)
     window = hann(side, signal)
     spectra = torch.fft.rfft(without_line(pieces) * window / window.square().sum().sqrt()).flatten(1, 2)
-    power = 10 * torch.log10(spectra.real.square() + spectra.imag.square() + SEAM_FLOOR)
-    mean = power.mean(1)
-    survey = Survey(points, excess(mean, index), lopsidedness(mean, index), real=period == 2)
+    # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
+    turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
+    values = spectra[..., index.at] * unturn(torch.tensor(turns, dtype=torch.float64)).to(signal.device)
+    return _SeamBlocks(points, spectra, values, index, lefts, count, STRIP * strips)
+
+
+def _seams_of(signal: Tensor, period: int, side: int, closely: bool) -> Survey:
+    """Survey seams across one axis; signal (b, strips, length)."""
+    blocks = _cut_seams(signal, period, side)
+    power = 10 * torch.log10(blocks.spectra.real.square() + blocks.spectra.imag.square() + SEAM_FLOOR)
+    mean, index = power.mean(1), blocks.index
+    survey = Survey(blocks.points, excess(mean, index), lopsidedness(mean, index), real=period == 2)
     if closely:
-        # A seam before pixel 0 lies at -1 here: as much farther on as the pattern begins earlier.
-        turns = [[p.across * (left + 1) / period for p in points] for _ in range(count) for left in lefts]
-        survey.values = spectra[0][:, index.at] * unturn(torch.tensor(turns, dtype=torch.float64)).to(
-            signal.device
+        height = blocks.height
+        survey.values, survey.standing = blocks.values[0], _standing(power[0], index)
+        survey.boxes = tuple(
+            (left, row * height, side, height) for row in range(blocks.count) for left in blocks.lefts
         )
-        survey.standing = _standing(power[0], index)
-        height = STRIP * strips
-        survey.boxes = tuple((left, row * height, side, height) for row in range(count) for left in lefts)
-        survey.overlap = _overlap(lefts, side)
+        survey.overlap = _overlap(blocks.lefts, side)
     return survey
 
 
