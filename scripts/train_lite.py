@@ -31,7 +31,7 @@ from safetensors import safe_open
 
 from strsr_cli.system.signals import Stopped
 from strsr_cli.training.distill import distill, make_teachers_pairs
-from strsr_cli.training.export import Parts, export
+from strsr_cli.training.export import export
 from strsr_models.checkpoints.locations import WEIGHTS_NAME, weights_folder
 
 CONFIGS = Path(__file__).parent.parent / "examples" / "training"
@@ -130,7 +130,7 @@ def main() -> None:
     if weights == args.start:
         return
     if not (args.out / "weights").exists():
-        export(weights.parent, args.out / "weights", Parts(faithful))
+        export(weights.parent, args.out / "weights", faithful)
     finish(args, args.out / "weights")
 
 

@@ -273,14 +273,15 @@ class Upscaler:
     def _rows(self, restoration: Restoration, on_tile: OnTile | None, name: str) -> Iterator[np.ndarray]:
         """Yield rows of the output (n, W, channels) from the top, as their tiles are computed."""
         done = redone = 0
-        pipeline = self.pipeline.at(restoration.scale)
         while done < restoration.tiles:
             numbers = range(done, min(done + self.budget.batch, restoration.tiles))
             # Not around the whole: a generator would leave its surroundings to whom it yields to.
             with own_surroundings(self.pipeline.device):
                 views = [restoration.tiled.view(number) for number in numbers]
                 conds = [restoration.cond] * len(views)
-                tiles = pipeline.restore_tiles(views, conds, self.precision, self.options.steps, self.budget)
+                tiles = self.pipeline.restore_tiles(
+                    views, conds, self.precision, self.options.steps, self.budget
+                )
             for number, (restored, precision) in zip(numbers, tiles, strict=True):
                 redone += precision != self.precision
                 with own_surroundings(self.pipeline.device):

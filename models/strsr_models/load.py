@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from .checkpoints.adapter import SAVED
 from .checkpoints.files import fill_strictly, mismatches, read_tensors, shorten
 from .checkpoints.lite import read_lite_config
 from .checkpoints.locations import (
     CONFIG_NAME,
-    SCALED_NAMES,
     WEIGHTS_NAME,
     default_models_dir,
     lite_folder,
@@ -31,15 +29,12 @@ from .errors import StrsrError, UsageError, WeightsError
 from .pipelines.base import OneStepPipeline
 from .pipelines.lite import LiteConfig, LitePipeline
 from .pipelines.options import LiteOptions, PretrainedOptions
-from .pipelines.scales import ScaledWeights
 
 if TYPE_CHECKING:
     from .pipelines.conditioner import Conditioner
     from .pipelines.pretrained import PretrainedPipeline
 
 FamilyOptions = LiteOptions | PretrainedOptions
-
-DECODER = "decoder."  # begins the names of its tensors
 
 
 def load_pipeline(
@@ -76,7 +71,6 @@ def load_lite(folder: Path | None, device: torch.device, options: FamilyOptions 
     with Unfilled():
         pipeline = LitePipeline(config)
     fill_strictly(pipeline, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME, CONFIG_NAME)
-    pipeline.scaled = read_scaled(pipeline, folder)
     if options is not None and options.fidelity:
         turn_to_faithful(pipeline, require_faithful(folder), options.fidelity)
     pipeline.fold()
@@ -89,44 +83,18 @@ def load_lite(folder: Path | None, device: torch.device, options: FamilyOptions 
 
 @torch.no_grad()
 def turn_to_faithful(pipeline: LitePipeline, path: Path, fidelity: float) -> None:
-    """Move weights in a straight line to those of the faithful end, 0 to 1 of the way; those below x4 go along.
+    """Move weights in a straight line to those of the faithful end, 0 to 1 of the way.
 
     Between networks of which one was trained on from the other, such weights make pictures that lie between theirs,
     sharp all over where a mean of the two pictures would show both (https://arxiv.org/abs/1809.00219, section 3.4). path: the
     tensors of the faithful end, where they differ. Raises WeightsError where they do not fit.
     """
-    own, faithful = pipeline.state_dict(), read_part(pipeline, path)
-    moves = {name: fidelity * (tensor.to(own[name]) - own[name]) for name, tensor in faithful.items()}
-    for name, move in moves.items():
-        own[name].add_(move)
-    decoders = {name.removeprefix(DECODER): move for name, move in moves.items() if name.startswith(DECODER)}
-    pipeline.scaled = pipeline.scaled.moved(decoders)
-
-
-def read_scaled(pipeline: LitePipeline, folder: Path) -> ScaledWeights:
-    """The weights below x4 in a folder of lite's, where it has such; those of its decoder alone.
-
-    Raises WeightsError where they do not fit, or are of other organs as well.
-    """
-    by_scale: dict[float, dict[str, Tensor]] = {}
-    for scale, name in SCALED_NAMES.items():
-        path = folder / name
-        if not path.exists():
-            continue
-        tensors = read_part(pipeline, path)
-        if others := sorted(key for key in tensors if not key.startswith(DECODER)):
-            raise WeightsError(f"{path}: holds more than a decoder: {shorten(others)}")
-        by_scale[scale] = {key.removeprefix(DECODER): tensor for key, tensor in tensors.items()}
-    return ScaledWeights(by_scale)
-
-
-def read_part(pipeline: LitePipeline, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that holds some of a pipeline's. Raises WeightsError where they do not fit."""
-    own, tensors = pipeline.state_dict(), read_tensors(path)
-    shapes = {name: tuple(own[name].shape) for name in own.keys() & tensors.keys()}
-    if problems := mismatches(tensors, shapes):
+    own, faithful = pipeline.state_dict(), read_tensors(path)
+    shapes = {name: tuple(own[name].shape) for name in own.keys() & faithful.keys()}
+    if problems := mismatches(faithful, shapes):
         raise WeightsError(f"{path}: does not fit {WEIGHTS_NAME}: {shorten(problems)}")
-    return tensors
+    for name, tensor in faithful.items():
+        own[name].lerp_(tensor.to(own[name].dtype), fidelity)
 
 
 def load_zimage(

@@ -86,7 +86,7 @@ class SteppedPicture(OpenPicture):
     def rows(self) -> Iterator[np.ndarray]:
         """Yield rows of the output as they become final."""
         stages, restoration, budget = self.stages, self.restoration, MemoryBudget(1)
-        pipeline, cond = stages.pipelines[0].at(restoration.scale), restoration.cond
+        pipeline, cond = stages.pipelines[0], restoration.cond
         for number in range(restoration.tiles):
             with adding_seconds(self.seconds, "enlarge"):
                 view = pipeline.placed(restoration.tiled.view(number))

@@ -9,37 +9,33 @@ import typer
 
 from strsr_models.errors import UsageError
 
-from .options import Datasets, ExportFolder, Faithful, ForX1, ForX2, Licence, Onnx, OnnxScale, Push, Run
+from .options import Datasets, ExportFolder, Faithful, Licence, Onnx, Push, Run
 
 
 def export(
     run: Run,
     out: ExportFolder = None,
     faithful: Faithful = None,
-    x2: ForX2 = None,
-    x1: ForX1 = None,
     onnx: Onnx = None,
-    scale: OnnxScale = 4.0,
     push: Push = None,
     licence: Licence = "unknown",
     dataset: Datasets = None,
 ) -> None:
     """Make a run's averaged weights a folder for `strsr upscale --weights`, and push it to huggingface.co."""
-    from ..training.export import Parts, export_onnx
     from ..training.export import export as export_run
+    from ..training.export import export_onnx
 
     if out is None and push is None and onnx is None:
         raise UsageError(
             "OUT is missing: the new folder for the weights; or name a repository by --push, a file by --onnx"
         )
-    parts = Parts(faithful, {2.0: x2, 1.0: x1})
     if onnx is not None:
-        typer.echo(f"network in {export_onnx(run, onnx, scale)}")
+        typer.echo(f"network in {export_onnx(run, onnx)}")
         if out is None and push is None:
             return
     if push is None:
         assert out is not None
-        folder = export_run(run, out, parts)
+        folder = export_run(run, out, faithful)
         typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")
         return
     from ..setup import push as hub_push
@@ -47,6 +43,6 @@ def export(
     # Before anything is written.
     hub_push.check_push(push)
     with tempfile.TemporaryDirectory() as passing:
-        folder = export_run(run, out or Path(passing) / "weights", parts)
+        folder = export_run(run, out or Path(passing) / "weights", faithful)
         address = hub_push.push(folder, push, licence, dataset or [], typer.echo)
     typer.echo(f"weights at {address}; try them: strsr upscale INPUT OUTPUT --weights hf:{push}")

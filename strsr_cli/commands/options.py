@@ -457,19 +457,6 @@ Faithful = Annotated[
         help="A run that went on from these weights towards the photos themselves: the other end of --fidelity.",
     ),
 ]
-ForX2 = Annotated[
-    Path | None,
-    option(
-        metavar="RUN3", help="A run that went on from these weights with its decoder alone, for --scale 2."
-    ),
-]
-ForX1 = Annotated[
-    Path | None,
-    option(metavar="RUN4", help="A run that went on from those with its decoder alone, for --scale 1."),
-]
-OnnxScale = Annotated[
-    float, option("--scale", min=1, max=16, help="With --onnx: the scale whose weights the file gets.")
-]
 
 # --- fft-inspect -----------------------------------------------------------------------------------
 

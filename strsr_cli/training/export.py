@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,13 @@ import safetensors.torch
 
 from strsr_models.checkpoints.adapter import adapter_files
 from strsr_models.checkpoints.files import mismatches, read_tensors, shorten
-from strsr_models.checkpoints.locations import (
-    CONFIG_NAME,
-    FAITHFUL_NAME,
-    SCALED_NAMES,
-    WEIGHTS_NAME,
-    lite_folder,
-)
+from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, WEIGHTS_NAME, lite_folder
 from strsr_models.checkpoints.lora import lora_rank
 from strsr_models.errors import UsageError, WeightsError, nearest
-from strsr_models.load import DECODER, load_pipeline
+from strsr_models.load import load_pipeline
 from strsr_models.pipelines.flux2 import Flux2Pipeline
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.onnx import onnx_bytes
-from strsr_models.pipelines.scales import FULL, level_of
 from strsr_models.pipelines.zimage import ZImagePipeline
 
 from .. import __version__
@@ -37,24 +28,11 @@ TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Runs that went on from a run's weights, or folders of weights: what differs in them goes beside those."""
-
-    faithful: Path | None = None  # the other end of --fidelity
-    scaled: Mapping[float, Path | None] = field(default_factory=dict)  # for scales below 4
-
-    def files(self) -> dict[str, tuple[str, Path]]:
-        """The names of the files to be made, with the option and the run of each."""
-        named = {FAITHFUL_NAME: ("--faithful", self.faithful)}
-        named |= {SCALED_NAMES[scale]: (f"--x{scale:g}", run) for scale, run in self.scaled.items()}
-        return {name: (option, run) for name, (option, run) in named.items() if run is not None}
-
-
-def export(run: Path, out: Path, parts: Parts | None = None) -> Path:
+def export(run: Path, out: Path, faithful: Path | None = None) -> Path:
     """Copy the weights of a run, once they have been tried, to `out`, which must be new or empty.
 
-    Their metadata says which configuration, photos and steps made them. parts: what else lies beside them.
+    Their metadata says which configuration, photos and steps made them. faithful: a run that went on from these
+    weights, or a folder of weights; what differs in it becomes the other end of `--fidelity`.
     """
     source = weights_of(run)
     if out.exists() and (not out.is_dir() or not all(is_unfinished(path.name) for path in out.iterdir())):
@@ -64,16 +42,13 @@ def export(run: Path, out: Path, parts: Parts | None = None) -> Path:
         load_pipeline("lite", source)
     else:
         check_adapter(source, family)
-    others = {
-        name: differing_tensors(source, family, weights_of(other), option)
-        for name, (option, other) in (parts or Parts()).files().items()
-    }
+    other = None if faithful is None else faithful_tensors(source, family, weights_of(faithful))
 
     def fill(folder: Path) -> None:
         _copy_files(source, folder)
-        for name, tensors in others.items():
+        if other is not None:
             # The function save_file is not used: its files can be read by their owner alone.
-            (folder / name).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+            (folder / FAITHFUL_NAME).write_bytes(safetensors.torch.save(other, metadata={"format": "pt"}))
 
     # A link leads to the folder that is meant.
     target = Path(os.path.realpath(out))
@@ -85,10 +60,10 @@ def export(run: Path, out: Path, parts: Parts | None = None) -> Path:
     return out
 
 
-def export_onnx(run: Path, file: Path, scale: float = FULL) -> Path:
+def export_onnx(run: Path, file: Path) -> Path:
     """Write lite's weights as one ONNX file, whole or not at all; `run` may also be `lite`, the embedded ones.
 
-    scale: the one that the file's weights are for. Raises UsageError where the file is there already, the weights are not lite's, or packages are missing.
+    Raises UsageError where the file is there already, the weights are not lite's, or packages are missing.
     """
     if file.exists() or file.is_symlink():
         raise UsageError(f"--onnx {file}: exists; choose another name")
@@ -101,11 +76,9 @@ def export_onnx(run: Path, file: Path, scale: float = FULL) -> Path:
     weights = sha256_of(source / WEIGHTS_NAME)
     pipeline = load_pipeline("lite", source)
     assert isinstance(pipeline, LitePipeline)
-    made_for = {"made_for_scale": f"{level_of(scale):.3g}"} if pipeline.scaled.by_scale else {}
-    pipeline = pipeline.at(scale)
     # The file is opened first: a place that takes none is told before the export, which takes long.
     with writing(file, "choose another place"), whole_file(file) as stream:
-        stream.write(onnx_bytes(pipeline, {"strsr": __version__, "weights_sha256": weights, **made_for}))
+        stream.write(onnx_bytes(pipeline, {"strsr": __version__, "weights_sha256": weights}))
     return file
 
 
@@ -120,25 +93,20 @@ def weights_of(run: Path) -> Path:
     raise UsageError(f"{run}: {hint} (no {source})")
 
 
-def differing_tensors(source: Path, family: str, other: Path, option: str) -> dict[str, Any]:
+def faithful_tensors(source: Path, family: str, other: Path) -> dict[str, Any]:
     """The tensors of the weights in `other` that differ from those in `source`, both lite's.
 
-    option: what names `other`. Raises UsageError where no tensor differs, the family has no such parts or, for a
-    scale, more than the decoder does, WeightsError where they are of another shape.
+    Raises UsageError where none do or the family has no such end, WeightsError where they are of another shape.
     """
     if family != "lite" or _family(other) != "lite":
-        raise UsageError(f"{option} {other}: is for weights of lite, beside weights of lite")
+        raise UsageError(f"--faithful {other}: is for weights of lite, beside weights of lite")
     load_pipeline("lite", other)
-    own, theirs = (read_tensors(folder / WEIGHTS_NAME) for folder in (source, other))
-    if problems := mismatches(theirs, {name: tuple(tensor.shape) for name, tensor in own.items()}):
+    own, faithful = (read_tensors(folder / WEIGHTS_NAME) for folder in (source, other))
+    if problems := mismatches(faithful, {name: tuple(tensor.shape) for name, tensor in own.items()}):
         raise WeightsError(f"{other / WEIGHTS_NAME}: does not fit {source}: {shorten(problems)}")
-    differing = {name: tensor for name, tensor in theirs.items() if not tensor.equal(own[name])}
+    differing = {name: tensor for name, tensor in faithful.items() if not tensor.equal(own[name])}
     if not differing:
-        raise UsageError(f"{option} {other}: has the very weights of {source}")
-    if option != "--faithful" and not all(name.startswith(DECODER) for name in differing):
-        raise UsageError(
-            f'{option} {other}: more than its decoder was trained; train it with trains="decoder"'
-        )
+        raise UsageError(f"--faithful {other}: has the very weights of {source}")
     return differing
 
 

@@ -135,7 +135,7 @@ def use_backend(
     if wanted == "auto" and cache is None:
         return "torch"
     try:
-        _use_openvino(pipeline, options, _dtype(precision), threads, workers, cache)
+        _use_openvino(pipeline, _dtype(precision), options.steps, threads, workers, cache)
     except DeviceError as error:
         if wanted == "openvino":
             raise
@@ -146,8 +146,8 @@ def use_backend(
 
 def _use_openvino(
     pipeline: OneStepPipeline,
-    options: UpscaleOptions,
     dtype: torch.dtype,
+    steps: int,
     threads: int,
     workers: int,
     cache: CompiledNetworks | None,
@@ -157,15 +157,8 @@ def _use_openvino(
 
     assert isinstance(pipeline, LitePipeline)
     backend = OpenVinoTiles(pipeline, threads, workers, cache)
-    pipeline.compute_by(backend)
-    # The weights of most runs are those of one scale; others are compiled when a picture wants them.
-    first = pipeline.at(options.size.scale).backend
-    assert isinstance(first, OpenVinoTiles)
-    try:
-        first.compile(dtype, options.steps)
-    except DeviceError:
-        pipeline.compute_by(None)
-        raise
+    backend.compile(dtype, steps)
+    pipeline.backend = backend
 
 
 def _dtype(precision: str) -> torch.dtype:

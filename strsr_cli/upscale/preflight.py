@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strsr_models.checkpoints.locations import FAITHFUL_NAME, SCALED_NAMES, lite_folder, weights_file
+from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file
 from strsr_models.errors import ImageError, StrsrError, UsageError
 
 from ..batch.job import Job
@@ -34,12 +34,9 @@ def weights_hash(options: UpscaleOptions) -> str:
     try:
         weights = options.weights_folder if big is None else options.weights
         digest = sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
-        beside = [lite_folder(weights) / name for name in SCALED_NAMES.values() if options.model == "lite"]
-        parts = [path for path in beside if path.exists()]
         if options.fidelity:
-            parts.append(lite_folder(weights) / FAITHFUL_NAME)
-        for path in parts:
-            digest = hashlib.sha256(f"{digest} {sha256_of(path)}".encode()).hexdigest()
+            faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
+            digest = hashlib.sha256(f"{digest} {faithful}".encode()).hexdigest()
         return digest
     except (OSError, StrsrError):
         return ""

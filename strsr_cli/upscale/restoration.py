@@ -30,13 +30,9 @@ ROWS = 64  # of the output, finished at a time
 
 @dataclass
 class Restoration:
-    """A picture's tiles and what becomes of them.
-
-    scale: how many times the picture is enlarged. cond: what the network knows of the whole picture, (1, m, d).
-    """
+    """A picture's tiles and what becomes of them. cond: what the network knows of the whole picture, (1, m, d)."""
 
     picture: Picture
-    scale: float
     tiled: TiledPicture
     cond: Tensor
     color_restorer: ColorRestorer
@@ -135,9 +131,7 @@ def fit_batch(
     if pipeline.tiles_at_once > 1:
         return
     view, cond = restoration.tiled.view(0), restoration.cond
-    restore_one = partial(
-        pipeline.at(restoration.scale).restore_tiles, [view], [cond], precision, steps, MemoryBudget(1)
-    )
+    restore_one = partial(pipeline.restore_tiles, [view], [cond], precision, steps, MemoryBudget(1))
     budget.batch = fitting_batch(pipeline.device, restore_one, threads)
     log.debug("%d tiles at once on %s", budget.batch, pipeline.device)
 
@@ -172,7 +166,7 @@ def begin(
     )
     if cond is None:
         cond = pipeline.condition(overview(picture), precision)
-    return Restoration(picture, scale, tiled, cond, ColorRestorer(picture, (tiled.height, tiled.width)))
+    return Restoration(picture, tiled, cond, ColorRestorer(picture, (tiled.height, tiled.width)))
 
 
 def overview(picture: Picture) -> Tensor:

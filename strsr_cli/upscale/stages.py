@@ -221,15 +221,14 @@ class Stages:
     def restore(self, number: int, tasks: list[TileTask]) -> None:
         """Take a batch of tiles through the network on the device of that number, in a worker's thread.
 
-        The tiles are of one shape and scale, and of one or several pictures. Raises nothing: an error of the model or the
+        The tiles are of one shape, and of one or several pictures. Raises nothing: an error of the model or the
         device ends the work for all pictures, any other the picture that it comes from.
         """
         tasks = [task for task in tasks if task.picture.error is None]
-        if self.fatal is not None or not tasks:
+        if self.fatal is not None:
             fail_all(tasks, Abandoned())
             return
-        pipeline = self.pipelines[number].at(tasks[0].picture.restoration.scale)
-        budget = self.budgets[number]
+        pipeline, budget = self.pipelines[number], self.budgets[number]
         views = [task.view for task in tasks]
         conds = [task.picture.restoration.cond for task in tasks]
         try:

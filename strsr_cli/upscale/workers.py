@@ -25,8 +25,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from strsr_models.pipelines.scales import level_of
-
 from ..system.limits import require_threads
 from ..system.machine import cores
 from ..system.signals import OUR_THREADS, EndedBySignal
@@ -276,10 +274,10 @@ class Workers:
 
 
 def batches(tasks: Iterable[TileTask], size: Callable[[], int]) -> Iterator[list[TileTask]]:
-    """Yield the tasks in order, in lists of at most size() that one network can take together."""
+    """Yield the tasks in order, in lists of at most size() whose tiles and conditions are of the same shape."""
     batch: list[TileTask] = []
     for task in tasks:
-        if batch and (len(batch) >= size() or kind_of(batch[0]) != kind_of(task)):
+        if batch and (len(batch) >= size() or shape_of(batch[0]) != shape_of(task)):
             yield batch
             batch = []
         batch.append(task)
@@ -287,8 +285,8 @@ def batches(tasks: Iterable[TileTask], size: Callable[[], int]) -> Iterator[list
         yield batch
 
 
-def kind_of(task: TileTask) -> tuple[float, ...]:
-    """What tiles of one batch have in common: height and width in px, the condition's (m, d), the weights' scale."""
+def shape_of(task: TileTask) -> tuple[int, ...]:
+    """The shape that tiles of one batch have in common: height and width in px, and the condition's (m, d)."""
     restoration = task.picture.restoration
     tile = restoration.tiled.tiles[task.number]
-    return (tile.height, tile.width, *restoration.cond.shape[1:], level_of(restoration.scale))
+    return (tile.height, tile.width, *restoration.cond.shape[1:])

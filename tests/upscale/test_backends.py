@@ -28,7 +28,6 @@ from strsr_models.errors import UsageError, WeightsError
 from strsr_models.networks.autoencoder import QuarterConfig
 from strsr_models.networks.dit import DiTConfig
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
-from strsr_models.pipelines.scales import ScaledWeights
 
 from ..conftest import EXAMPLES, TINY
 
@@ -87,22 +86,6 @@ def test_tiles_of_any_shape_are_those_of_pytorch(config: LiteConfig, networks: C
             assert (expected - tiles).abs().max() > 0.02
             assert (backend.restore(tiles, conds) - expected).abs().max() < 1e-5
             assert (backend.restore(tiles, conds, 2) - pipeline.restore(tiles, conds, 2)).abs().max() < 1e-5
-
-
-def test_each_scale_is_computed_with_its_own_weights(networks: CompiledNetworks) -> None:
-    pipeline = made(QUARTER)
-    moved = {name: tensor + 0.05 for name, tensor in pipeline.decoder.state_dict().items()}
-    pipeline.scaled = ScaledWeights({2.0: moved})
-    pipeline.compute_by(OpenVinoTiles(pipeline, threads=1, cache=networks))
-    tile, cond = torch.rand(1, 3, 64, 96), torch.randn(1, 4, pipeline.token_width)
-    restored = []
-    for scale in (4, 2):
-        network = pipeline.at(scale)
-        assert network.backend is not None
-        with torch.no_grad():
-            restored.append(network.backend.restore(tile, cond))
-            assert (restored[-1] - network.restore(tile, cond)).abs().max() < 1e-5
-    assert (restored[0] - restored[1]).abs().max() > 0.01
 
 
 def test_precision_is_that_of_autocast(networks: CompiledNetworks) -> None:

@@ -17,7 +17,6 @@ from .published import adapter_folder
 EMBEDDED = Path(__file__).parent.parent / "weights"  # a folder for each model that comes with the package
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"  # in a folder of lite's weights
 FAITHFUL_NAME = "faithful.safetensors"  # beside them: the tensors in which the faithful end differs
-SCALED_NAMES = {2.0: "x2.safetensors", 1.0: "x1.safetensors"}  # those in which lite differs at small scales
 
 
 def default_models_dir() -> Path:

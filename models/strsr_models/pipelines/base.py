@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,6 @@ TileCallback = Callable[[int, int], None]  # takes (tiles done, tiles in all)
 
 class TileBackend(Protocol):
     """What computes `restore` in place of PyTorch."""
-
-    def of(self, pipeline: Any) -> TileBackend:
-        """The same for another pipeline of the family."""
 
     def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
         """Restore tiles as the pipeline's own `restore` does, in the precision that autocast says."""
@@ -231,8 +228,8 @@ class OneStepPipeline(nn.Module, ABC):
         size = lq.shape[-2], lq.shape[-1]
         with own_surroundings(self.device):
             lq = lq.detach()
+            network = self.widened()
             tiled = self.tiled(rectangles_of(lq), size, scale, tile=tile, overlap=overlap)
-            network = self.widened().at(scale)
             cond = network.condition(lq, precision) if cond is None else cond.detach().float()
             budget = MemoryBudget(self.tiles_at_once)
             hq = lq.new_empty((*lq.shape[:-2], tiled.height, tiled.width))
@@ -290,10 +287,6 @@ class OneStepPipeline(nn.Module, ABC):
             overlap=overlap,
             device=self.device,
         )
-
-    def at(self, scale: float) -> OneStepPipeline:
-        """The pipeline for pictures that are enlarged `scale` times: itself where its weights suit all scales."""
-        return self
 
     def widened(self) -> OneStepPipeline:
         """The pipeline that computes: itself, or a copy with wider parameters where a family needs them so."""

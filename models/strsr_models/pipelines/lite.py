@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -33,12 +31,7 @@ from ..networks.autoencoder import (
 )
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
-from .base import OneStepPipeline, TileBackend
-from .scales import FULL, ScaledWeights, level_of
-
-MAKING = (
-    threading.Lock()
-)  # of pipelines for other scales; not a pipeline's own, which must be copied and sent
+from .base import OneStepPipeline
 
 
 def lite_dit() -> DiTConfig:
@@ -65,19 +58,6 @@ class LiteConfig:
             )
 
 
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def narrowed(network: Network, dtype: torch.dtype) -> Network:
-    """A copy whose layers that multiply have weights of a narrower type; what is not rounded is shared."""
-    narrow = copy.deepcopy(network, {id(tensor): tensor for tensor in network.parameters()})
-    for module in narrow.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | BalancedShuffle):
-            for name, tensor in module.named_parameters(recurse=False):
-                setattr(module, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
-    return narrow
-
-
 class LitePipeline(OneStepPipeline):
     """The embedded one-step diffusion transformer."""
 
@@ -97,10 +77,6 @@ class LitePipeline(OneStepPipeline):
         self.dit = DiT(config.dit)
         # Copies with narrow weights by their precision; a dict, because they are no part of this module.
         self.narrow: dict[torch.dtype, LitePipeline] = {}
-        # The weights below x4, and copies that have them, by the scale that they are for.
-        self.scaled = ScaledWeights({})
-        self.levels: dict[float, LitePipeline] = {}
-        self.compiling: dict[str, Any] | None = None  # how `compile` was called
 
     def encode_condition(self, image: Tensor) -> Tensor:
         """Return semantic tokens (b, m, d) of the whole image (b, 3, h, w) in [0, 1]."""
@@ -135,65 +111,13 @@ class LitePipeline(OneStepPipeline):
         dtype = DTYPES[precision]
         if dtype == torch.float32:
             return
-        self.narrow = {dtype: narrowed(self, dtype)}
-        self.levels = {}
-
-    def at(self, scale: float) -> LitePipeline:
-        """The pipeline whose decoder is made for a scale; below x4 it shares all other organs with this one."""
-        level = level_of(scale)
-        if level == FULL or not self.scaled.by_scale:
-            return self
-        with MAKING:
-            if level not in self.levels:
-                self.levels[level] = self._made_for(level)
-            return self.levels[level]
-
-    def _made_for(self, level: float) -> LitePipeline:
-        decoder = copy.deepcopy(self.decoder)
-        own = self.decoder.state_dict()
-        with torch.no_grad():
-            tensors = self.scaled.mixed(own, level)
-            for name, tensor in decoder.state_dict().items():
-                tensor.copy_(tensors.get(name, tensor))
-        for module in decoder.modules():
-            # Scaled weights come as they were trained.
-            if isinstance(module, BalancedShuffle) and module.folded:
-                module.fold()
-        made = self._with(decoder)
-        for dtype, narrow in self.narrow.items():
-            made.narrow[dtype] = narrow._with(narrowed(decoder, dtype))
-        if self.compiling is not None:
-            decoder.compile(**self.compiling)
-        if self.backend is not None:
-            made.backend = self.backend.of(made)
-        return made
-
-    def _with(self, decoder: nn.Module) -> LitePipeline:
-        """A pipeline with another decoder that shares all else."""
-        made = copy.copy(self)
-        made._modules = {**self._modules, "decoder": decoder}
-        made.narrow, made.levels, made.scaled = {}, {}, ScaledWeights({})
-        return made
-
-    def compute_by(self, backend: TileBackend | None) -> None:
-        """Let tiles be restored by a backend, for whatever scale; None: by PyTorch."""
-        self.backend, self.levels = backend, {}
-
-    def compile(self, *args: object, **options: object) -> None:
-        """Compile the networks that see tiles, those for other scales as well."""
-        super().compile(*args, **options)
-        self.compiling = {"dynamic": False, **options}
-        self.levels = {}
-
-    def _apply(self, *args: Any, **options: Any) -> LitePipeline:
-        """Move or cast the parameters; pipelines for other scales are made anew."""
-        self.levels = {}
-        return super()._apply(*args, **options)  # type: ignore[no-any-return, no-untyped-call]
-
-    def prepare_training(self, rank: int = 256) -> None:
-        """Let everything train; weights for other scales are left behind."""
-        super().prepare_training(rank)
-        self.scaled, self.levels, self.narrow = ScaledWeights({}), {}, {}
+        # What is not rounded is shared.
+        narrow = copy.deepcopy(self, {id(tensor): tensor for tensor in self.parameters()})
+        for module in narrow.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | BalancedShuffle):
+                for name, tensor in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
+        self.narrow = {dtype: narrow}
 
     def _fitted(self, tensor: Tensor) -> Tensor:
         """Return what goes into a network: float64 if its parameters are, else as it is."""

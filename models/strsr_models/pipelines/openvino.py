@@ -81,10 +81,6 @@ class OpenVinoTiles:
         """Become what `__getstate__` gave."""
         self._begin(*state)
 
-    def of(self, pipeline: LitePipeline) -> OpenVinoTiles:
-        """The same for another pipeline: it compiles anew, or takes what was kept."""
-        return OpenVinoTiles(pipeline, self.threads, self.workers, self.cache)
-
     def restore(self, lq_up: Tensor, cond: Tensor, steps: int = 1) -> Tensor:
         """Restore tiles (b, 3, H, W) in [0, 1] as the pipeline's own `restore` does; returns float32.
 
