@@ -225,9 +225,10 @@ def restorer(
     tile: int | None = None,
     fidelity: float = 0.0,
     scale: float = SCALE,
+    draft: bool = False,
 ) -> Method:
     """The restorer that `strsr upscale` runs with a folder of weights; None: the embedded ones."""
-    pipeline = load_pipeline("lite", weights, str(device), options=LiteOptions(fidelity))
+    pipeline = load_pipeline("lite", weights, str(device), options=LiteOptions(fidelity, draft))
     return lambda lq: pipeline.upscale(lq, scale, tile=tile, precision=precision)
 
 
@@ -264,6 +265,7 @@ def main() -> None:
     parser.add_argument("--restorer", nargs="*", default=[], help="LABEL=FILE ... of other projects' weights")
     parser.add_argument("--reduce", type=float, default=1.0, help="photos first, by this factor")
     parser.add_argument("--scale", type=float, default=SCALE, help="from 1 to 4")
+    parser.add_argument("--draft", action="store_true", help="rows for `--draft` too")
     parser.add_argument("--crop", type=int, help="only the middle square of so many px")
     parser.add_argument("--tile", type=int)
     parser.add_argument("--precision", default="auto")
@@ -282,6 +284,10 @@ def main() -> None:
     for name, folder in (folders or {"lite": ""}).items():
         weights = Path(folder) if folder else None
         methods[name] = restorer(weights, device, precision, args.tile, scale=args.scale)
+        if args.draft:
+            methods[f"{name}, draft"] = restorer(
+                weights, device, precision, args.tile, scale=args.scale, draft=True
+            )
     for entry in args.restorer:
         label, _, file = entry.partition("=")
         methods[label] = peer(Path(file), device, precision, args.scale)

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from strsr_models.pipelines.scales import ScaledWeights
 from torch import Tensor, nn
 
 from strsr_models.load import DECODER, load_lite
 from strsr_models.losses.seams import seam_loss
 from strsr_models.pipelines.lite import LitePipeline
-from strsr_models.pipelines.scales import ScaledWeights
 
 BATCH = 24
 EDGE = 16  # px of a crop that do not count in how far the picture moves

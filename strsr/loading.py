@@ -28,7 +28,7 @@ def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
     big = options.big
     if big is None:
         precision = resolve_precision(options.precision, device)
-        own = LiteOptions(options.fidelity)
+        own = LiteOptions(options.fidelity, options.draft)
         pipeline = load_pipeline(options.model, options.weights, str(device), options=own)
         use_backend(pipeline, options, precision, torch.get_num_threads())
         return pipeline, precision

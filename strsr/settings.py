@@ -35,6 +35,7 @@ class Settings(TypedDict, total=False):
     overlap: int | None  # output px; None: the model's
     steps: int  # of the network
     fidelity: float  # of lite: from 0, the sharper picture, to 1, the more faithful
+    draft: bool  # of lite, below x4: whether it is computed at the size of the answer, faster and softer
     batch: int | None  # tiles at once; None: what fits the memory
     compile: bool  # whether the networks are compiled
     backend: str  # what computes lite's tiles on a CPU: auto, torch or openvino

@@ -238,5 +238,6 @@ def provenance(options: UpscaleOptions) -> str:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     fidelity = f"; fidelity {options.fidelity:g}" if options.fidelity else ""
-    model = f"model {options.model}; weights sha256:{digest}{fidelity}"
+    draft = "; draft" if options.draft else ""
+    model = f"model {options.model}; weights sha256:{digest}{fidelity}{draft}"
     return f"strsr {__version__}; {model}; {options.size.words}"

@@ -12,6 +12,7 @@ from typing import Any
 from strsr_models.checkpoints.locations import weights_folder
 from strsr_models.checkpoints.published import LARGEST_LORA_SCALE, check_model
 from strsr_models.errors import ImageError, UsageError
+from strsr_models.tiling.sizes import LEAST_SCALE
 
 from ..batch.job import Job
 from ..batch.target_size import TargetSize
@@ -33,6 +34,7 @@ class UpscaleOptions:
     quality: int
     steps: int = 1  # of the network
     fidelity: float = 0.0  # of lite: from 0, the sharper picture, to 1, the more faithful
+    draft: bool = False  # whether lite computes below x4 at the output's own size: faster, softer
     big: BigModelOptions | None = None  # of zimage and flux2; None: lite
     check_grid: bool = False  # whether outputs are checked for a printed grid
     grid_limit: float | None = None  # dB of score to warn above; None: where the verdict is "grid"
@@ -168,6 +170,9 @@ def settings_hash(options: UpscaleOptions, job: Job) -> str:
         settings["size"] = options.size.words
     if options.fidelity:
         settings["fidelity"] = options.fidelity
+    # Before there were drafts, all were made as these are.
+    if big is None and not options.draft and options.size != TargetSize(max(options.size.scale, LEAST_SCALE)):
+        settings["below"] = "reduced"
     if job.frame is not None:
         settings["frame"] = job.frame
     if big is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file
 from strsr_models.errors import ImageError, StrsrError, UsageError
+from strsr_models.tiling.sizes import LEAST_SCALE
 
 from ..batch.job import Job
 from ..batch.plan import Plan, planned_sizes
@@ -47,7 +48,8 @@ class Preflight:
     """The forecast of a batch: the pictures that are left to make, what they will take, and the number of others."""
 
     pending: list[Job] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)  # of each pending output, megapixels; 0 where not known
+    # That networks make for each pending output, megapixels; 0 where not known.
+    areas: list[float] = field(default_factory=list)
     sizes: dict[Path, int] = field(default_factory=dict)  # bytes of each output, about
     megapixels: float = 0.0  # of all outputs
     input_bytes: int = 0  # of inputs that are objects, whose pixels are not known
@@ -97,8 +99,19 @@ def preflight(
                 reporter.failed(job.name, str(sizes["error"]))
         else:
             forecast.pending.append(job)
-            forecast.areas.append(int(sizes.get("to_height", 0)) * int(sizes.get("to_width", 0)) / 1e6)
+            forecast.areas.append(network_megapixels(sizes, options))
     return forecast
+
+
+def network_megapixels(sizes: dict[str, int | str], options: UpscaleOptions) -> float:
+    """The megapixels that networks make for an output; 0 where its size is not known, or it is reduced without them."""
+    if "height" not in sizes:
+        return 0.0
+    height, width, to_height, to_width = (int(sizes[k]) for k in ("height", "width", "to_height", "to_width"))
+    pixels = to_height * to_width
+    if options.big is not None or options.draft:
+        return pixels / 1e6
+    return max(pixels, LEAST_SCALE**2 * height * width) / 1e6 if pixels >= height * width else 0.0
 
 
 def _afford(job: Job, sizes: dict[str, int | str], forecast: Preflight) -> dict[str, int | str]:
@@ -135,7 +148,7 @@ def tell_forecast(forecast: Preflight, reporter: Reporter, **costs: Any) -> str:
 
     costs: what else the event has.
     """
-    seconds = None if forecast.pace is None else round(forecast.pace * forecast.megapixels, 1)
+    seconds = None if forecast.pace is None else round(forecast.pace * sum(forecast.areas), 1)
     size = sum(forecast.sizes.values())
     reporter.forecast(
         to_make=len(forecast.pending),

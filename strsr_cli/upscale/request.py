@@ -36,6 +36,8 @@ def check_request(options: UpscaleOptions) -> None:
         check_weights(options.model, folder)
     if options.fidelity:
         check_fidelity(options)
+    if options.draft and options.model != "lite":
+        raise UsageError(f"--draft: is for --model lite, not {options.model}")
     wanted_backend(options)
     big = options.big
     if big is not None and big.models_dir is not None:

@@ -97,7 +97,7 @@ def load_stages(
     conditions: Conditions | None = None
     if options.big is None:
         precision: str | None = resolve_precision(options.precision, first_device)
-        own = LiteOptions(options.fidelity, settled=None if options.compile else precision)
+        own = LiteOptions(options.fidelity, options.draft, settled=None if options.compile else precision)
         load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights, options=own)
         reporter.start(len(jobs))
     else:

@@ -50,6 +50,8 @@ class OneStepPipeline(nn.Module, ABC):
     largest_tile: int  # output px: tile side when the caller names none
     overlap: int  # output px: overlap of neighbouring tiles when the caller names none
     sigma: float  # where the one step starts
+    # Networks make pictures as many times larger, at least; what is to be smaller is reduced from that.
+    least_scale: float = 1.0
     backend: TileBackend | None = None  # what restores tiles; None: PyTorch
     exact_tiles: bool = False  # whether tiles are always of the size asked for, or may be fitted to a picture
 
@@ -271,7 +273,8 @@ class OneStepPipeline(nn.Module, ABC):
         shape anyhow, but for pictures with a shorter side, which is taken whole.
         """
         target = output_size(*size, scale)
-        height, width = (-(-side // self.multiple_of) * self.multiple_of for side in target)
+        made = target if scale >= self.least_scale else output_size(*size, self.least_scale)
+        height, width = (-(-side // self.multiple_of) * self.multiple_of for side in made)
         if one_shape and not self.exact_tiles:
             side, overlap = self.square_tile(tile, overlap)
             canvas, shape = (max(height, side), max(width, side)), (side, side)
@@ -281,6 +284,7 @@ class OneStepPipeline(nn.Module, ABC):
         return TiledPicture(
             read=read,
             size=size,
+            made=made,
             target=target,
             canvas=canvas,
             shape=shape,

@@ -31,6 +31,7 @@ from ..networks.autoencoder import (
 )
 from ..networks.dit import DiT, DiTConfig
 from ..networks.projector import Projector
+from ..tiling.sizes import LARGEST_SCALE, LEAST_SCALE, SMALLEST_SCALE
 from .base import OneStepPipeline
 
 
@@ -44,6 +45,8 @@ class LiteConfig:
     """The shape of the whole; the defaults are those of the embedded weights."""
 
     sigma: float = 0.8  # where the one step starts; timestep = 1000 * sigma
+    # The smallest enlargement that is made; a picture that is to be smaller is reduced from it.
+    least_scale: float = LEAST_SCALE
     autoencoder: QuarterConfig | PyramidConfig = field(default_factory=QuarterConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
     dit: DiTConfig = field(default_factory=lite_dit)
@@ -51,6 +54,10 @@ class LiteConfig:
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= 1:
             raise ValueError(f"sigma {self.sigma}: must lie in (0, 1]")
+        if not SMALLEST_SCALE <= self.least_scale <= LARGEST_SCALE:
+            raise ValueError(
+                f"least_scale {self.least_scale}: must lie between {SMALLEST_SCALE} and {LARGEST_SCALE}"
+            )
         if self.autoencoder.latent_channels != self.dit.latent_channels:
             raise UsageError(
                 f"latent_channels differ: autoencoder {self.autoencoder.latent_channels}, "
@@ -68,7 +75,7 @@ class LitePipeline(OneStepPipeline):
         """Build all organs with random weights."""
         super().__init__()
         self.config = config
-        self.sigma = config.sigma
+        self.sigma, self.least_scale = config.sigma, config.least_scale
         self.multiple_of = config.autoencoder.downscale * config.dit.patch_size
         organs: tuple[QuarterEncoder | StructuralEncoder, nn.Module] = config.autoencoder.build()
         self.structural_encoder, self.decoder = organs

@@ -108,7 +108,9 @@ def own_metadata(pipeline: LitePipeline) -> dict[str, str]:
     return {
         "model": "strsr lite",
         "sigma": f"{pipeline.sigma:g}",
-        "scale": "any from 1 to 16: the picture is enlarged by bicubic first, and its tiles are restored",
+        "scale": "any from 1 to 16: the picture is enlarged by bicubic first, and its tiles are restored; "
+        f"what is enlarged less than {pipeline.least_scale:g} times is made as large, and reduced",
+        "least_scale": f"{pipeline.least_scale:g}",
         "tile": "a part of the enlarged picture, (1, 3, H, W) in [0, 1]",
         "multiple_of": str(pipeline.multiple_of),
         "largest_tile": str(pipeline.largest_tile),

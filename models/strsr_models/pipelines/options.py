@@ -19,6 +19,8 @@ class LiteOptions:
 
     # From 0, the sharper picture, to 1, the more faithful: how far its weights go to those of the faithful end.
     fidelity: float = 0.0
+    # Whether a picture that is to be smaller than `LiteConfig.least_scale` is computed at its own size: faster, softer.
+    draft: bool = False
     # The precision to compute in, of a pipeline that neither trains nor moves: weights are rounded to it once.
     settled: str | None = None
 

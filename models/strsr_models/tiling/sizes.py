@@ -7,6 +7,7 @@ import math
 from ..errors import UsageError
 
 SMALLEST_SCALE, LARGEST_SCALE = 1, 16
+LEAST_SCALE = 4.0  # lite makes pictures as many times larger, at least; a smaller one is reduced from that
 
 
 def check_scale(scale: float) -> None:

@@ -12,20 +12,22 @@ from torch import Tensor
 
 from . import tiles
 from .enlargement import Enlargement, ReadRectangle
+from .reduction import Reduction
 
 
 class TiledPicture:
     """The tiles of one enlarged picture.
 
-    read: gives rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. target: size of
-    the output. canvas: size of what tiles of `shape` cover, at least the target; what is beyond the target is
-    reflected. device: where pixels are enlarged and blended, so that only original pixels go there.
+    read: gives rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. made: size of what
+    networks make of it. target: size of the output; what is made larger is reduced. canvas: size of what tiles of
+    `shape` cover, at least what is made; what is beyond that is reflected. device: where pixels are enlarged and blended, so that only original pixels go there.
     """
 
     def __init__(
         self,
         read: ReadRectangle,
         size: tuple[int, int],
+        made: tuple[int, int],
         target: tuple[int, int],
         canvas: tuple[int, int],
         shape: tuple[int, int],
@@ -37,7 +39,9 @@ class TiledPicture:
         self.device = device
         # Whatever floats a picture is made of, its enlargement and its sums are of float32.
         self._read = lambda rows, columns: read(rows, columns).to(device, torch.float32)
-        self._enlargement = Enlargement(size, target, canvas)
+        self._made = made
+        self._enlargement = Enlargement(size, made, canvas)
+        self._reduction = None if made == target else Reduction(made, target)
         self._blender = tiles.Blender(*canvas, shape, overlap)
 
     def view(self, number: int) -> Tensor:
@@ -47,10 +51,17 @@ class TiledPicture:
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Take a restored tile, and give (top, left, pixels (b, 3, n, m) in [0, 1]) of what is final now.
 
-        In each row of tiles these are the same pixel rows, from left to right. Tiles are blended as they
-        come from the decoder, and their sum is clamped once, as with the released checkpoints (StrSR, arXiv
-        2603.06275).
+        In each row of tiles these are the same pixel rows, from left to right; where pixels are reduced, all of these
+        rows at once. Tiles are blended as they come from the decoder, and their sum is clamped once, as with the
+        released checkpoints (StrSR, arXiv 2603.06275).
         """
+        height, width = self._made
         for top, left, pixels in self._blender.add(number, restored.to(self.device)):
-            if top < self.height and left < self.width:
-                yield top, left, pixels[..., : self.height - top, : self.width - left].clamp(0, 1)
+            if top < height and left < width:
+                final = pixels[..., : height - top, : width - left].clamp(0, 1)
+                if self._reduction is None:
+                    yield top, left, final
+                    continue
+                # The cubic kernel overshoots.
+                for row, column, reduced in self._reduction.add(left, final):
+                    yield row, column, reduced.clamp(0, 1)

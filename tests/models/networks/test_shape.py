@@ -137,7 +137,6 @@ def test_a_smooth_blob_stays_what_it_is(width: float) -> None:
     assert float((hq - enlarge(lq, *hq.shape[-2:])).abs().max()) < 6 / 255
 
 
-@pytest.mark.xfail(strict=True, reason="until weights trained with the narrowed blur are shipped")
 @pytest.mark.parametrize("scale", [1, 1.5, 2])
 def test_smooth_blobs_stay_at_small_scales(scale: float) -> None:
     """Round Gaussians from level 40 to 220: whatever the width, at most 4 of 255 off bicubic."""
