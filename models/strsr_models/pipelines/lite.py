@@ -34,6 +34,8 @@ from ..networks.projector import Projector
 from ..tiling.sizes import LARGEST_SCALE, LEAST_SCALE, SMALLEST_SCALE
 from .base import OneStepPipeline
 
+LARGEST_DETAIL = 1.5  # of an image in [0, 1]: 1, and room for what overshoots
+
 
 def lite_dit() -> DiTConfig:
     """The DiT of the quarter shape: tokens of 32 output px, and no places in a patch to print."""
@@ -63,6 +65,17 @@ class LiteConfig:
                 f"latent_channels differ: autoencoder {self.autoencoder.latent_channels}, "
                 f"dit {self.dit.latent_channels}"
             )
+
+
+def sound(detail: Tensor) -> Tensor:
+    """Detail (b, 3, H, W) of images in [0, 1], none for those of which some is larger than any two pixels differ.
+
+    A network can be unsteady on pictures unlike all that it has seen, and then one of them is better without detail.
+    What is not finite stays so: it may be had in another precision.
+    """
+    largest = detail.abs().amax((1, 2, 3), keepdim=True)  # (b, 1, 1, 1)
+    is_sound = (largest <= LARGEST_DETAIL) | ~largest.isfinite()
+    return torch.where(is_sound, detail, torch.zeros_like(detail))
 
 
 class LitePipeline(OneStepPipeline):
@@ -100,9 +113,9 @@ class LitePipeline(OneStepPipeline):
 
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
         """Return the enlarged image plus the decoder's detail, (b, 3, H, W)."""
-        detail: Tensor = wide(self.decoder(self._fitted(latents)))  # (b, 3, H, W)
         # The detail is halved: the decoder's range is 2 wide, the image's 1.
-        return lq_up + detail / 2
+        detail: Tensor = wide(self.decoder(self._fitted(latents))) / 2  # (b, 3, H, W)
+        return lq_up + (detail if self.training else sound(detail))
 
     def rounded(self) -> LitePipeline:
         """The copy that `settle` has made for the precision of autocast, or the pipeline itself."""

@@ -15,7 +15,8 @@ from strsr_models.networks.autoencoder import (
     level,
 )
 from strsr_models.networks.dit import DiT, DiTConfig
-from strsr_models.pipelines.lite import LiteConfig, LitePipeline
+from strsr_models.pipelines.lite import LiteConfig, LitePipeline, sound
+from strsr_models.pipelines.options import LiteOptions
 from strsr_models.tiling.enlargement import enlarge
 
 PERIODS = (4, 8, 16, 32)
@@ -146,3 +147,28 @@ def test_smooth_blobs_stay_at_small_scales(scale: float) -> None:
         lq = ((40 + 180 * blob).round() / 255).expand(1, 3, -1, -1).contiguous()
         hq = load_pipeline("lite").upscale(lq, scale)
         assert float((hq - enlarge(lq, *hq.shape[-2:])).abs().max()) <= 4 / 255
+
+
+@pytest.mark.parametrize("fidelity", [0.0, 0.5, 1.0])
+def test_soft_dark_spots_on_strong_colours_stay_what_they_are(fidelity: float) -> None:
+    """On these very pictures a decoder once made a black box of the spot: each block enlarged what came before it."""
+    pipeline = load_pipeline("lite", options=LiteOptions(fidelity))
+    line = torch.linspace(-1, 1, 64)
+    y, x = line[:, None], line[None]
+    magenta, green, white, gray = (1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)
+    for colors, width in (((magenta, white), 0.2), ((magenta, white), 0.25), ((green, gray), 0.2)):
+        first, last = (torch.tensor(color)[:, None, None] for color in colors)
+        spot = 0.9 * torch.exp(-((x + 0.4) ** 2 + (y + 0.2) ** 2) / 2 / width**2)
+        lq = ((first + (x + 1) / 2 * (last - first)) * (1 - spot))[None].mul(255).round() / 255
+        hq = pipeline.upscale(lq)
+        assert float((hq - enlarge(lq, 256, 256))[..., 16:-16, 16:-16].abs().max()) < 12 / 255
+
+
+def test_detail_that_cannot_be_is_left_out() -> None:
+    detail = torch.full((4, 3, 8, 8), 0.1)
+    detail[1, 0, 2, 2], detail[2, 1, 3, 3], detail[3, 2, 4, 4] = -1.6, torch.inf, torch.nan
+    kept = sound(detail)
+    assert torch.equal(kept[0], detail[0])
+    assert float(kept[1].abs().max()) == 0
+    assert kept[2].isinf().any()
+    assert kept[3].isnan().any()
