@@ -31,8 +31,8 @@ class Settings(TypedDict, total=False):
     weights: str | os.PathLike[str] | None  # a folder in place of the model's own weights
     device: str  # auto, cpu, cuda, cuda:N or mps
     precision: str  # auto, fp16, bf16 or fp32
-    tile: int | None  # output px: largest side of a tile; None: chosen to fit each image
-    overlap: int | None  # output px; None: the model's
+    tile: int | None  # px of what the network makes: largest side of a tile; None: chosen to fit each image
+    overlap: int | None  # the same px; None: the model's
     steps: int  # of the network
     fidelity: float  # of lite: from 0, the sharper picture, to 1, the more faithful
     draft: bool  # of lite, below x4: whether it is computed at the size of the answer, faster and softer

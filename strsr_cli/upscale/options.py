@@ -27,8 +27,8 @@ class UpscaleOptions:
     size: TargetSize
     model: str
     weights: Path | None
-    tile: int | None  # output px; None: chosen to fit each image
-    overlap: int | None  # output px; None: the model's
+    tile: int | None  # px of what the network makes; None: chosen to fit each image
+    overlap: int | None  # the same px; None: the model's
     device: str
     precision: str
     quality: int
