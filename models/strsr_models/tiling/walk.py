@@ -20,7 +20,8 @@ class TiledPicture:
 
     read: gives rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. made: size of what
     networks make of it. target: size of the output; what is made larger is reduced. canvas: size of what tiles of
-    `shape` cover, at least what is made; what is beyond that is reflected. device: where pixels are enlarged and blended, so that only original pixels go there.
+    `shape` cover, at least what is made; what is beyond that is reflected. device: where pixels are enlarged,
+    blended and reduced, so that only original pixels go there.
     """
 
     def __init__(
