@@ -279,7 +279,9 @@ GpusPerWorker = Annotated[
         metavar="N", min=0, max=64, help="With --engine ray; default: 1 where there are any.", panel=MACHINES
     ),
 ]
-Tile = Annotated[str, option(metavar="auto|N", help="Largest tile side, in pixels of what the network makes.", panel=SPEED)]
+Tile = Annotated[
+    str, option(metavar="auto|N", help="Largest tile side, in pixels of what the network makes.", panel=SPEED)
+]
 Overlap = Annotated[
     int | None,
     option(metavar="N", help="Overlap of tiles in the same pixels; default: the model's.", panel=SPEED),
