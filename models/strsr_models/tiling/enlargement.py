@@ -83,17 +83,18 @@ def _taps(size: int, length: int) -> tuple[Tensor, Tensor]:
     place = (torch.arange(length, dtype=torch.float64) + 0.5) * size / length - 0.5
     first = place.floor()
     t, a = place - first, SHARPNESS
-
-    def near(x: Tensor) -> Tensor:
-        """The kernel up to 1 px away."""
-        return ((a + 2) * x - (a + 3)) * x * x + 1
-
-    def far(x: Tensor) -> Tensor:
-        """The kernel from 1 to 2 px away."""
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-
     index = (first.long()[:, None] + torch.arange(-1, 3)).clamp(0, size - 1)
-    return index, torch.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], dim=1).float()
+    return index, torch.stack([far(t + 1, a), near(t, a), near(1 - t, a), far(2 - t, a)], dim=1).float()
+
+
+def near(x: Tensor, a: float) -> Tensor:
+    """The cubic kernel of sharpness `a` up to 1 px away."""
+    return ((a + 2) * x - (a + 3)) * x * x + 1
+
+
+def far(x: Tensor, a: float) -> Tensor:
+    """The same from 1 to 2 px away."""
+    return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
 
 def _reflection(length: int, total: int) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .enlargement import far, near
+
 SHARPNESS = -0.5  # of the cubic kernel, as in PyTorch with antialias and in Pillow
 SUPPORT = 2  # px of the output, to both sides
 
@@ -99,7 +101,6 @@ class _Stream:
 
 def _kernel(x: Tensor) -> Tensor:
     """The cubic kernel."""
-    a, x = SHARPNESS, x.abs()
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return torch.where(x < 1, near, torch.where(x < SUPPORT, far, torch.zeros_like(x)))
+    x = x.abs()
+    outer = torch.where(x < SUPPORT, far(x, SHARPNESS), torch.zeros_like(x))
+    return torch.where(x < 1, near(x, SHARPNESS), outer)
