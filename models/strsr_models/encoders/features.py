@@ -26,6 +26,7 @@ from .frozen import FrozenNetwork, fill
 from .levels import levels
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
 
 
 class TappedLayers(nn.Sequential):
@@ -67,6 +68,20 @@ def resnet50v2() -> ResNet50V2Stages:
         return ResNet50V2Stages()
 
 
+def efficientnet_lite(number: int) -> nn.Module:
+    """Build the first four of five stages of EfficientNet-Lite 0 to 4, by timm and with its names, not yet filled.
+
+    The package timm comes with open_clip.
+    """
+    import timm
+
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model(
+            f"tf_efficientnet_lite{number}", features_only=True, out_indices=(0, 1, 2, 3)
+        )
+    return network
+
+
 @dataclass(frozen=True)
 class FeatureSpec:
     """The way a feature network is built and fed, and what it gives."""
@@ -97,7 +112,9 @@ FEATURES = {
     "vgg19_torchvision": FeatureSpec(
         partial(torchvision_layers, "vgg19", (3, 8, 17, 26, 35)), (64, 128, 256, 512, 512)
     ),
-    # The maps are at 1/2, 1/4, 1/8 and 1/16 size.
+    # The maps are at 1/2, 1/4, 1/8 and 1/16 size, of these and of the next.
+    "efficientnet_lite0": FeatureSpec(partial(efficientnet_lite, 0), (16, 24, 40, 112), HALF, HALF),
+    "efficientnet_lite2": FeatureSpec(partial(efficientnet_lite, 2), (16, 24, 48, 120), HALF, HALF),
     "resnet50v2": FeatureSpec(resnet50v2, (64, 256, 512, 1024)),
 }
 

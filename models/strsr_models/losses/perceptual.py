@@ -30,10 +30,14 @@ def feature_distance(pred: Tensor, target: Tensor, network: Callable[[Tensor], l
     It is zero for equal images, and at most 4. `target` gets no gradient. This is the idea of LPIPS without
     its learnt weights: not LPIPS, and reported under its own name.
     """
+    return map_distances(pred, target, network).mean()
+
+
+def map_distances(pred: Tensor, target: Tensor, network: Callable[[Tensor], list[Tensor]]) -> Tensor:
+    """Return what `feature_distance` is the mean of: the distance (maps,) by each of the network's maps."""
     with torch.no_grad():
         target_maps = network(target)  # each (b, c_i, h_i, w_i)
-    distances = [_UnitDistance.apply(a, b) for a, b in zip(network(pred), target_maps, strict=True)]
-    return torch.stack(distances).mean()
+    return torch.stack([_UnitDistance.apply(a, b) for a, b in zip(network(pred), target_maps, strict=True)])
 
 
 class _UnitDistance(torch.autograd.Function):

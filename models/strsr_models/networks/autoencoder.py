@@ -180,10 +180,33 @@ def level(image: Tensor, cell: int) -> Tensor:
     # Two means over two cells are the filter [1, 2, 1] / 4 on each axis.
     means = F.pad(means, (1, 1, 1, 1), mode="replicate")  # (b, c, m+2, n+2)
     means = F.avg_pool2d(F.avg_pool2d(means, 2, 1), 2, 1)  # (b, c, m, n)
-    smooth = F.interpolate(
-        means, scale_factor=cell, mode="bilinear", align_corners=False
-    )  # (b, c, m*cell, n*cell)
-    return smooth[..., :h, :w]  # (b, c, H, W)
+    return enlarge(means, cell)[..., :h, :w]  # (b, c, H, W)
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Enlarge maps x (b, c, h, w) by a whole factor, bilinearly; returns (b, c, factor*h, factor*w).
+
+    On a CPU, where no gradient is wanted, by a product for each axis: PyTorch's own kernel turns maps that are
+    channels_last around and back, 9 ms for 64 maps of 136 px in place of 0.4, and leaves them so that the convolution
+    behind has to turn them again; OpenVINO's takes 5 ms for three maps, in place of 0.4. The sums are the same two
+    terms, equal but for rounding.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    b, c, h, w = x.shape
+    by_row, by_column = (hats(side, factor, x.dtype) for side in (h, w))  # (factor*h, h), (factor*w, w)
+    with torch.autocast(x.device.type, enabled=False):
+        if x.is_contiguous():
+            return by_row @ x @ by_column.T
+        x = by_row @ x.permute(0, 2, 3, 1).reshape(b, h, w * c)  # (b, factor*h, w*c)
+        x = by_column @ x.view(b, factor * h, w, c)  # (b, factor*h, factor*w, c)
+    return x.permute(0, 3, 1, 2)
+
+
+def hats(side: int, factor: int, dtype: torch.dtype) -> Tensor:
+    """The weights (factor*side, side) by which an axis is enlarged bilinearly."""
+    place = ((torch.arange(factor * side, dtype=dtype) + 0.5) / factor - 0.5).clamp(0, side - 1)
+    return (1 - (place[:, None] - torch.arange(side, dtype=dtype)).abs()).clamp_min(0)
 
 
 class QuarterEncoder(nn.Module):

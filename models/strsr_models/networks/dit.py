@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import nearest
-from .autoencoder import wide
+from .autoencoder import enlarge, wide
 
 TIME_CHANNELS = 256  # of the sinusoids
 MOST_SCORES = 2**20  # of queries and keys at once: what a CPU's cache holds, without new memory
@@ -102,27 +102,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     keys = k.transpose(-1, -2) * q.shape[-1] ** -0.5  # (b, k, d/k, n)
     parts = [(queries @ keys).softmax(-1) @ v for queries in torch.split(q, step, dim=2)]
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]  # (b, k, n, d/k)
-
-
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    """Enlarge maps x (b, c, h, w) by a whole factor, bilinearly; returns (b, c, factor*h, factor*w).
-
-    On a CPU, where no gradient is wanted, by a product for each axis: PyTorch's own kernel turns maps that are
-    channels_last around and back, 9 ms for 64 maps of 136 px in place of 0.4, and leaves them so that the convolution
-    behind has to turn them again. The sums are the same two terms, equal but for rounding.
-    """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or is_recorded():
-        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    b, c, h, w = x.shape
-    # The enlargement of each unit vector: the weights of all pixels of an axis.
-    by_row, by_column = (
-        F.interpolate(torch.eye(side, dtype=x.dtype)[None], factor * side, mode="linear")[0].T
-        for side in (h, w)
-    )  # (factor*h, h), (factor*w, w)
-    with torch.autocast(x.device.type, enabled=False):
-        x = by_row @ x.permute(0, 2, 3, 1).reshape(b, h, w * c)  # (b, factor*h, w*c)
-        x = by_column @ x.view(b, factor * h, w, c)  # (b, factor*h, factor*w, c)
-    return x.permute(0, 3, 1, 2)
 
 
 def is_recorded() -> bool:

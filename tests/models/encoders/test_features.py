@@ -42,6 +42,8 @@ SIZES = {
     "squeezenet": [23, 11, 5, 2, 2, 2, 2],
     "vgg19": [48, 24, 12],
     "vgg19_torchvision": [48, 24, 12, 6, 3],
+    "efficientnet_lite0": [24, 12, 6, 3],
+    "efficientnet_lite2": [24, 12, 6, 3],
     "resnet50v2": [24, 12, 6, 3],
 }
 

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from strsr_models import load_pipeline
-from strsr_models.networks.dit import cut_patches, enlarge
+from strsr_models.networks.autoencoder import enlarge
+from strsr_models.networks.dit import cut_patches
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.options import LiteOptions
 

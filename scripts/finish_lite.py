@@ -1,0 +1,183 @@
+"""Train all of lite for a last half hour: by more judges, and towards photos where these are not damaged too much.
+
+    python scripts/finish_lite.py WEIGHTS OUT --pairs FOLDER --guide GUIDE --steps 750 \
+        --judges squeezenet=FILE vgg19=FILE efficientnet_lite0=FILE
+    python scripts/finish_lite.py ... --steps 600 --judged 0.9 --judges ... efficientnet_lite2=FILE
+
+What two judges know, a student learns to please: distances to others stop falling. Judges of another family, and their
+deep maps above all, bring them down again. Targets go by the kind of damage:
+
+- clean, mild, lens, medium: the photo is what judges compare with, and three tenths of L1; the rest is the teachers'.
+- severe: nobody knows the photo's detail there, and a distance to it asks for blur. All targets are what GUIDE makes,
+  weights that a coach has trained.
+
+WEIGHTS, GUIDE, OUT: folders as `strsr export` makes them. --pairs: what `strsr distill --make-pairs` has made. The
+decoder is finished after that (finish_decoder.py), and its faithful end trained anew (examples/training/lite-faithful.toml).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from finish_decoder import replace
+from torch import Tensor
+
+from strsr_models.encoders.features import FeatureNetwork
+from strsr_models.load import load_lite
+from strsr_models.losses.perceptual import map_distances
+from strsr_models.losses.seams import seam_loss
+from strsr_models.pipelines.lite import LitePipeline
+
+SEVERE = 4  # the kind's number in a folder of pairs
+CROP, SHIFT = 192, 32  # px: of a window of a pair, and what judges' windows are smaller by
+STRIDE = 32  # px between places of windows
+DEEP = (0.2, 0.4, 1.6, 1.8)
+# Each judge's weight, its maps' weights, and the side in px of what it sees: VGG takes three times as long as others.
+JUDGES: dict[str, tuple[float, tuple[float, ...], int]] = {
+    "squeezenet": (1.0, (1.0,) * 7, CROP - SHIFT),
+    "vgg19": (1.0, (1.0,) * 3, 96),
+    "efficientnet_lite0": (2.0, DEEP, CROP - SHIFT),
+    "efficientnet_lite2": (2.0, DEEP, CROP - SHIFT),
+}
+PHOTO = 0.3  # the photo's share of L1
+SEAMS = 0.05  # weight beside L1's
+WARM = 20  # steps
+AVERAGE = 0.995  # of the running mean of weights
+CLIP = 0.3  # of the gradient's norm
+
+
+def main() -> None:
+    """Train, and write the running mean of the weights."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    files = dict(entry.split("=", 1) for entry in args.judges)
+    judges = {name: FeatureNetwork(name, Path(file)) for name, file in files.items()}
+    for judge in judges.values():
+        judge.to(memory_format=torch.channels_last)
+    student = load_lite(args.weights, torch.device("cpu"), None).train().requires_grad_(True)
+    guide = load_lite(args.guide, torch.device("cpu"), None).eval().requires_grad_(False)
+    average = train(student, guide, judges, args)
+    shutil.copytree(args.weights, args.out)
+    replace(args.out / "model.safetensors", average.state_dict())
+
+
+class Pairs:
+    """The windows of a folder of pairs, turned and flipped at random."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        names = ("lq_up", "picture", "hq", "teacher", "kind")
+        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        self.random = np.random.default_rng(seed)
+
+    def draw(self, count: int) -> dict[str, Tensor]:
+        """So many windows (b, 3, CROP, CROP) and whole pictures (b, 3, h, w) in [0, 1], and kinds (b,)."""
+        rows = np.sort(self.random.choice(len(self.arrays["kind"]), count, replace=False))
+        top, left = self.random.integers(0, (self.arrays["hq"].shape[-1] - CROP) // STRIDE + 1, 2) * STRIDE
+        turn = int(self.random.integers(0, 8))
+        batch = {"kind": torch.from_numpy(self.arrays["kind"][rows])}
+        for name in ("lq_up", "picture", "hq", "teacher"):
+            image = torch.from_numpy(self.arrays[name][rows])
+            if name != "picture":
+                image = image[..., top : top + CROP, left : left + CROP]
+            batch[name] = turned(image.float() / 255, turn).contiguous(memory_format=torch.channels_last)
+        return batch
+
+
+def turned(image: Tensor, turn: int) -> Tensor:
+    """One of the eight turns of (b, 3, s, s)."""
+    if turn & 1:
+        image = image.flip(-1)
+    if turn & 2:
+        image = image.flip(-2)
+    return image.transpose(-1, -2) if turn & 4 else image
+
+
+def train(
+    student: LitePipeline, guide: LitePipeline, judges: dict[str, FeatureNetwork], args: argparse.Namespace
+) -> LitePipeline:
+    """Train the student; returns the running mean of its weights."""
+    pairs, average = Pairs(args.pairs, args.seed), deepcopy(student)
+    optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
+    began, known = time.monotonic(), dict[str, float]()
+    for step in range(args.steps):
+        share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * step / args.steps))
+        optimizer.param_groups[0]["lr"] = share * args.rate
+        losses = measure(student, guide, judges, pairs.draw(args.batch), pairs.random, args.judged)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
+        optimizer.step()
+        with torch.no_grad():
+            for mean, now in zip(average.parameters(), student.parameters(), strict=True):
+                mean.lerp_(now, max(1 - AVERAGE, 1 / (1 + step / 4)))
+        for name, loss in losses.items():
+            known[name] = 0.95 * known.get(name, float(loss.detach())) + 0.05 * float(loss.detach())
+        if step % 50 == 49:
+            words = ", ".join(f"{name} {value:.4f}" for name, value in known.items())
+            print(f"step {step + 1}: {words}, {time.monotonic() - began:.0f} s", flush=True)
+    return average
+
+
+def measure(
+    student: LitePipeline,
+    guide: LitePipeline,
+    judges: dict[str, FeatureNetwork],
+    batch: dict[str, Tensor],
+    random: np.random.Generator,
+    judged: float,
+) -> dict[str, Tensor]:
+    """The losses of a batch by name, weighted. judged: the weight of all judges beside L1's."""
+    severe = batch["kind"] == SEVERE
+    teacher, photo = batch["teacher"], batch["hq"]
+    with torch.autocast("cpu", torch.bfloat16):
+        restored = student(batch["lq_up"], batch["picture"]).float()
+        if severe.any():
+            with torch.no_grad():
+                guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
+            teacher, photo = teacher.clone(), photo.clone()
+            teacher[severe] = photo[severe] = guided
+        near = (1 - PHOTO) * (restored - teacher).abs().mean() + PHOTO * (restored - photo).abs().mean()
+        losses = {"L1": near, "seams": SEAMS * seam_loss(restored)}
+        top, left = random.integers(0, SHIFT + 1, 2)
+        total = sum(JUDGES[name][0] for name in judges)
+        for name, judge in judges.items():
+            weight, maps, side = JUDGES[name]
+            seen = [
+                image[..., top : top + side, left : left + side].contiguous(memory_format=torch.channels_last)
+                for image in (restored, photo)
+            ]
+            distances = map_distances(*seen, judge)
+            mean = (distances * torch.tensor(maps)).mean()
+            losses[name] = judged * weight / total * mean
+    return losses
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--guide", type=Path, required=True)
+    parser.add_argument("--judges", nargs="+", required=True, metavar="NAME=FILE", help=", ".join(JUDGES))
+    parser.add_argument("--judged", type=float, default=0.5, help="the judges' weight beside L1's")
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=6e-5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
