@@ -4,7 +4,7 @@
 
 What is trained on photos alone may be unsteady elsewhere: on some soft, dark spots in fields of strong colour each
 residual block of the decoder enlarged what the one before had made, up to a thousandfold, and a black box came out.
-Such pictures are drawn here and searched for, a few in a thousand, until there are enough; then the decoder goes on
+Such pictures are drawn here, and those kept on which most happens; then the decoder goes on
 for some minutes with three prices beside its own old output, which it is to keep to on photos:
 
 - on the drawn pictures: what it adds, for they are smooth and need nothing; and numbers inside it that are large,
@@ -41,6 +41,7 @@ from strsr_models.tiling.enlargement import enlarge
 PHOTOS, DRAWN = 12, 6  # in a batch
 EDGE = 16  # px of a crop that do not count in how far the picture moves
 SIDE = 256  # px of a crop
+SEARCHED = 8  # times as many drawn pictures are looked at as are kept
 USUAL = 35.0  # what numbers behind a decoder's blocks stay below, on photos mostly
 UNSTEADY = 60.0  # photos reach 50
 CLIP = 0.1  # of the gradient's norm
@@ -87,16 +88,16 @@ def read_photos(pipeline: LitePipeline, folder: Path, count: int) -> Inputs:
 
 @torch.no_grad()
 def find_unsteady(pipeline: LitePipeline, wanted: int, seed: int) -> Inputs:
-    """So many drawn pictures on which numbers behind the decoder's blocks grow large."""
+    """Of so many drawn pictures, times SEARCHED, those on which numbers behind the decoder's blocks grow largest."""
     random = np.random.default_rng(seed)
-    kept: list[Inputs] = []
-    while len(kept) < wanted:
+    found: list[tuple[float, Inputs]] = []
+    for _ in range(SEARCHED * wanted):
         lq = draw(random)
         enlarged = enlarge(lq, SIDE, SIDE)
         latents = latents_of(pipeline, enlarged, lq)
-        if largest(pipeline, latents) > USUAL:
-            kept.append(((255 * enlarged).round().byte(), latents.half()))
-    return collected(kept)
+        inputs = (255 * enlarged).round().byte(), latents.half()
+        found = sorted([*found, (largest(pipeline, latents), inputs)], key=lambda pair: -pair[0])[:wanted]
+    return collected([inputs for _, inputs in found])
 
 
 def collected(rows: list[Inputs]) -> Inputs:
