@@ -2,7 +2,8 @@
 
     python scripts/finish_lite.py WEIGHTS OUT --pairs FOLDER --guide GUIDE --steps 750 \
         --judges squeezenet=FILE vgg19=FILE efficientnet_lite0=FILE
-    python scripts/finish_lite.py ... --steps 600 --judged 0.9 --judges ... efficientnet_lite2=FILE
+    python scripts/finish_lite.py ... --steps 520 --judged 0.9 --judges ... efficientnet_lite2=FILE
+    python scripts/finish_lite.py ... --steps 320 --judged 1.5 --judges ... efficientnet_lite2=FILE --often 1 4 1 2 1
 
 What two judges know, a student learns to please: distances to others stop falling. Judges of another family, and their
 deep maps above all, bring them down again. Targets go by the kind of damage:
@@ -72,14 +73,17 @@ def main() -> None:
 class Pairs:
     """The windows of a folder of pairs, turned and flipped at random."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, often: list[int], seed: int) -> None:
         names = ("lq_up", "picture", "hq", "teacher", "kind")
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        self.rows = np.repeat(
+            np.arange(len(self.arrays["kind"])), np.array(often)[np.asarray(self.arrays["kind"])]
+        )
         self.random = np.random.default_rng(seed)
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """So many windows (b, 3, CROP, CROP) and whole pictures (b, 3, h, w) in [0, 1], and kinds (b,)."""
-        rows = np.sort(self.random.choice(len(self.arrays["kind"]), count, replace=False))
+        rows = np.sort(self.random.choice(self.rows, count, replace=False))
         top, left = self.random.integers(0, (self.arrays["hq"].shape[-1] - CROP) // STRIDE + 1, 2) * STRIDE
         turn = int(self.random.integers(0, 8))
         batch = {"kind": torch.from_numpy(self.arrays["kind"][rows])}
@@ -104,7 +108,7 @@ def train(
     student: LitePipeline, guide: LitePipeline, judges: dict[str, FeatureNetwork], args: argparse.Namespace
 ) -> LitePipeline:
     """Train the student; returns the running mean of its weights."""
-    pairs, average = Pairs(args.pairs, args.seed), deepcopy(student)
+    pairs, average = Pairs(args.pairs, args.often, args.seed), deepcopy(student)
     optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
     began, known = time.monotonic(), dict[str, float]()
     for step in range(args.steps):
@@ -171,6 +175,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--guide", type=Path, required=True)
     parser.add_argument("--judges", nargs="+", required=True, metavar="NAME=FILE", help=", ".join(JUDGES))
     parser.add_argument("--judged", type=float, default=0.5, help="the judges' weight beside L1's")
+    parser.add_argument(
+        "--often",
+        type=int,
+        nargs=5,
+        default=[1] * 5,
+        help="how often clean, mild, lens, medium and severe pairs are drawn",
+    )
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=6e-5)
