@@ -4,8 +4,8 @@
 
 What is trained on photos alone may be unsteady elsewhere: on some soft, dark spots in fields of strong colour each
 residual block of the decoder enlarged what the one before had made, up to a thousandfold, and a black box came out.
-Such pictures are drawn here, and those kept on which most happens; then the decoder goes on
-for some minutes with three prices beside its own old output, which it is to keep to on photos:
+Such pictures are drawn here, and those kept on which most happens; then the decoder goes on for some minutes with three
+prices beside its own old output, which it is to keep to on photos:
 
 - on the drawn pictures: what it adds, for they are smooth and need nothing; and numbers inside it that are large,
 - on photos: seams (losses/seams.py). A shuffle makes 4 x 4 pixels of each place in a map, by weights of their own, and
@@ -88,7 +88,7 @@ def read_photos(pipeline: LitePipeline, folder: Path, count: int) -> Inputs:
 
 @torch.no_grad()
 def find_unsteady(pipeline: LitePipeline, wanted: int, seed: int) -> Inputs:
-    """Of so many drawn pictures, times SEARCHED, those on which numbers behind the decoder's blocks grow largest."""
+    """Draw SEARCHED times as many pictures as are wanted, and keep those on which numbers behind the blocks grow largest."""
     random = np.random.default_rng(seed)
     found: list[tuple[float, Inputs]] = []
     for _ in range(SEARCHED * wanted):

@@ -22,7 +22,6 @@ import argparse
 import math
 import shutil
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +29,16 @@ import torch
 from finish_decoder import replace
 from torch import Tensor
 
+from strsr_cli.training.data.crops import draw_turn
+from strsr_cli.training.data.degrade import KINDS
+from strsr_cli.training.run.checkpoint import Average
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
 from strsr_models.losses.perceptual import map_distances
 from strsr_models.losses.seams import seam_loss
 from strsr_models.pipelines.lite import LitePipeline
 
-SEVERE = 4  # the kind's number in a folder of pairs
+SEVERE = KINDS.index("severe")  # as a folder of pairs has it
 CROP, SHIFT = 192, 32  # px: of a window of a pair, and what judges' windows are smaller by
 STRIDE = 32  # px between places of windows
 DEEP = (0.2, 0.4, 1.6, 1.8)
@@ -50,7 +52,7 @@ JUDGES: dict[str, tuple[float, tuple[float, ...], int]] = {
 PHOTO = 0.3  # the photo's share of L1
 SEAMS = 0.05  # weight beside L1's
 WARM = 20  # steps
-AVERAGE = 0.995  # of the running mean of weights
+DECAY = 0.995  # of the running mean of weights
 CLIP = 0.3  # of the gradient's norm
 
 
@@ -65,8 +67,9 @@ def main() -> None:
         judge.to(memory_format=torch.channels_last)
     student = load_lite(args.weights, torch.device("cpu"), None).train().requires_grad_(True)
     guide = load_lite(args.guide, torch.device("cpu"), None).eval().requires_grad_(False)
-    average = train(student, guide, judges, args)
+    # An OUT that exists ends it here, and not after the training.
     shutil.copytree(args.weights, args.out)
+    average = train(student, guide, judges, args).pipeline
     replace(args.out / "model.safetensors", average.state_dict())
 
 
@@ -79,36 +82,27 @@ class Pairs:
         self.rows = np.repeat(
             np.arange(len(self.arrays["kind"])), np.array(often)[np.asarray(self.arrays["kind"])]
         )
-        self.random = np.random.default_rng(seed)
+        self.random, self.turns = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """So many windows (b, 3, CROP, CROP) and whole pictures (b, 3, h, w) in [0, 1], and kinds (b,)."""
         rows = np.sort(self.random.choice(self.rows, count, replace=False))
         top, left = self.random.integers(0, (self.arrays["hq"].shape[-1] - CROP) // STRIDE + 1, 2) * STRIDE
-        turn = int(self.random.integers(0, 8))
+        turn = draw_turn(self.turns)
         batch = {"kind": torch.from_numpy(self.arrays["kind"][rows])}
         for name in ("lq_up", "picture", "hq", "teacher"):
             image = torch.from_numpy(self.arrays[name][rows])
             if name != "picture":
                 image = image[..., top : top + CROP, left : left + CROP]
-            batch[name] = turned(image.float() / 255, turn).contiguous(memory_format=torch.channels_last)
+            batch[name] = turn(image.float() / 255).contiguous(memory_format=torch.channels_last)
         return batch
-
-
-def turned(image: Tensor, turn: int) -> Tensor:
-    """One of the eight turns of (b, 3, s, s)."""
-    if turn & 1:
-        image = image.flip(-1)
-    if turn & 2:
-        image = image.flip(-2)
-    return image.transpose(-1, -2) if turn & 4 else image
 
 
 def train(
     student: LitePipeline, guide: LitePipeline, judges: dict[str, FeatureNetwork], args: argparse.Namespace
-) -> LitePipeline:
+) -> Average:
     """Train the student; returns the running mean of its weights."""
-    pairs, average = Pairs(args.pairs, args.often, args.seed), deepcopy(student)
+    pairs, average = Pairs(args.pairs, args.often, args.seed), Average(student, DECAY)
     optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
     began, known = time.monotonic(), dict[str, float]()
     for step in range(args.steps):
@@ -119,9 +113,7 @@ def train(
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
         optimizer.step()
-        with torch.no_grad():
-            for mean, now in zip(average.parameters(), student.parameters(), strict=True):
-                mean.lerp_(now, max(1 - AVERAGE, 1 / (1 + step / 4)))
+        average.update(step)
         for name, loss in losses.items():
             known[name] = 0.95 * known.get(name, float(loss.detach())) + 0.05 * float(loss.detach())
         if step % 50 == 49:
@@ -178,9 +170,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--often",
         type=int,
-        nargs=5,
-        default=[1] * 5,
-        help="how often clean, mild, lens, medium and severe pairs are drawn",
+        nargs=len(KINDS),
+        default=[1] * len(KINDS),
+        help=f"how often pairs are drawn: {', '.join(KINDS)}",
     )
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--batch", type=int, default=12)
