@@ -3,7 +3,8 @@
     python scripts/bench_peers.py [--restorer LABEL=FILE ...] [--side 512] [--runs 5] [--threads N] [--cpu-isa ISA]
 
 Networks alone, on one tile of --side output px. A restorer is a file that spandrel reads, of four times; lite is the
-embedded one. One that takes longer than --slow seconds for a tile is measured in bfloat16 alone. --cpu-isa: the
+embedded one, in whole numbers of 8 bits too. One that takes longer than --slow seconds for a tile is measured in
+bfloat16 alone. No bfloat16 is measured where the processor does not multiply it. --cpu-isa: the
 instructions that both libraries are held to, such as AVX2 or AVX512_CORE_BF16 (oneDNN's names). Wants the extras train
 and openvino; tell other programs to be quiet.
 """
@@ -36,6 +37,8 @@ def main() -> None:
         os.environ["ONEDNN_MAX_CPU_ISA"] = args.cpu_isa
     import torch
 
+    from strsr_models.compute.devices import cpu_has_fast_bf16
+
     if args.threads:
         torch.set_num_threads(args.threads)
     threads = torch.get_num_threads()
@@ -48,19 +51,23 @@ def main() -> None:
         for by, runs in (("PyTorch", torch_runs), ("OpenVINO", openvino_runs)):
             for precision, run in runs.items():
                 # Held to instructions without bfloat16, OpenVINO does not compile for it.
-                if precision == "bf16" and args.cpu_isa and not args.cpu_isa.endswith(("BF16", "AMX")):
+                held = args.cpu_isa and not args.cpu_isa.endswith(("BF16", "AMX"))
+                if precision == "bf16" and (held or not cpu_has_fast_bf16()):
                     continue
                 calls[label, f"{by} {precision}"] = run
     seconds: dict[tuple[str, str], list[float]] = {}
     for key, run in list(calls.items()):
         # The first call compiles.
         run()
-        if timed(run) > args.slow and key[1].endswith("float32"):
+        if cpu_has_fast_bf16() and timed(run) > args.slow and key[1].endswith("float32"):
             del calls[key]
     for _ in range(args.runs):
         for key, run in calls.items():
             seconds.setdefault(key, []).append(timed(run))
-    columns = [f"{by} {precision}" for by in ("PyTorch", "OpenVINO") for precision in ("float32", "bf16")]
+    columns = [
+        f"{by} {precision}" for by in ("PyTorch", "OpenVINO") for precision in ("float32", "bf16", "int8")
+    ]
+    columns = [column for column in columns if any(column == measured for _, measured in seconds)]
     print(
         f"torch {torch.__version__}, {threads} threads, {args.side} px, {args.cpu_isa or 'all instructions'}\n"
     )
@@ -87,6 +94,9 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
     import torch
 
     from strsr_models import load_pipeline
+    from strsr_models.checkpoints.locations import lite_folder, require_ranges
+    from strsr_models.compute.devices import cpu_has_fast_bf16
+    from strsr_models.pipelines.int8 import read_ranges
     from strsr_models.pipelines.lite import LitePipeline
     from strsr_models.pipelines.openvino import OpenVinoTiles
 
@@ -96,6 +106,9 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
     tile = pipeline.placed(torch.rand(1, 3, side, side))
     cond = pipeline.condition(torch.rand(1, 3, side // 4, side // 4), "fp32")
     backend = OpenVinoTiles(pipeline, threads)
+    ranges = read_ranges(require_ranges(lite_folder(None)))
+    in_int8 = OpenVinoTiles(pipeline, threads, ranges=ranges)
+    floats = "bf16" if cpu_has_fast_bf16() else "fp32"
 
     def call(restorer: Any, precision: str) -> Run:
         def run() -> None:
@@ -109,7 +122,7 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
         {name: call(restorer, precision) for name, precision in names.items()}
         for restorer in (pipeline, backend)
     )
-    return by_torch, by_openvino
+    return by_torch, by_openvino | {"int8": call(in_int8, floats)}
 
 
 def peer(path: Path, side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:

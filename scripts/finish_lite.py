@@ -32,6 +32,7 @@ from torch import Tensor
 from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
 from strsr_cli.training.run.checkpoint import Average
+from strsr_models.checkpoints.locations import RANGES_NAME
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
 from strsr_models.losses.perceptual import map_distances
@@ -68,7 +69,8 @@ def main() -> None:
     student = load_lite(args.weights, torch.device("cpu"), None).train().requires_grad_(True)
     guide = load_lite(args.guide, torch.device("cpu"), None).eval().requires_grad_(False)
     # An OUT that exists ends it here, and not after the training.
-    shutil.copytree(args.weights, args.out)
+    # The ranges were those of the weights before; `strsr export --ranges` measures them anew.
+    shutil.copytree(args.weights, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
     average = train(student, guide, judges, args).pipeline
     replace(args.out / "model.safetensors", average.state_dict())
 

@@ -30,7 +30,7 @@ class Settings(TypedDict, total=False):
     model: str  # lite, zimage or flux2
     weights: str | os.PathLike[str] | None  # a folder in place of the model's own weights
     device: str  # auto, cpu, cuda, cuda:N or mps
-    precision: str  # auto, fp16, bf16 or fp32
+    precision: str  # auto, fp16, bf16, fp32 or, of lite on a CPU, int8
     tile: int | None  # px of what the network makes: largest side of a tile; None: chosen to fit each image
     overlap: int | None  # the same px; None: the model's
     steps: int  # of the network

@@ -103,7 +103,9 @@ def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
                 stages, jobs = loaded
                 other = None
                 if options.backend == "both":
-                    by_torch = replace(upscale_options, backend="torch")
+                    # PyTorch has no int8.
+                    floats = "auto" if options.precision == "int8" else options.precision
+                    by_torch = replace(upscale_options, backend="torch", precision=floats)
                     other, _ = load_stages(jobs, by_torch, reporter, BatchState(), threads) or (None, jobs)
                 bench = Bench(
                     options=options,
@@ -160,7 +162,7 @@ def circumstances(options: BenchOptions, bench: Bench) -> dict[str, Any]:
         "weights": str(options.weights) if options.weights else None,
         "device": str(device),
         "accelerator": device.type != "cpu",
-        "precision": bench.stages.precision,
+        "precision": "int8" if options.precision == "int8" else bench.stages.precision,
         "backend": bench.stages.state.backend,
         "threads": torch.get_num_threads(),
         "protocol": {
@@ -239,7 +241,7 @@ class Bench:
             "--weights": self.options.weights and self.options.weights.resolve(),
             "--models-dir": self.options.models_dir and self.options.models_dir.resolve(),
             "--device": self.options.device,
-            "--precision": self.options.precision,
+            "--precision": stages.options.precision,
             "--backend": stages.state.backend,
         }
         flags = []
@@ -299,7 +301,7 @@ class Bench:
         views, conds, picture = self.first_tiles()
         count = 1 if self.stages.device.type == "cpu" else min(max(self.batch_sizes), 8)
         lq = None if self.stages.conditions else overview(picture)
-        return roofline(
+        figures = roofline(
             self.stages.pipelines[0],
             repeated(views, count),
             repeated(conds, count),
@@ -307,6 +309,7 @@ class Bench:
             precision=self.stages.precision,
             runs=self.options.runs,
         )
+        return {**figures, "precision": self.stages.precision}
 
     def first_tiles(self) -> tuple[list[Tensor], list[Tensor], Picture]:
         """Views and conditions of the first picture's tiles, and the picture."""

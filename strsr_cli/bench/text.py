@@ -112,7 +112,7 @@ def _show_roofline(figures: dict[str, Any], report: Tell) -> None:
     report(f"ceilings of this machine: products {products}; copies {top['copy_gb_per_s']:.1f} GB/s")
     size = f"{top['parameters'] / 1e6:.1f} M parameters, {size_text(top['parameter_bytes'])}"
     report(
-        f"roofline of one tile in {figures['precision']}, {top['batch']} at once; {size}; traffic is an upper bound:"
+        f"roofline of one tile in {top['precision']}, {top['batch']} at once; {size}; traffic is an upper bound:"
     )
     print_table(
         ["part", "arithmetic", "traffic", "time", "achieved", "of products", "of copies", "limit"],

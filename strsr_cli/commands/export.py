@@ -9,22 +9,25 @@ import typer
 
 from strsr_models.errors import UsageError
 
-from .options import Datasets, ExportFolder, Faithful, Licence, Onnx, Push, Run
+from .options import Datasets, ExportFolder, Faithful, Licence, Onnx, Push, Ranges, Run
 
 
 def export(
     run: Run,
     out: ExportFolder = None,
     faithful: Faithful = None,
+    ranges: Ranges = None,
     onnx: Onnx = None,
     push: Push = None,
     licence: Licence = "unknown",
     dataset: Datasets = None,
 ) -> None:
     """Make a run's averaged weights a folder for `strsr upscale --weights`, and push it to huggingface.co."""
+    from ..system.console import show_warnings
     from ..training.export import export as export_run
     from ..training.export import export_onnx
 
+    show_warnings()
     if out is None and push is None and onnx is None:
         raise UsageError(
             "OUT is missing: the new folder for the weights; or name a repository by --push, a file by --onnx"
@@ -35,7 +38,7 @@ def export(
             return
     if push is None:
         assert out is not None
-        folder = export_run(run, out, faithful)
+        folder = export_run(run, out, faithful, ranges)
         typer.echo(f"weights in {folder}; try them: strsr upscale INPUT OUTPUT --weights {folder}")
         return
     from ..setup import push as hub_push
@@ -43,6 +46,6 @@ def export(
     # Before anything is written.
     hub_push.check_push(push)
     with tempfile.TemporaryDirectory() as passing:
-        folder = export_run(run, out or Path(passing) / "weights", faithful)
+        folder = export_run(run, out or Path(passing) / "weights", faithful, ranges)
         address = hub_push.push(folder, push, licence, dataset or [], typer.echo)
     typer.echo(f"weights at {address}; try them: strsr upscale INPUT OUTPUT --weights hf:{push}")

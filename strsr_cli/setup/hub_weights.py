@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from strsr_models.checkpoints.adapter import SAVED
-from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, WEIGHTS_NAME
+from strsr_models.checkpoints.locations import CONFIG_NAME, FAITHFUL_NAME, RANGES_NAME, WEIGHTS_NAME
 from strsr_models.checkpoints.published import FAMILIES
 from strsr_models.errors import UsageError, WeightsError
 
@@ -25,7 +25,7 @@ NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 FILES = {"lite": (WEIGHTS_NAME,), **dict.fromkeys(FAMILIES, SAVED)}  # of an export, beside its configuration
 
 
-OPTIONAL = (FAITHFUL_NAME,)  # in an export of lite
+OPTIONAL = (FAITHFUL_NAME, RANGES_NAME)  # in an export of lite
 
 
 def local_weights(weights: Path | None) -> Path | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strsr_models.checkpoints.locations import cache_dir
+from strsr_models.checkpoints.locations import cache_dir, lite_folder, require_ranges
 from strsr_models.errors import DeviceError, StrsrError, UsageError, nearest
 from strsr_models.packages import install_command
 
@@ -94,6 +94,10 @@ def wanted_backend(options: UpscaleOptions) -> str:
         name, by = os.environ[VARIABLE], VARIABLE
     if name not in BACKENDS:
         raise UsageError(f"{by} {name}: unknown; {nearest(name, BACKENDS)}")
+    if options.precision == "int8":
+        if name == "torch":
+            raise UsageError(f"{by} torch: does not compute in int8; drop it or --precision int8")
+        name, by = "openvino", "--precision int8, by"
     if name == "openvino":
         if reason := _reason_against(options):
             raise UsageError(f"{by} openvino: {reason}")
@@ -127,7 +131,8 @@ def use_backend(
         return wanted
     if pipeline.device.type != "cpu":
         if wanted == "openvino":
-            raise UsageError(f"--backend openvino: is for CPUs, not {pipeline.device}; add --device cpu")
+            asked = "--precision int8" if options.precision == "int8" else "--backend openvino"
+            raise UsageError(f"{asked}: is for CPUs, not {pipeline.device}; add --device cpu")
         return "torch"
     if wanted == "auto" and (_reason_against(options) or not has_openvino()):
         return "torch"
@@ -135,7 +140,7 @@ def use_backend(
     if wanted == "auto" and cache is None:
         return "torch"
     try:
-        _use_openvino(pipeline, _dtype(precision), options.steps, threads, workers, cache)
+        _use_openvino(pipeline, options, _dtype(precision), threads, workers, cache)
     except DeviceError as error:
         if wanted == "openvino":
             raise
@@ -146,18 +151,22 @@ def use_backend(
 
 def _use_openvino(
     pipeline: OneStepPipeline,
+    options: UpscaleOptions,
     dtype: torch.dtype,
-    steps: int,
     threads: int,
     workers: int,
     cache: CompiledNetworks | None,
 ) -> None:
+    from strsr_models.pipelines.int8 import read_ranges
     from strsr_models.pipelines.lite import LitePipeline
     from strsr_models.pipelines.openvino import OpenVinoTiles
 
     assert isinstance(pipeline, LitePipeline)
-    backend = OpenVinoTiles(pipeline, threads, workers, cache)
-    backend.compile(dtype, steps)
+    ranges = None
+    if options.precision == "int8":
+        ranges = read_ranges(require_ranges(lite_folder(options.weights_folder)))
+    backend = OpenVinoTiles(pipeline, threads, workers, cache, ranges)
+    backend.compile(dtype, options.steps)
     pipeline.backend = backend
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strsr_models.checkpoints.locations import FAITHFUL_NAME, lite_folder, weights_file
+from strsr_models.checkpoints.locations import FAITHFUL_NAME, RANGES_NAME, lite_folder, weights_file
 from strsr_models.errors import ImageError, StrsrError, UsageError
 from strsr_models.tiling.sizes import LEAST_SCALE
 
@@ -38,6 +38,9 @@ def weights_hash(options: UpscaleOptions) -> str:
         if options.fidelity:
             faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
             digest = hashlib.sha256(f"{digest} {faithful}".encode()).hexdigest()
+        if options.precision == "int8" and big is None:
+            ranges = sha256_of(lite_folder(weights) / RANGES_NAME)
+            digest = hashlib.sha256(f"{digest} {ranges}".encode()).hexdigest()
         return digest
     except (OSError, StrsrError):
         return ""

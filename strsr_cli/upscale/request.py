@@ -15,6 +15,7 @@ from strsr_models.checkpoints.locations import (
     WEIGHTS_NAME,
     lite_folder,
     require_faithful,
+    require_ranges,
 )
 from strsr_models.checkpoints.published import check_model, needed_pieces, require_pieces
 from strsr_models.errors import UsageError, WeightsError
@@ -39,6 +40,8 @@ def check_request(options: UpscaleOptions) -> None:
     if options.draft and options.model != "lite":
         raise UsageError(f"--draft: is for --model lite, not {options.model}")
     wanted_backend(options)
+    if options.precision == "int8":
+        require_ranges(lite_folder(options.weights_folder))
     big = options.big
     if big is not None and big.models_dir is not None:
         pieces = needed_pieces(options.model, big.conditioning, options.weights is None)

@@ -17,6 +17,7 @@ from .published import adapter_folder
 EMBEDDED = Path(__file__).parent.parent / "weights"  # a folder for each model that comes with the package
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"  # in a folder of lite's weights
 FAITHFUL_NAME = "faithful.safetensors"  # beside them: the tensors in which the faithful end differs
+RANGES_NAME = "ranges.json"  # beside them: what `--precision int8` has to know
 
 
 def default_models_dir() -> Path:
@@ -64,6 +65,17 @@ def require_faithful(folder: Path) -> Path:
         raise WeightsError(
             f"{path}: not there: these weights have no faithful end; leave --fidelity out, or give them one by "
             "strsr export RUN FOLDER --faithful RUN2"
+        )
+    return path
+
+
+def require_ranges(folder: Path) -> Path:
+    """The file of ranges for int8 in a folder of lite's weights. Raises WeightsError where there is none."""
+    path = folder / RANGES_NAME
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: not there: these weights have not been measured for --precision int8; leave it out, or measure "
+            "them by strsr export RUN FOLDER --ranges PICTURES"
         )
     return path
 

@@ -23,7 +23,8 @@ from ..compute.surroundings import own_start
 from ..errors import DeviceError, UsageError
 from ..networks import autoencoder, dit
 from ..packages import install_command
-from . import base, lite
+from . import base, int8, lite
+from .int8 import Ranges, in_whole_numbers
 from .lite import LitePipeline
 
 if TYPE_CHECKING:
@@ -54,20 +55,35 @@ class OpenVinoTiles:
     """
 
     def __init__(
-        self, pipeline: LitePipeline, threads: int, workers: int = 1, cache: CompiledCache | None = None
+        self,
+        pipeline: LitePipeline,
+        threads: int,
+        workers: int = 1,
+        cache: CompiledCache | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         """Load OpenVINO; `compile` does the rest, at the latest with the first tile.
 
         pipeline: on the CPU, with parameters in float32 that do not change from now on. threads: of all tiles that
-        are computed at a time; workers: how many those are. Raises DeviceError where OpenVINO is not there or does
-        not work, UsageError for a pipeline on another device or of another precision.
+        are computed at a time; workers: how many those are. ranges: of the layers that are computed in whole
+        numbers, whatever the precision of the others (`int8.measure_ranges`); None: all in floats. Raises DeviceError
+        where OpenVINO is not there or does not work, UsageError for a pipeline on another device or of another
+        precision.
         """
         if pipeline.device.type != "cpu" or any(p.dtype != torch.float32 for p in pipeline.parameters()):
             raise UsageError("OpenVINO: takes a pipeline on the CPU with parameters in float32")
-        self._begin(pipeline, threads, workers, cache)
+        self._begin(pipeline, threads, workers, cache, ranges)
 
-    def _begin(self, pipeline: LitePipeline, threads: int, workers: int, cache: CompiledCache | None) -> None:
+    def _begin(
+        self,
+        pipeline: LitePipeline,
+        threads: int,
+        workers: int,
+        cache: CompiledCache | None,
+        ranges: Ranges | None,
+    ) -> None:
         self.pipeline, self.threads, self.workers, self.cache = pipeline, threads, workers, cache
+        self.ranges = ranges
         self._core = load_core()
         self._networks: dict[tuple[torch.dtype, int], Any] = {}
         self._compiling = threading.Lock()
@@ -75,7 +91,7 @@ class OpenVinoTiles:
 
     def __getstate__(self) -> tuple[Any, ...]:
         """Return what a copy needs; compiled networks stay here."""
-        return self.pipeline, self.threads, self.workers, self.cache
+        return self.pipeline, self.threads, self.workers, self.cache, self.ranges
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Become what `__getstate__` gave."""
@@ -141,7 +157,8 @@ class OpenVinoTiles:
             except RuntimeError as error:
                 log.debug("OpenVINO does not take what it has made: %s", error)
         log.info("lite is compiled for this processor by OpenVINO, which is done once")
-        network = self._core.compile_model(converted(self.pipeline, steps), "CPU", settings)
+        pipeline = self.pipeline if self.ranges is None else in_whole_numbers(self.pipeline, self.ranges)
+        network = self._core.compile_model(converted(pipeline, steps), "CPU", settings)
         if self.cache is not None:
             self.cache.write(key, network.export_model().getvalue())
         return network
@@ -152,9 +169,9 @@ class OpenVinoTiles:
             self._core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
         versions = [importlib.import_module("openvino").__version__, torch.__version__]
-        made_of = [processor, versions, dtype, steps, self.pipeline.config]
+        made_of = [processor, versions, dtype, steps, self.pipeline.config, self.ranges]
         digest = hashlib.sha256(repr(made_of).encode())
-        for module in (autoencoder, dit, base, lite, sys.modules[__name__]):
+        for module in (autoencoder, dit, base, int8, lite, sys.modules[__name__]):
             digest.update(Path(str(module.__file__)).read_bytes())
         for network in self.pipeline.tile_networks:
             for name, tensor in network.state_dict().items():

@@ -1,0 +1,128 @@
+"""Whole numbers of 8 bits where lite multiplies most: in the 3x3 convolutions of its blocks, and of its shuffle.
+
+Each of these layers gets its inputs in 256 steps over a range that was measured on pictures, and its weights in 255
+steps per output channel; sums are exact. That is recorded as it is trained (Jacob et al., arXiv 1712.05877, section 3), and
+OpenVINO makes whole numbers of it. Residual sums, the transformer, and what is added to the picture stay floats.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..errors import WeightsError
+from ..networks.autoencoder import BalancedShuffle, ResidualBlock
+
+if TYPE_CHECKING:
+    from .lite import LitePipeline
+
+Ranges = dict[str, tuple[float, float]]  # by the layer's name: the least and the largest of its inputs
+
+MARGIN = 1.2  # of a range: other pictures may go further, and what does is cut off
+LEAST_WIDTH = 1e-6  # of a range
+STEPS, WEIGHT_STEPS = 255, 127  # from the least input to the largest; from 0 to the largest weight
+
+
+def layers(pipeline: LitePipeline) -> dict[str, nn.Conv2d | BalancedShuffle]:
+    """The layers that are computed in whole numbers, by their names in the pipeline."""
+    found: dict[str, nn.Conv2d | BalancedShuffle] = {}
+    # The semantic encoder sees each picture once, and small.
+    organs = {"structural_encoder": pipeline.structural_encoder, "decoder": pipeline.decoder}
+    modules = [pair for name, organ in organs.items() for pair in organ.named_modules(prefix=name)]
+    for name, module in modules:
+        if isinstance(module, BalancedShuffle):
+            found[name] = module
+        elif isinstance(module, ResidualBlock):
+            found |= {f"{name}.conv1": module.conv1, f"{name}.conv2": module.conv2}
+    return found
+
+
+def measure_ranges(pipeline: LitePipeline, pictures: Iterable[Tensor]) -> Ranges:
+    """The ranges of the layers' inputs while pictures (1, 3, h, w) in [0, 1] are enlarged four times, in float32."""
+    ranges: Ranges = {}
+
+    def widen(name: str, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        least, largest = ranges.get(name, (0.0, 0.0))
+        ranges[name] = min(least, float(inputs[0].min())), max(largest, float(inputs[0].max()))
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(widen, name)) for name, layer in layers(pipeline).items()
+    ]
+    try:
+        for picture in pictures:
+            pipeline.upscale(picture, 4, precision="fp32")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: ranges[name] for name in layers(pipeline)}
+
+
+def joined(first: Ranges, second: Ranges) -> Ranges:
+    """The ranges that hold those of two, of the same layers."""
+    return {
+        name: (min(least, second[name][0]), max(largest, second[name][1]))
+        for name, (least, largest) in first.items()
+    }
+
+
+def ranges_text(ranges: Ranges) -> str:
+    """Ranges as JSON, a line for each layer."""
+    lines = [f'  "{name}": [{least:.5g}, {largest:.5g}]' for name, (least, largest) in ranges.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_ranges(path: Path) -> Ranges:
+    """Read what `ranges_text` gave. Raises WeightsError for a file that cannot be read or holds other things."""
+    try:
+        entries: dict[str, Any] = json.loads(path.read_text())
+        ranges = {name: (float(least), float(largest)) for name, (least, largest) in entries.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: cannot be read as ranges ({error})") from error
+    for name, (least, largest) in ranges.items():
+        if not (math.isfinite(least) and math.isfinite(largest) and least <= 0 <= largest):
+            raise WeightsError(f"{path}: {name} [{least}, {largest}]: is no range around 0")
+    return ranges
+
+
+def in_whole_numbers(pipeline: LitePipeline, ranges: Ranges) -> LitePipeline:
+    """A copy to be recorded, whose layers round their inputs and weights. Its other weights are the pipeline's own.
+
+    Raises WeightsError for ranges of other layers, and for weights that are not finite: rounding would hide them.
+    """
+    names = set(layers(pipeline))
+    if names != set(ranges):
+        differing = ", ".join(sorted(names ^ set(ranges))[:3])
+        raise WeightsError(f"ranges for int8: are of other weights ({differing}); measure them anew")
+    if not all(bool(tensor.isfinite().all()) for tensor in pipeline.parameters()):
+        raise WeightsError("the weights are damaged: some of their numbers are not finite")
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in pipeline.parameters()}
+    rounded = copy.deepcopy(pipeline, shared | {id(pipeline.backend): None, id(pipeline.narrow): {}})
+    for name, layer in layers(rounded).items():
+        least, largest = (MARGIN * end for end in ranges[name])
+        step = max(largest - least, LEAST_WIDTH) / STEPS
+        layer.register_forward_pre_hook(partial(_round_inputs, step, round(-least / step)))
+        parametrize.register_parametrization(layer, "weight", RoundedWeights())
+    return rounded
+
+
+class RoundedWeights(nn.Module):
+    """Weights (e', e, 3, 3) in WEIGHT_STEPS steps either way, up to the largest of each output channel."""
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Round weights; the shape stays."""
+        steps = weights.detach().abs().amax((1, 2, 3)).clamp_min(1e-12) / WEIGHT_STEPS
+        zeros = torch.zeros(len(steps), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weights, steps, zeros, 0, -WEIGHT_STEPS, WEIGHT_STEPS)
+
+
+def _round_inputs(step: float, zero: int, _layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (torch.fake_quantize_per_tensor_affine(inputs[0], step, zero, 0, STEPS),)
