@@ -94,7 +94,7 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
     import torch
 
     from strsr_models import load_pipeline
-    from strsr_models.checkpoints.locations import lite_folder, require_ranges
+    from strsr_models.checkpoints.locations import lite_folder
     from strsr_models.compute.devices import cpu_has_fast_bf16
     from strsr_models.pipelines.int8 import read_ranges
     from strsr_models.pipelines.lite import LitePipeline
@@ -106,7 +106,7 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
     tile = pipeline.placed(torch.rand(1, 3, side, side))
     cond = pipeline.condition(torch.rand(1, 3, side // 4, side // 4), "fp32")
     backend = OpenVinoTiles(pipeline, threads)
-    ranges = read_ranges(require_ranges(lite_folder(None)))
+    ranges = read_ranges(lite_folder(None))
     in_int8 = OpenVinoTiles(pipeline, threads, ranges=ranges)
     floats = "bf16" if cpu_has_fast_bf16() else "fp32"
 

@@ -104,7 +104,7 @@ def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
                 other = None
                 if options.backend == "both":
                     # PyTorch has no int8.
-                    floats = "auto" if options.precision == "int8" else options.precision
+                    floats = "auto" if upscale_options.in_int8 else options.precision
                     by_torch = replace(upscale_options, backend="torch", precision=floats)
                     other, _ = load_stages(jobs, by_torch, reporter, BatchState(), threads) or (None, jobs)
                 bench = Bench(
@@ -162,7 +162,7 @@ def circumstances(options: BenchOptions, bench: Bench) -> dict[str, Any]:
         "weights": str(options.weights) if options.weights else None,
         "device": str(device),
         "accelerator": device.type != "cpu",
-        "precision": "int8" if options.precision == "int8" else bench.stages.precision,
+        "precision": "int8" if bench.stages.options.in_int8 else bench.stages.precision,
         "backend": bench.stages.state.backend,
         "threads": torch.get_num_threads(),
         "protocol": {
@@ -196,7 +196,7 @@ class Bench:
         return {
             **first,
             "start_up": self.part("start-up", lambda: self.start_up(self.stages)),
-            "torch": others[0] if others else None,
+            "torch": {**others[0], "precision": self.other.precision} if self.other else None,
             "torch_start_up": self.part("start-up", lambda: self.other and self.start_up(self.other)),
         }
 

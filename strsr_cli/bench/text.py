@@ -18,7 +18,7 @@ def show(figures: dict[str, Any], as_json: bool, report: Tell) -> None:
     _show_start(figures, report)
     _show_speed(figures, report)
     if figures["torch"]:
-        report("the same by PyTorch, in turns with it:")
+        report(f"the same by PyTorch in {figures['torch']['precision']}, in turns with it:")
         _show_speed({**figures["torch"], "stages": None}, report)
         _show_first({"start_up": figures["torch_start_up"]}, report)
     if figures["batches"]:

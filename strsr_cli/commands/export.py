@@ -9,14 +9,14 @@ import typer
 
 from strsr_models.errors import UsageError
 
-from .options import Datasets, ExportFolder, Faithful, Licence, Onnx, Push, Ranges, Run
+from .options import Datasets, ExportFolder, Faithful, Licence, Onnx, Push, RangePictures, Run
 
 
 def export(
     run: Run,
     out: ExportFolder = None,
     faithful: Faithful = None,
-    ranges: Ranges = None,
+    ranges: RangePictures = None,
     onnx: Onnx = None,
     push: Push = None,
     licence: Licence = "unknown",
@@ -32,6 +32,8 @@ def export(
         raise UsageError(
             "OUT is missing: the new folder for the weights; or name a repository by --push, a file by --onnx"
         )
+    if ranges is not None and out is None and push is None:
+        raise UsageError("--ranges: belongs to a folder of weights; name OUT, too, or --push")
     if onnx is not None:
         typer.echo(f"network in {export_onnx(run, onnx)}")
         if out is None and push is None:

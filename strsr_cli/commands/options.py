@@ -468,7 +468,7 @@ Faithful = Annotated[
     ),
 ]
 
-Ranges = Annotated[
+RangePictures = Annotated[
     Path | None,
     option(
         metavar="PICTURES",

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
-import torch
-from torch import Tensor
 
 from strsr_models.checkpoints.adapter import adapter_files
 from strsr_models.checkpoints.files import mismatches, read_tensors, shorten
@@ -25,24 +20,18 @@ from strsr_models.checkpoints.locations import (
     lite_folder,
 )
 from strsr_models.checkpoints.lora import lora_rank
-from strsr_models.errors import ImageError, UsageError, WeightsError, nearest
+from strsr_models.errors import UsageError, WeightsError, nearest
 from strsr_models.load import load_pipeline
 from strsr_models.pipelines.flux2 import Flux2Pipeline
-from strsr_models.pipelines.int8 import Ranges, joined, measure_ranges, ranges_text
+from strsr_models.pipelines.int8 import write_ranges
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.pipelines.onnx import onnx_bytes
-from strsr_models.pipelines.options import LiteOptions
 from strsr_models.pipelines.zimage import ZImagePipeline
 
 from .. import __version__
-from ..images.color.restorer import srgb8
-from ..images.find import find_images
-from ..images.read import read_image
 from ..system.atomic import fill_folder, is_unfinished, sha256_of, sweep, whole_file, whole_folder, writing
+from .ranges import ranges_of, read_pictures
 
-log = logging.getLogger(__name__)
-
-MEASURED, MEASURED_SIDE = 64, 128  # pictures, and px of a side of each, for ranges
 TARGETS = {family.name: family.lora_targets for family in (ZImagePipeline, Flux2Pipeline)}
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -51,8 +40,8 @@ def export(run: Path, out: Path, faithful: Path | None = None, ranges: Path | No
     """Copy the weights of a run, once they have been tried, to `out`, which must be new or empty.
 
     Their metadata says which configuration, photos and steps made them. faithful: a run that went on from these
-    weights, or a folder of weights; what differs in it becomes the other end of `--fidelity`. ranges: a folder of pictures by which
-    `--precision int8` gets its ranges.
+    weights, or a folder of weights; what differs in it becomes the other end of `--fidelity`.
+    ranges: a folder of pictures by which `--precision int8` gets its ranges.
     """
     source = weights_of(run)
     if out.exists() and (not out.is_dir() or not all(is_unfinished(path.name) for path in out.iterdir())):
@@ -70,10 +59,13 @@ def export(run: Path, out: Path, faithful: Path | None = None, ranges: Path | No
     def fill(folder: Path) -> None:
         _copy_files(source, folder)
         if other is not None:
+            # They were those of one end alone.
+            (folder / RANGES_NAME).unlink(missing_ok=True)
+        if other is not None:
             # The function save_file is not used: its files can be read by their owner alone.
             (folder / FAITHFUL_NAME).write_bytes(safetensors.torch.save(other, metadata={"format": "pt"}))
         if pictures is not None:
-            (folder / RANGES_NAME).write_text(ranges_text(ranges_of(folder, pictures)))
+            write_ranges(folder, ranges_of(folder, pictures))
 
     # A link leads to the folder that is meant.
     target = Path(os.path.realpath(out))
@@ -133,40 +125,6 @@ def faithful_tensors(source: Path, family: str, other: Path) -> dict[str, Any]:
     if not differing:
         raise UsageError(f"--faithful {other}: has the very weights of {source}")
     return differing
-
-
-def read_pictures(folder: Path) -> list[Tensor]:
-    """Up to MEASURED pictures below a folder, evenly taken, as (1, 3, h, w) in [0, 1]: the middle of each.
-
-    Raises UsageError where there is none that can be read.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"--ranges {folder}: no such folder")
-    paths = find_images(folder)
-    pictures = []
-    for path in paths[:: -(-len(paths) // MEASURED) or 1]:
-        try:
-            pixels = torch.from_numpy(np.array(srgb8(read_image(path))))
-        except ImageError as error:
-            log.warning("%s", error)
-            continue
-        top, left = (max(0, (side - MEASURED_SIDE) // 2) for side in pixels.shape[:2])
-        middle = pixels[top : top + MEASURED_SIDE, left : left + MEASURED_SIDE]
-        pictures.append(middle.permute(2, 0, 1)[None].float() / 255)
-    if not pictures:
-        raise UsageError(f"--ranges {folder}: no picture that can be read")
-    return pictures
-
-
-def ranges_of(folder: Path, pictures: list[Tensor]) -> Ranges:
-    """The ranges of lite's layers on pictures, at both ends of fidelity where there are two."""
-    ends = [0.0, 1.0] if (folder / FAITHFUL_NAME).exists() else [0.0]
-    ranges = []
-    for fidelity in ends:
-        pipeline = load_pipeline("lite", folder, options=LiteOptions(fidelity))
-        assert isinstance(pipeline, LitePipeline)
-        ranges.append(measure_ranges(pipeline, pictures))
-    return reduce(joined, ranges)
 
 
 def check_adapter(folder: Path, family: str) -> None:

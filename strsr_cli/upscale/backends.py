@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strsr_models.checkpoints.locations import cache_dir, lite_folder, require_ranges
+from strsr_models.checkpoints.locations import cache_dir, lite_folder
 from strsr_models.errors import DeviceError, StrsrError, UsageError, nearest
 from strsr_models.packages import install_command
 
@@ -94,16 +94,24 @@ def wanted_backend(options: UpscaleOptions) -> str:
         name, by = os.environ[VARIABLE], VARIABLE
     if name not in BACKENDS:
         raise UsageError(f"{by} {name}: unknown; {nearest(name, BACKENDS)}")
-    if options.precision == "int8":
+    asked = f"{by} {name}"
+    if options.in_int8:
         if name == "torch":
-            raise UsageError(f"{by} torch: does not compute in int8; drop it or --precision int8")
-        name, by = "openvino", "--precision int8, by"
+            raise UsageError(f"{asked}: does not compute in int8; drop it or --precision int8")
+        name, asked = "openvino", "--precision int8"
     if name == "openvino":
         if reason := _reason_against(options):
-            raise UsageError(f"{by} openvino: {reason}")
+            raise UsageError(f"{asked}: {reason}")
         if not has_openvino():
-            raise DeviceError(f"{by} openvino: is not installed: {install_command('strsr[openvino]')}")
+            raise DeviceError(f"{asked}: OpenVINO is not installed: {install_command('strsr[openvino]')}")
     return name
+
+
+def float_precision(options: UpscaleOptions, device: torch.device) -> str:
+    """The precision of what lite computes in floats on a device; int8 leaves it to auto."""
+    from strsr_models.compute.devices import resolve_precision
+
+    return resolve_precision("auto" if options.in_int8 else options.precision, device)
 
 
 def _reason_against(options: UpscaleOptions) -> str | None:
@@ -131,7 +139,7 @@ def use_backend(
         return wanted
     if pipeline.device.type != "cpu":
         if wanted == "openvino":
-            asked = "--precision int8" if options.precision == "int8" else "--backend openvino"
+            asked = "--precision int8" if options.in_int8 else "--backend openvino"
             raise UsageError(f"{asked}: is for CPUs, not {pipeline.device}; add --device cpu")
         return "torch"
     if wanted == "auto" and (_reason_against(options) or not has_openvino()):
@@ -162,9 +170,7 @@ def _use_openvino(
     from strsr_models.pipelines.openvino import OpenVinoTiles
 
     assert isinstance(pipeline, LitePipeline)
-    ranges = None
-    if options.precision == "int8":
-        ranges = read_ranges(require_ranges(lite_folder(options.weights_folder)))
+    ranges = read_ranges(lite_folder(options.weights_folder)) if options.in_int8 else None
     backend = OpenVinoTiles(pipeline, threads, workers, cache, ranges)
     backend.compile(dtype, options.steps)
     pipeline.backend = backend

@@ -52,6 +52,11 @@ class UpscaleOptions:
     local: int | None = None  # this process's number among those of its machine, for `--device auto`
 
     @property
+    def in_int8(self) -> bool:
+        """Whether lite's widest layers are to be computed in whole numbers of 8 bits."""
+        return self.precision == "int8"
+
+    @property
     def weights_folder(self) -> Path | None:
         """The folder of the weights that `weights` names, which may be a run's; None for the model's own."""
         return weights_folder(self.weights) if self.weights else None

@@ -38,7 +38,7 @@ def weights_hash(options: UpscaleOptions) -> str:
         if options.fidelity:
             faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
             digest = hashlib.sha256(f"{digest} {faithful}".encode()).hexdigest()
-        if options.precision == "int8" and big is None:
+        if options.in_int8 and big is None:
             ranges = sha256_of(lite_folder(weights) / RANGES_NAME)
             digest = hashlib.sha256(f"{digest} {ranges}".encode()).hexdigest()
         return digest
@@ -286,12 +286,12 @@ def seconds_per_megapixel(options: UpscaleOptions) -> float | None:
     import torch
 
     from strsr_models import load_pipeline
-    from strsr_models.compute.devices import resolve_devices, resolve_precision
+    from strsr_models.compute.devices import resolve_devices
 
-    from .backends import use_backend
+    from .backends import float_precision, use_backend
 
     first_device = resolve_devices(options.device)[0]
-    precision = resolve_precision(options.precision, first_device)
+    precision = float_precision(options, first_device)
     pipeline = load_pipeline(options.model, options.weights_folder, str(first_device))
     use_backend(pipeline, options, precision, torch.get_num_threads())
     small = torch.rand(1, 3, 64, 64)

@@ -40,7 +40,7 @@ def check_request(options: UpscaleOptions) -> None:
     if options.draft and options.model != "lite":
         raise UsageError(f"--draft: is for --model lite, not {options.model}")
     wanted_backend(options)
-    if options.precision == "int8":
+    if options.in_int8:
         require_ranges(lite_folder(options.weights_folder))
     big = options.big
     if big is not None and big.models_dir is not None:

@@ -78,16 +78,13 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Turn `auto`, `fp16`, `bf16` or `fp32` into one of the last three that `device` can run well.
-
-    int8 is as auto: the precision of all that is not computed in whole numbers.
-    """
-    if name in ("auto", "int8"):
+    """Turn `auto`, `fp16`, `bf16` or `fp32` into one of the last three that `device` can run well."""
+    if name == "auto":
         if device.type == "cuda":
             return "fp16"
         return "bf16" if device.type == "cpu" and cpu_has_fast_bf16() else "fp32"
     if name not in DTYPES:
-        raise UsageError(f"--precision {name}: use auto, fp16, bf16, fp32 or int8")
+        raise UsageError(f"--precision {name}: use auto, fp16, bf16 or fp32")
     return name
 
 

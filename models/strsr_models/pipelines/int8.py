@@ -1,13 +1,15 @@
-"""Whole numbers of 8 bits where lite multiplies most: in the 3x3 convolutions of its blocks, and of its shuffle.
+"""Whole numbers of 8 bits where lite multiplies most: in the 3x3 convolutions of its residual blocks.
 
-Each of these layers gets its inputs in 256 steps over a range that was measured on pictures, and its weights in 255
-steps per output channel; sums are exact. That is recorded as it is trained (Jacob et al., arXiv 1712.05877, section 3), and
-OpenVINO makes whole numbers of it. Residual sums, the transformer, and what is added to the picture stay floats.
+Each of these layers gets its inputs in 256 steps over a range that was measured on pictures, and its weights in 127
+steps per output channel. That is recorded in floats (Jacob et al., arXiv 1712.05877, section 3), and OpenVINO makes
+whole numbers of it. Residual sums, the transformer and the shuffle stay floats: rounded weights of a shuffle would not
+be balanced any more, and print a lattice into flat fields.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -19,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..checkpoints.locations import FAITHFUL_NAME, RANGES_NAME, WEIGHTS_NAME, require_ranges
 from ..errors import WeightsError
-from ..networks.autoencoder import BalancedShuffle, ResidualBlock
+from ..networks.autoencoder import ResidualBlock
 
 if TYPE_CHECKING:
     from .lite import LitePipeline
@@ -29,19 +32,20 @@ Ranges = dict[str, tuple[float, float]]  # by the layer's name: the least and th
 
 MARGIN = 1.2  # of a range: other pictures may go further, and what does is cut off
 LEAST_WIDTH = 1e-6  # of a range
-STEPS, WEIGHT_STEPS = 255, 127  # from the least input to the largest; from 0 to the largest weight
+STEPS = 255  # from the least input to the largest
+# From 0 to the largest weight. Processors without VNNI add two products in 16 bits, which larger weights overflow
+# (text lost 8 dB); so pictures are the same on all of them.
+WEIGHT_STEPS = 63
 
 
-def layers(pipeline: LitePipeline) -> dict[str, nn.Conv2d | BalancedShuffle]:
+def layers(pipeline: LitePipeline) -> dict[str, nn.Conv2d]:
     """The layers that are computed in whole numbers, by their names in the pipeline."""
-    found: dict[str, nn.Conv2d | BalancedShuffle] = {}
+    found: dict[str, nn.Conv2d] = {}
     # The semantic encoder sees each picture once, and small.
     organs = {"structural_encoder": pipeline.structural_encoder, "decoder": pipeline.decoder}
     modules = [pair for name, organ in organs.items() for pair in organ.named_modules(prefix=name)]
     for name, module in modules:
-        if isinstance(module, BalancedShuffle):
-            found[name] = module
-        elif isinstance(module, ResidualBlock):
+        if isinstance(module, ResidualBlock):
             found |= {f"{name}.conv1": module.conv1, f"{name}.conv2": module.conv2}
     return found
 
@@ -74,23 +78,49 @@ def joined(first: Ranges, second: Ranges) -> Ranges:
     }
 
 
-def ranges_text(ranges: Ranges) -> str:
-    """Ranges as JSON, a line for each layer."""
-    lines = [f'  "{name}": [{least:.5g}, {largest:.5g}]' for name, (least, largest) in ranges.items()]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def write_ranges(folder: Path, ranges: Ranges) -> None:
+    """Write the ranges of a folder of weights beside them, as JSON with a line for each layer."""
+    lines = [f'    "{name}": [{least:.5g}, {largest:.5g}]' for name, (least, largest) in ranges.items()]
+    layers_text = ",\n".join(lines)
+    text = f'{{\n  "weights": "{weights_digest(folder)}",\n  "ranges": {{\n{layers_text}\n  }}\n}}\n'
+    (folder / RANGES_NAME).write_text(text)
 
 
-def read_ranges(path: Path) -> Ranges:
-    """Read what `ranges_text` gave. Raises WeightsError for a file that cannot be read or holds other things."""
+def read_ranges(folder: Path) -> Ranges:
+    """Read what `write_ranges` has written. Raises WeightsError for none, for what is damaged or of other weights."""
+    path = require_ranges(folder)
     try:
-        entries: dict[str, Any] = json.loads(path.read_text())
-        ranges = {name: (float(least), float(largest)) for name, (least, largest) in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        data: dict[str, Any] = json.loads(path.read_text())
+        entries: dict[str, list[float]] = data["ranges"]
+        ranges = {name: (float(ends[0]), float(ends[1])) for name, ends in entries.items()}
+        lengths = {len(ends) for ends in entries.values() if isinstance(ends, list)}
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise WeightsError(f"{path}: cannot be read as ranges ({error})") from error
     for name, (least, largest) in ranges.items():
-        if not (math.isfinite(least) and math.isfinite(largest) and least <= 0 <= largest):
-            raise WeightsError(f"{path}: {name} [{least}, {largest}]: is no range around 0")
+        if lengths != {2} or not (math.isfinite(least) and math.isfinite(largest) and least <= 0 <= largest):
+            raise WeightsError(f"{path}: {name} {entries[name]}: is no range around 0")
+    if data.get("weights") != weights_digest(folder):
+        raise WeightsError(
+            f"{path}: was measured on other weights; measure these by strsr export RUN FOLDER --ranges PICTURES"
+        )
     return ranges
+
+
+def weights_digest(folder: Path) -> str:
+    """The SHA-256 of the weights in a folder, those of the faithful end included, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in (folder / WEIGHTS_NAME, folder / FAITHFUL_NAME):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def in_whole_numbers(pipeline: LitePipeline, ranges: Ranges) -> LitePipeline:
@@ -101,7 +131,7 @@ def in_whole_numbers(pipeline: LitePipeline, ranges: Ranges) -> LitePipeline:
     names = set(layers(pipeline))
     if names != set(ranges):
         differing = ", ".join(sorted(names ^ set(ranges))[:3])
-        raise WeightsError(f"ranges for int8: are of other weights ({differing}); measure them anew")
+        raise WeightsError(f"ranges for int8: are of other layers than the weights' ({differing})")
     if not all(bool(tensor.isfinite().all()) for tensor in pipeline.parameters()):
         raise WeightsError("the weights are damaged: some of their numbers are not finite")
     shared: dict[int, Any] = {id(tensor): tensor for tensor in pipeline.parameters()}
@@ -120,7 +150,7 @@ class RoundedWeights(nn.Module):
     def forward(self, weights: Tensor) -> Tensor:
         """Round weights; the shape stays."""
         steps = weights.detach().abs().amax((1, 2, 3)).clamp_min(1e-12) / WEIGHT_STEPS
-        zeros = torch.zeros(len(steps), dtype=torch.int32)
+        zeros = torch.zeros_like(steps, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weights, steps, zeros, 0, -WEIGHT_STEPS, WEIGHT_STEPS)
 
 

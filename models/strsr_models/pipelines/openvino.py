@@ -157,7 +157,10 @@ class OpenVinoTiles:
             except RuntimeError as error:
                 log.debug("OpenVINO does not take what it has made: %s", error)
         log.info("lite is compiled for this processor by OpenVINO, which is done once")
-        pipeline = self.pipeline if self.ranges is None else in_whole_numbers(self.pipeline, self.ranges)
+        pipeline = self.pipeline
+        if self.ranges is not None:
+            with own_start(pipeline.device):
+                pipeline = in_whole_numbers(pipeline, self.ranges)
         network = self._core.compile_model(converted(pipeline, steps), "CPU", settings)
         if self.cache is not None:
             self.cache.write(key, network.export_model().getvalue())
