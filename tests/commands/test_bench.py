@@ -19,6 +19,7 @@ from typer.testing import Result
 
 from strsr_cli.bench import cold_start, protocol, roofline
 from strsr_cli.bench.photos import make_photo
+from strsr_models.compute.devices import resolve_precision
 
 from ..conftest import LitePipeline
 
@@ -85,6 +86,18 @@ def test_text_for_people_says_on_what_it_ran(strsr: Run, tiny_weights: Path) -> 
     assert "no accelerator was used" in result.stdout
     assert "pipeline efficiency: " in result.stdout
     assert "one by one" in result.stdout
+
+
+def test_int8_is_measured_beside_pytorch_in_floats(strsr: Run, tiny_weights: Path, photos: Path) -> None:
+    pytest.importorskip("openvino")
+    weights = tiny_weights.parent / "measured"
+    assert strsr("export", tiny_weights, weights, "--ranges", photos).exit_code == 0
+    options = ("--precision", "int8", "--backend", "both", "--skip", "start-up,stages")
+    result = strsr("bench", *SMALL, "--weights", weights, *options)
+    assert result.exit_code == 0, result.output
+    assert "lite in int8 by OpenVINO" in result.stdout
+    assert f"the same by PyTorch in {resolve_precision('auto', torch.device('cpu'))}" in result.stdout
+    assert f"of one tile in {resolve_precision('auto', torch.device('cpu'))}" in result.stdout
 
 
 def test_own_pictures_can_be_measured(strsr: Run, tiny_weights: Path, photos: Path, scratch: Path) -> None:

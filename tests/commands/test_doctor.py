@@ -46,6 +46,19 @@ def test_json_holds_all_that_doctor_knows(
     assert all(row["estimated"] for row in examination["fit"])
 
 
+@pytest.mark.parametrize(
+    ("backend", "precision", "gains"),
+    [("openvino", "fp32", True), ("openvino", "bf16", False), ("torch", "fp32", False)],
+)
+def test_int8_is_named_where_it_is_faster(
+    backend: str, precision: str, gains: bool, strsr: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = {"device": "cpu", "precision": precision, "backend": backend}
+    monkeypatch.setattr(doctor, "_default", lambda: default)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert ("; --precision int8 is faster" in strsr("doctor").stdout) == gains
+
+
 def test_missing_weights_are_no_failure(strsr: Run, tmp_path: Path) -> None:
     (tmp_path / "StrSR-flux").mkdir()
     (tmp_path / "StrSR-flux" / "state_dict.pth").touch()

@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from strsr_cli.setup.hub_weights import local_weights
+from strsr_models.pipelines.int8 import read_ranges
+
 from ..helpers.pushing_hub import PushingHub
 from .test_models import one_line
 
@@ -74,6 +77,13 @@ def test_pushed_weights_come_back_by_their_name(
     assert strsr("export", run_folder, tmp_path / "out", "--push", NAME).exit_code == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert len(hub.commits) == 2
+    # Ranges for int8 go there and come back, too.
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "pictures" / "a.png")
+    pictures = ("--ranges", tmp_path / "pictures")
+    assert strsr("export", run_folder, "--push", NAME, *pictures).exit_code == 0
+    assert "ranges.json" in hub.repositories[NAME]
+    assert read_ranges(local_weights(Path(f"hf:{NAME}")))
 
 
 def test_an_adapter_s_card_names_its_base(strsr: Run, hub: PushingHub, models: Path, tmp_path: Path) -> None:

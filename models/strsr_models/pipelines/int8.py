@@ -1,9 +1,9 @@
-"""Whole numbers of 8 bits where lite multiplies most: in the 3x3 convolutions of its residual blocks.
+"""Whole numbers of 8 bits where lite multiplies most: in convolutions of residual blocks, and the transformer.
 
 Each of these layers gets its inputs in 256 steps over a range that was measured on pictures, and its weights in 127
 steps per output channel. That is recorded in floats (Jacob et al., arXiv 1712.05877, section 3), and OpenVINO makes
-whole numbers of it. Residual sums, the transformer and the shuffle stay floats: rounded weights of a shuffle would not
-be balanced any more, and print a lattice into flat fields.
+whole numbers of it. Sums, norms, attention and the shuffle stay floats: rounded weights of a shuffle would not be
+balanced any more, and print a lattice into flat fields.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ STEPS = 255  # from the least input to the largest
 WEIGHT_STEPS = 63
 
 
-def layers(pipeline: LitePipeline) -> dict[str, nn.Conv2d]:
+def layers(pipeline: LitePipeline) -> dict[str, nn.Conv2d | nn.Linear]:
     """The layers that are computed in whole numbers, by their names in the pipeline."""
-    found: dict[str, nn.Conv2d] = {}
+    found: dict[str, nn.Conv2d | nn.Linear] = {}
     # The semantic encoder sees each picture once, and small.
     organs = {"structural_encoder": pipeline.structural_encoder, "decoder": pipeline.decoder}
-    modules = [pair for name, organ in organs.items() for pair in organ.named_modules(prefix=name)]
-    for name, module in modules:
-        if isinstance(module, ResidualBlock):
-            found |= {f"{name}.conv1": module.conv1, f"{name}.conv2": module.conv2}
+    for name, organ in {**organs, "dit.blocks": pipeline.dit.blocks}.items():
+        for path, module in organ.named_modules(prefix=name):
+            if isinstance(module, ResidualBlock):
+                found |= {f"{path}.conv1": module.conv1, f"{path}.conv2": module.conv2}
+            elif isinstance(module, nn.Linear):
+                found[path] = module
     return found
 
 
@@ -145,11 +147,11 @@ def in_whole_numbers(pipeline: LitePipeline, ranges: Ranges) -> LitePipeline:
 
 
 class RoundedWeights(nn.Module):
-    """Weights (e', e, 3, 3) in WEIGHT_STEPS steps either way, up to the largest of each output channel."""
+    """Weights (e', ...) in WEIGHT_STEPS steps either way, up to the largest of each output channel."""
 
     def forward(self, weights: Tensor) -> Tensor:
         """Round weights; the shape stays."""
-        steps = weights.detach().abs().amax((1, 2, 3)).clamp_min(1e-12) / WEIGHT_STEPS
+        steps = weights.detach().abs().flatten(1).amax(1).clamp_min(1e-12) / WEIGHT_STEPS
         zeros = torch.zeros_like(steps, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weights, steps, zeros, 0, -WEIGHT_STEPS, WEIGHT_STEPS)
 
