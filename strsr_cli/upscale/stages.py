@@ -43,7 +43,7 @@ from ..images.color.restorer import network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.write import EncodeSettings
-from .backends import float_precision, use_backend
+from .backends import float_precision, use_backend, workers_of_cpu
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
 from .options import UpscaleOptions
@@ -92,6 +92,8 @@ def load_stages(
     """
     devices = resolve_devices(options.device, options.local)
     first_device = devices[0]
+    if options.device == "auto" and first_device.type == "cpu":
+        devices *= workers_of_cpu(options, threads, len(jobs))
     weights = options.weights_folder
     inputs = Inputs(options.size, options.max_pixels)
     conditions: Conditions | None = None

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -197,6 +198,29 @@ def test_both_make_the_same_pictures(
         assert differences(first.color, second.color).max() <= 1
         assert (first.alpha is None) == (second.alpha is None)
         assert first.alpha is None or np.array_equal(first.alpha, second.alpha)
+
+
+@pytest.mark.usefixtures("_kept")
+def test_two_workers_share_a_cpu_where_there_are_several_pictures(
+    album: Path, tmp_path: Path, tiny_weights: Path, strsr: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def upscale(name: str, *options: str) -> str:
+        result = strsr("upscale", album, tmp_path / name, "--weights", tiny_weights, "--verbose", *options)
+        assert "4 done, 0 skipped, 1 failed" in result.output
+        return result.output
+
+    assert "on cpu, cpu in" in upscale("two", "--backend", "openvino")
+    assert "on cpu in" in upscale("one", "--backend", "openvino", "--device", "cpu")
+    assert "on cpu in" in upscale("torch", "--backend", "torch")
+    for path in (tmp_path / "two").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+    for path in list(album.iterdir())[:2]:
+        path.unlink()
+    shutil.rmtree(tmp_path / "two")
+    few = strsr("upscale", album, tmp_path / "two", "--weights", tiny_weights, "-v", "--backend", "openvino")
+    assert "on cpu in" in few.output
 
 
 @pytest.mark.usefixtures("_kept")
