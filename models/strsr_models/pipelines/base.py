@@ -375,7 +375,9 @@ class OneStepPipeline(nn.Module, ABC):
         ]
 
     def placed(self, view: Tensor) -> Tensor:
-        """Return a tile on the device where the networks compute."""
+        """Return a tile on the device where the networks compute, laid out as they want it."""
+        if self.backend is not None:
+            return view.to(self.device)
         return view.to(self.device, memory_format=torch.channels_last)
 
     def tile_shape(
