@@ -42,6 +42,9 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     threads = torch.get_num_threads()
+    has_bf16 = cpu_has_fast_bf16()
+    # Held to instructions without bfloat16, OpenVINO does not compile for it.
+    held = args.cpu_isa and not args.cpu_isa.endswith(("BF16", "AMX"))
     named = dict(text.split("=", 1) for text in args.restorer)
     calls: dict[tuple[str, str], Run] = {}
     for label, (torch_runs, openvino_runs) in {
@@ -50,16 +53,14 @@ def main() -> None:
     }.items():
         for by, runs in (("PyTorch", torch_runs), ("OpenVINO", openvino_runs)):
             for precision, run in runs.items():
-                # Held to instructions without bfloat16, OpenVINO does not compile for it.
-                held = args.cpu_isa and not args.cpu_isa.endswith(("BF16", "AMX"))
-                if precision == "bf16" and (held or not cpu_has_fast_bf16()):
+                if precision == "bf16" and (held or not has_bf16):
                     continue
                 calls[label, f"{by} {precision}"] = run
     seconds: dict[tuple[str, str], list[float]] = {}
     for key, run in list(calls.items()):
         # The first call compiles.
         run()
-        if cpu_has_fast_bf16() and timed(run) > args.slow and key[1].endswith("float32"):
+        if has_bf16 and timed(run) > args.slow and key[1].endswith("float32"):
             del calls[key]
     for _ in range(args.runs):
         for key, run in calls.items():
@@ -95,7 +96,7 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
 
     from strsr_models import load_pipeline
     from strsr_models.checkpoints.locations import lite_folder
-    from strsr_models.compute.devices import cpu_has_fast_bf16
+    from strsr_models.compute.devices import resolve_precision
     from strsr_models.pipelines.int8 import read_ranges
     from strsr_models.pipelines.lite import LitePipeline
     from strsr_models.pipelines.openvino import OpenVinoTiles
@@ -108,7 +109,7 @@ def lite(side: int, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
     backend = OpenVinoTiles(pipeline, threads)
     ranges = read_ranges(lite_folder(None))
     in_int8 = OpenVinoTiles(pipeline, threads, ranges=ranges)
-    floats = "bf16" if cpu_has_fast_bf16() else "fp32"
+    floats = resolve_precision("auto", pipeline.device)
 
     def call(restorer: Any, precision: str) -> Run:
         def run() -> None:

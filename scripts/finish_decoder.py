@@ -32,7 +32,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from strsr_models.checkpoints.locations import RANGES_NAME
 from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.load import load_lite
 from strsr_models.losses.seams import seam_loss
@@ -57,8 +56,7 @@ def main() -> None:
     if args.check:
         check(load_lite(args.weights, CPU, None).eval(), args.check, args.seed)
         return
-    # The ranges were those of the weights before; `strsr export --ranges` measures them anew.
-    shutil.copytree(args.weights, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
+    shutil.copytree(args.weights, args.out)
     for part in args.parts:
         torch.manual_seed(args.seed)
         file = args.out / f"{part}.safetensors"

@@ -32,7 +32,6 @@ from torch import Tensor
 from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
 from strsr_cli.training.run.checkpoint import Average
-from strsr_models.checkpoints.locations import RANGES_NAME
 from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
@@ -71,8 +70,7 @@ def main() -> None:
     student = load_lite(args.weights, CPU, None).train().requires_grad_(True)
     guide = load_lite(args.guide, CPU, None).eval().requires_grad_(False)
     # An OUT that exists ends it here, and not after the training.
-    # The ranges were those of the weights before; `strsr export --ranges` measures them anew.
-    shutil.copytree(args.weights, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
+    shutil.copytree(args.weights, args.out)
     average = train(student, guide, judges, args).pipeline
     replace(args.out / "model.safetensors", average.state_dict())
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from strsr_cli.system.machine import advice_on_cuda
-from strsr_cli.upscale.backends import float_precision, use_backend
+from strsr_cli.upscale.backends import use_backend
 from strsr_cli.upscale.conditions import pretrained_options
 from strsr_cli.upscale.failures import loading
 from strsr_cli.upscale.options import UpscaleOptions
 from strsr_models import OneStepPipeline, load_pipeline
-from strsr_models.compute.devices import resolve_device
+from strsr_models.compute.devices import resolve_device, resolve_precision
 from strsr_models.errors import UsageError
 from strsr_models.pipelines.options import LiteOptions
 
@@ -27,7 +27,7 @@ def load(options: UpscaleOptions) -> tuple[OneStepPipeline, str]:
         log.warning(advice)
     big = options.big
     if big is None:
-        precision = float_precision(options, device)
+        precision = resolve_precision(options.float_precision, device)
         own = LiteOptions(options.fidelity, options.draft)
         pipeline = load_pipeline(options.model, options.weights, str(device), options=own)
         use_backend(pipeline, options, precision, torch.get_num_threads())

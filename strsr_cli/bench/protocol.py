@@ -104,7 +104,7 @@ def measure(options: BenchOptions, tell: Tell) -> dict[str, Any]:
                 other = None
                 if options.backend == "both":
                     # PyTorch has no int8.
-                    floats = "auto" if upscale_options.in_int8 else options.precision
+                    floats = upscale_options.float_precision
                     by_torch = replace(upscale_options, backend="torch", precision=floats)
                     other, _ = load_stages(jobs, by_torch, reporter, BatchState(), threads) or (None, jobs)
                 bench = Bench(

@@ -298,7 +298,7 @@ Precision = Annotated[
     Literal["auto", "fp16", "bf16", "fp32", "int8"],
     option(
         metavar="auto|fp16|bf16|fp32|int8",
-        help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 (older GPUs: fp16) on CUDA, else fp32. int8: lite on CPUs by OpenVINO, nearly twice as fast there.",
+        help="auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32; zimage, flux2: bf16 (older GPUs: fp16) on CUDA, else fp32. int8: lite on CPUs by OpenVINO, up to twice as fast as fp32.",
         panel=SPEED,
     ),
 ]

@@ -61,7 +61,6 @@ def export(run: Path, out: Path, faithful: Path | None = None, ranges: Path | No
         if other is not None:
             # They were those of one end alone.
             (folder / RANGES_NAME).unlink(missing_ok=True)
-        if other is not None:
             # The function save_file is not used: its files can be read by their owner alone.
             (folder / FAITHFUL_NAME).write_bytes(safetensors.torch.save(other, metadata={"format": "pt"}))
         if pictures is not None:

@@ -108,13 +108,6 @@ def wanted_backend(options: UpscaleOptions) -> str:
     return name
 
 
-def float_precision(options: UpscaleOptions, device: torch.device) -> str:
-    """The precision of what lite computes in floats on a device; int8 leaves it to auto."""
-    from strsr_models.compute.devices import resolve_precision
-
-    return resolve_precision("auto" if options.in_int8 else options.precision, device)
-
-
 def workers_of_cpu(options: UpscaleOptions, threads: int, pictures: int) -> int:
     """How many workers share the CPU where no option says: two, where OpenVINO has several pictures to compute.
 
@@ -123,9 +116,14 @@ def workers_of_cpu(options: UpscaleOptions, threads: int, pictures: int) -> int:
     """
     if pictures < SEVERAL or threads < 2:
         return 1
-    name = wanted_backend(options)
-    is_possible = name == "openvino" or (not _reason_against(options) and has_openvino())
-    return 2 if is_possible and name != "torch" else 1
+    return 2 if _leads_to_openvino(wanted_backend(options), options) else 1
+
+
+def _leads_to_openvino(wanted: str, options: UpscaleOptions) -> bool:
+    """Whether OpenVINO is to compute on a CPU, as far as that is known before it is tried."""
+    if wanted == "auto":
+        return not _reason_against(options) and has_openvino()
+    return wanted == "openvino"
 
 
 def _reason_against(options: UpscaleOptions) -> str | None:
@@ -149,14 +147,12 @@ def use_backend(
     and DeviceError where OpenVINO is asked for and does not work.
     """
     wanted = wanted_backend(options)
-    if wanted == "torch":
-        return wanted
     if pipeline.device.type != "cpu":
         if wanted == "openvino":
             asked = "--precision int8" if options.in_int8 else "--backend openvino"
             raise UsageError(f"{asked}: is for CPUs, not {pipeline.device}; add --device cpu")
         return "torch"
-    if wanted == "auto" and (_reason_against(options) or not has_openvino()):
+    if not _leads_to_openvino(wanted, options):
         return "torch"
     cache = compiled_networks()
     if wanted == "auto" and cache is None:

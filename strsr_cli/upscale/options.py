@@ -57,6 +57,11 @@ class UpscaleOptions:
         return self.precision == "int8"
 
     @property
+    def float_precision(self) -> str:
+        """The name of the precision of what is computed in floats; int8 leaves it to auto."""
+        return "auto" if self.in_int8 else self.precision
+
+    @property
     def weights_folder(self) -> Path | None:
         """The folder of the weights that `weights` names, which may be a run's; None for the model's own."""
         return weights_folder(self.weights) if self.weights else None

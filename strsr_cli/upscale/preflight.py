@@ -35,12 +35,10 @@ def weights_hash(options: UpscaleOptions) -> str:
     try:
         weights = options.weights_folder if big is None else options.weights
         digest = sha256_of(weights_file(options.model, weights, big.models_dir if big else None))
-        if options.fidelity:
-            faithful = sha256_of(lite_folder(weights) / FAITHFUL_NAME)
-            digest = hashlib.sha256(f"{digest} {faithful}".encode()).hexdigest()
-        if options.in_int8 and big is None:
-            ranges = sha256_of(lite_folder(weights) / RANGES_NAME)
-            digest = hashlib.sha256(f"{digest} {ranges}".encode()).hexdigest()
+        for name, counts in ((FAITHFUL_NAME, options.fidelity), (RANGES_NAME, options.in_int8)):
+            if counts:
+                beside = sha256_of(lite_folder(weights) / name)
+                digest = hashlib.sha256(f"{digest} {beside}".encode()).hexdigest()
         return digest
     except (OSError, StrsrError):
         return ""
@@ -286,12 +284,12 @@ def seconds_per_megapixel(options: UpscaleOptions) -> float | None:
     import torch
 
     from strsr_models import load_pipeline
-    from strsr_models.compute.devices import resolve_devices
+    from strsr_models.compute.devices import resolve_devices, resolve_precision
 
-    from .backends import float_precision, use_backend
+    from .backends import use_backend
 
     first_device = resolve_devices(options.device)[0]
-    precision = float_precision(options, first_device)
+    precision = resolve_precision(options.float_precision, first_device)
     pipeline = load_pipeline(options.model, options.weights_folder, str(first_device))
     use_backend(pipeline, options, precision, torch.get_num_threads())
     small = torch.rand(1, 3, 64, 64)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from strsr_models import OneStepPipeline, load_pipeline
 from strsr_models.checkpoints.locations import cache_dir
-from strsr_models.compute.devices import resolve_devices
+from strsr_models.compute.devices import resolve_devices, resolve_precision
 from strsr_models.errors import StrsrError
 from strsr_models.pipelines.options import LiteOptions
 from strsr_models.tiling.memory import MemoryBudget
@@ -43,7 +43,7 @@ from ..images.color.restorer import network_input
 from ..images.metadata.carried import Metadata
 from ..images.picture import Picture
 from ..images.write import EncodeSettings
-from .backends import float_precision, use_backend, workers_of_cpu
+from .backends import use_backend, workers_of_cpu
 from .failures import Abandoned, reporting_failures
 from .files import Inputs, grid_scores, provenance, write_output
 from .options import UpscaleOptions
@@ -98,7 +98,7 @@ def load_stages(
     inputs = Inputs(options.size, options.max_pixels)
     conditions: Conditions | None = None
     if options.big is None:
-        precision: str | None = float_precision(options, first_device)
+        precision: str | None = resolve_precision(options.float_precision, first_device)
         own = LiteOptions(options.fidelity, options.draft, settled=None if options.compile else precision)
         load: Callable[..., OneStepPipeline] = partial(load_pipeline, options.model, weights, options=own)
         reporter.start(len(jobs))

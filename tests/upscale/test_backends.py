@@ -24,25 +24,18 @@ from typer.testing import Result
 from strsr import Upscaler
 from strsr_cli.images.read import read_image
 from strsr_cli.upscale.backends import CompiledNetworks
-from strsr_models.encoders.lite import SemanticConfig
 from strsr_models.errors import UsageError, WeightsError
-from strsr_models.networks.autoencoder import QuarterConfig
-from strsr_models.networks.dit import DiTConfig
 from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 
 from ..conftest import EXAMPLES, TINY
+from ..helpers.random_lite import made, quarter
 
 pytest.importorskip("openvino")
 from strsr_models.pipelines.openvino import OpenVinoTiles
 
 Run = Callable[..., Result]
 
-QUARTER = LiteConfig(
-    autoencoder=QuarterConfig(8, encoder_blocks=1, decoder_blocks=1, level_cell=32),
-    semantic=SemanticConfig(short_side=32, channels=(8, 8, 16, 16), grid=2),
-    # Tiles are multiples of 16 px, cells are larger: most tiles are padded inside.
-    dit=DiTConfig(8, patch_size=4, width=32, depth=1, heads=2, hidden=32, unpatchify="smooth"),
-)
+QUARTER = quarter()
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +48,6 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> CompiledNetworks:
 def _kept(networks: CompiledNetworks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands keep what they compile with all other tests."""
     monkeypatch.setattr("strsr_cli.upscale.backends.compiled_networks", lambda: networks)
-
-
-def made(config: LiteConfig) -> LitePipeline:
-    """A pipeline of random weights that change a picture well."""
-    torch.manual_seed(0)
-    pipeline = LitePipeline(config).eval().requires_grad_(False)
-    with torch.no_grad():
-        for parameter in pipeline.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    pipeline.fold()
-    return pipeline
 
 
 def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -60,23 +60,26 @@ def lite_folder(weights: Path | None) -> Path:
 
 def require_faithful(folder: Path) -> Path:
     """The file of the faithful end in a folder of lite's weights. Raises WeightsError where there is none."""
-    path = folder / FAITHFUL_NAME
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: not there: these weights have no faithful end; leave --fidelity out, or give them one by "
-            "strsr export RUN FOLDER --faithful RUN2"
-        )
-    return path
+    return _require(
+        folder / FAITHFUL_NAME,
+        "these weights have no faithful end; leave --fidelity out, or give them one by "
+        "strsr export RUN FOLDER --faithful RUN2",
+    )
 
 
 def require_ranges(folder: Path) -> Path:
     """The file of ranges for int8 in a folder of lite's weights. Raises WeightsError where there is none."""
-    path = folder / RANGES_NAME
+    return _require(
+        folder / RANGES_NAME,
+        "these weights have not been measured for --precision int8; leave it out, or measure them by "
+        "strsr export RUN FOLDER --ranges PICTURES",
+    )
+
+
+def _require(path: Path, advice: str) -> Path:
+    """The path of a file beside weights. Raises WeightsError where it is not there."""
     if not path.is_file():
-        raise WeightsError(
-            f"{path}: not there: these weights have not been measured for --precision int8; leave it out, or measure "
-            "them by strsr export RUN FOLDER --ranges PICTURES"
-        )
+        raise WeightsError(f"{path}: not there: {advice}")
     return path
 
 

@@ -8,7 +8,6 @@ balanced any more, and print a lattice into flat fields.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -54,22 +53,21 @@ def layers(pipeline: LitePipeline) -> dict[str, nn.Conv2d | nn.Linear]:
 
 def measure_ranges(pipeline: LitePipeline, pictures: Iterable[Tensor]) -> Ranges:
     """The ranges of the layers' inputs while pictures (1, 3, h, w) in [0, 1] are enlarged four times, in float32."""
-    ranges: Ranges = {}
+    measured = layers(pipeline)
+    ranges: Ranges = dict.fromkeys(measured, (0.0, 0.0))
 
     def widen(name: str, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        least, largest = ranges.get(name, (0.0, 0.0))
+        least, largest = ranges[name]
         ranges[name] = min(least, float(inputs[0].min())), max(largest, float(inputs[0].max()))
 
-    hooks = [
-        layer.register_forward_pre_hook(partial(widen, name)) for name, layer in layers(pipeline).items()
-    ]
+    hooks = [layer.register_forward_pre_hook(partial(widen, name)) for name, layer in measured.items()]
     try:
         for picture in pictures:
             pipeline.upscale(picture, 4, precision="fp32")
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: ranges[name] for name in layers(pipeline)}
+    return ranges
 
 
 def joined(first: Ranges, second: Ranges) -> Ranges:
@@ -95,7 +93,6 @@ def read_ranges(folder: Path) -> Ranges:
         data: dict[str, Any] = json.loads(path.read_text())
         entries: dict[str, list[float]] = data["ranges"]
         ranges = {name: (float(ends[0]), float(ends[1])) for name, ends in entries.items()}
-        lengths = {len(ends) for ends in entries.values() if isinstance(ends, list)}
     except (
         OSError,
         LookupError,
@@ -107,7 +104,8 @@ def read_ranges(folder: Path) -> Ranges:
     ) as error:
         raise WeightsError(f"{path}: cannot be read as ranges ({error})") from error
     for name, (least, largest) in ranges.items():
-        if lengths != {2} or not (math.isfinite(least) and math.isfinite(largest) and least <= 0 <= largest):
+        is_pair = isinstance(entries[name], list) and len(entries[name]) == 2
+        if not (is_pair and -math.inf < least <= 0 <= largest < math.inf):
             raise WeightsError(f"{path}: {name} {entries[name]}: is no range around 0")
     if data.get("weights") != weights_digest(folder):
         raise WeightsError(
@@ -136,8 +134,7 @@ def in_whole_numbers(pipeline: LitePipeline, ranges: Ranges) -> LitePipeline:
         raise WeightsError(f"ranges for int8: are of other layers than the weights' ({differing})")
     if not all(bool(tensor.isfinite().all()) for tensor in pipeline.parameters()):
         raise WeightsError("the weights are damaged: some of their numbers are not finite")
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in pipeline.parameters()}
-    rounded = copy.deepcopy(pipeline, shared | {id(pipeline.backend): None, id(pipeline.narrow): {}})
+    rounded = pipeline.sharing_copy()
     for name, layer in layers(rounded).items():
         least, largest = (MARGIN * end for end in ranges[name])
         step = max(largest - least, LEAST_WIDTH) / STEPS

@@ -10,6 +10,7 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -132,13 +133,17 @@ class LitePipeline(OneStepPipeline):
         dtype = DTYPES[precision]
         if dtype == torch.float32:
             return
-        # What is not rounded is shared.
-        narrow = copy.deepcopy(self, {id(tensor): tensor for tensor in self.parameters()})
+        narrow = self.sharing_copy()
         for module in narrow.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | BalancedShuffle):
                 for name, tensor in module.named_parameters(recurse=False):
                     setattr(module, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
         self.narrow = {dtype: narrow}
+
+    def sharing_copy(self) -> LitePipeline:
+        """A copy whose modules are its own and whose parameters are the pipeline's; it computes by PyTorch."""
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in self.parameters()}
+        return copy.deepcopy(self, shared | {id(self.backend): None, id(self.narrow): {}})
 
     def _fitted(self, tensor: Tensor) -> Tensor:
         """Return what goes into a network: float64 if its parameters are, else as it is."""
