@@ -47,6 +47,16 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _as_many_threads_as_before() -> Iterator[None]:
+    """Sums of float32 depend on how many threads add them up, and tests that follow compare bits."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test reads or writes the cache of the person who runs it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -182,12 +182,19 @@ def test_both_make_the_same_pictures(
         assert first.alpha is None or np.array_equal(first.alpha, second.alpha)
 
 
-@pytest.mark.usefixtures("_kept")
-def test_two_workers_share_a_cpu_where_there_are_several_pictures(
-    album: Path, tmp_path: Path, tiny_weights: Path, strsr: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    """PyTorch computes with two threads, and afterwards with as many as before: other tests compare bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
+
+@pytest.mark.usefixtures("_kept", "_two_threads")
+def test_two_workers_share_a_cpu_where_there_are_several_pictures(
+    album: Path, tmp_path: Path, tiny_weights: Path, strsr: Run
+) -> None:
     def upscale(name: str, *options: str) -> str:
         result = strsr("upscale", album, tmp_path / name, "--weights", tiny_weights, "--verbose", *options)
         assert "4 done, 0 skipped, 1 failed" in result.output
