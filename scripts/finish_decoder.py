@@ -22,6 +22,7 @@ import argparse
 import math
 import shutil
 import time
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from pathlib import Path
 
@@ -130,15 +131,20 @@ def draw(random: np.random.Generator) -> Tensor:
     return (255 * image).round() / 255  # (1, 3, side, side)
 
 
+def in_own_precision() -> AbstractContextManager[None]:
+    """Compute in what this processor is fast in: float32, or bfloat16 where it has that."""
+    return autocast(CPU, resolve_precision("auto", CPU))
+
+
 def latents_of(pipeline: LitePipeline, enlarged: Tensor, picture: Tensor) -> Tensor:
     """The restored latents of an enlarged picture."""
-    with autocast(CPU, resolve_precision("auto", CPU)):
+    with in_own_precision():
         return pipeline.denoise(pipeline.encode_latents(enlarged), pipeline.encode_condition(picture))
 
 
 def largest(pipeline: LitePipeline, latents: Tensor) -> float:
     """The largest number behind the decoder's blocks."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with in_own_precision():
         return float(pipeline.decoder.blocks(latents.float()).abs().max())
 
 
@@ -199,7 +205,7 @@ def finish(pipeline: LitePipeline, photos: Inputs, drawn: Inputs, args: argparse
 def decoded(pipeline: LitePipeline, decoder: QuarterDecoder, latents: Tensor, enlarged: Tensor) -> Tensor:
     """What a decoder makes of latents (b, c, h/4, w/4): (b, 3, h, w)."""
     pipeline.decoder = decoder
-    with torch.autocast("cpu", torch.bfloat16):
+    with in_own_precision():
         return pipeline.decode_latents(latents, enlarged)
 
 

@@ -32,7 +32,8 @@ def read_pictures(folder: Path) -> list[Tensor]:
     Raises UsageError where there is none that can be read.
     """
     if not folder.is_dir():
-        raise UsageError(f"--ranges {folder}: no such folder")
+        problem = "is not a folder; give one with pictures in it" if folder.exists() else "no such folder"
+        raise UsageError(f"--ranges {folder}: {problem}")
     paths = find_images(folder)
     pictures = []
     for path in paths[:: -(-len(paths) // COUNT) or 1]:

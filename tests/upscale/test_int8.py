@@ -182,7 +182,12 @@ def test_pictures_for_ranges_must_be_there(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.png").write_bytes(b"none")
-    for folder, complaint in (("absent", "no such folder"), ("empty", "no picture that can be read")):
+    complaints = {
+        "absent": "no such folder",
+        "empty": "no picture that can be read",
+        "empty/a.png": "is not a folder; give one with pictures in it",
+    }
+    for folder, complaint in complaints.items():
         result = strsr("export", tiny_weights, tmp_path / "out", "--ranges", tmp_path / folder)
         assert result.exit_code == 2
         assert f"--ranges {tmp_path / folder}: {complaint}" in result.stderr
