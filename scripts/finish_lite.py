@@ -4,15 +4,18 @@
         --judges squeezenet=FILE vgg19=FILE efficientnet_lite0=FILE
     python scripts/finish_lite.py ... --steps 520 --judged 0.9 --judges ... efficientnet_lite2=FILE
     python scripts/finish_lite.py ... --steps 320 --judged 1.5 --judges ... efficientnet_lite2=FILE --often 1 4 1 2 1
+    python scripts/finish_lite.py WEIGHTS OUT --pairs FOLDER FOLDER --steps 1350 --rate 8e-5 --judged 1.5 --near 0.4 \
+        --photo 1 --often 1 3 1 2 5 --judges ... efficientnet_lite2=FILE
 
 What two judges know, a student learns to please: distances to others stop falling. Judges of another family, and their
 deep maps above all, bring them down again. Targets go by the kind of damage:
 
-- clean, mild, lens, medium: the photo is what judges compare with, and three tenths of L1; the rest is the teachers'.
+- clean, mild, lens, medium: the photo is what judges compare with, and a share of L1 (--photo); the rest is the
+  teachers'.
 - severe: nobody knows the photo's detail there, and a distance to it asks for blur. All targets are what GUIDE makes,
-  weights that a coach has trained.
+  weights that a coach has trained, or, without --guide, what the pairs' teachers made.
 
-WEIGHTS, GUIDE, OUT: folders as `strsr export` makes them. --pairs: what `strsr distill --make-pairs` has made. The
+WEIGHTS, GUIDE, OUT: folders as `strsr export` makes them. --pairs: folders that `strsr distill --make-pairs` has made. The
 decoder is finished after that (finish_decoder.py), and its faithful end trained anew (examples/training/lite-faithful.toml).
 """
 
@@ -51,7 +54,6 @@ JUDGES: dict[str, tuple[float, tuple[float, ...], int]] = {
     "efficientnet_lite0": (2.0, DEEP, CROP - SHIFT),
     "efficientnet_lite2": (2.0, DEEP, CROP - SHIFT),
 }
-PHOTO = 0.3  # the photo's share of L1
 SEAMS = 0.05  # weight beside L1's
 WARM = 20  # steps
 DECAY = 0.995  # of the running mean of weights
@@ -68,7 +70,7 @@ def main() -> None:
     for judge in judges.values():
         judge.to(memory_format=torch.channels_last)
     student = load_lite(args.weights, CPU, None).train().requires_grad_(True)
-    guide = load_lite(args.guide, CPU, None).eval().requires_grad_(False)
+    guide = load_lite(args.guide, CPU, None).eval().requires_grad_(False) if args.guide else None
     # An OUT that exists ends it here, and not after the training.
     shutil.copytree(args.weights, args.out)
     average = train(student, guide, judges, args).pipeline
@@ -76,24 +78,37 @@ def main() -> None:
 
 
 class Pairs:
-    """The windows of a folder of pairs, turned and flipped at random."""
+    """The windows of folders of pairs, turned and flipped at random."""
 
-    def __init__(self, folder: Path, often: list[int], seed: int) -> None:
+    def __init__(self, folders: list[Path], often: list[int], seed: int) -> None:
         names = ("lq_up", "picture", "hq", "teacher", "kind")
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
-        self.rows = np.repeat(
-            np.arange(len(self.arrays["kind"])), np.array(often)[np.asarray(self.arrays["kind"])]
+        self.folders = [
+            {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names} for folder in folders
+        ]
+        # The number of a folder and that of a pair in it, as often as the pair is to be drawn.
+        self.rows = np.concatenate(
+            [
+                np.stack([np.full(len(kinds), number), np.arange(len(kinds))], 1).repeat(
+                    np.array(often)[kinds], 0
+                )
+                for number, kinds in enumerate(np.asarray(arrays["kind"]) for arrays in self.folders)
+            ]
         )
         self.random, self.turns = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """So many windows (b, 3, CROP, CROP) and whole pictures (b, 3, h, w) in [0, 1], and kinds (b,)."""
-        rows = np.sort(self.random.choice(self.rows, count, replace=False))
-        top, left = self.random.integers(0, (self.arrays["hq"].shape[-1] - CROP) // STRIDE + 1, 2) * STRIDE
+        rows = self.rows[self.random.choice(len(self.rows), count, replace=False)]
+        places = (self.folders[0]["hq"].shape[-1] - CROP) // STRIDE + 1
+        top, left = self.random.integers(0, places, 2) * STRIDE
         turn = draw_turn(self.turns)
-        batch = {"kind": torch.from_numpy(self.arrays["kind"][rows])}
+
+        def read(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([self.folders[number][name][row] for number, row in rows]))
+
+        batch = {"kind": read("kind")}
         for name in ("lq_up", "picture", "hq", "teacher"):
-            image = torch.from_numpy(self.arrays[name][rows])
+            image = read(name)
             if name != "picture":
                 image = image[..., top : top + CROP, left : left + CROP]
             batch[name] = turn(image.float() / 255).contiguous(memory_format=torch.channels_last)
@@ -101,7 +116,10 @@ class Pairs:
 
 
 def train(
-    student: LitePipeline, guide: LitePipeline, judges: dict[str, FeatureNetwork], args: argparse.Namespace
+    student: LitePipeline,
+    guide: LitePipeline | None,
+    judges: dict[str, FeatureNetwork],
+    args: argparse.Namespace,
 ) -> Average:
     """Train the student; returns the running mean of its weights."""
     pairs, average = Pairs(args.pairs, args.often, args.seed), Average(student, DECAY)
@@ -110,7 +128,7 @@ def train(
     for step in range(args.steps):
         share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * step / args.steps))
         optimizer.param_groups[0]["lr"] = share * args.rate
-        losses = measure(student, guide, judges, pairs.draw(args.batch), pairs.random, args.judged)
+        losses = measure(student, guide, judges, pairs.draw(args.batch), pairs.random, args)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
@@ -126,24 +144,24 @@ def train(
 
 def measure(
     student: LitePipeline,
-    guide: LitePipeline,
+    guide: LitePipeline | None,
     judges: dict[str, FeatureNetwork],
     batch: dict[str, Tensor],
     random: np.random.Generator,
-    judged: float,
+    args: argparse.Namespace,
 ) -> dict[str, Tensor]:
-    """The losses of a batch by name, weighted. judged: the weight of all judges beside L1's."""
+    """The losses of a batch by name, weighted."""
     severe = batch["kind"] == SEVERE
-    teacher, photo = batch["teacher"], batch["hq"]
+    teacher, photo = batch["teacher"], batch["hq"].clone()
     with autocast(CPU, resolve_precision("auto", CPU)):
         restored = student(batch["lq_up"], batch["picture"]).float()
-        if severe.any():
+        if guide is not None and severe.any():
             with torch.no_grad():
-                guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
-            teacher, photo = teacher.clone(), photo.clone()
-            teacher[severe] = photo[severe] = guided
-        near = (1 - PHOTO) * (restored - teacher).abs().mean() + PHOTO * (restored - photo).abs().mean()
-        losses = {"L1": near, "seams": SEAMS * seam_loss(restored)}
+                teacher[severe] = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
+        photo[severe] = teacher[severe]
+        near = (1 - args.photo) * (restored - teacher).abs().mean()
+        near = near + args.photo * (restored - photo).abs().mean()
+        losses = {"L1": args.near * near, "seams": SEAMS * seam_loss(restored)}
         top, left = random.integers(0, SHIFT + 1, 2)
         total = sum(JUDGES[name][0] for name in judges)
         for name, judge in judges.items():
@@ -154,7 +172,7 @@ def measure(
             ]
             distances = map_distances(*seen, judge)
             mean = (distances * torch.tensor(maps)).mean()
-            losses[name] = judged * weight / total * mean
+            losses[name] = args.judged * weight / total * mean
     return losses
 
 
@@ -165,10 +183,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--guide", type=Path, required=True)
+    parser.add_argument("--pairs", nargs="+", type=Path, required=True)
+    parser.add_argument("--guide", type=Path)
     parser.add_argument("--judges", nargs="+", required=True, metavar="NAME=FILE", help=", ".join(JUDGES))
     parser.add_argument("--judged", type=float, default=0.5, help="the judges' weight beside L1's")
+    parser.add_argument("--near", type=float, default=1.0, help="L1's weight")
+    parser.add_argument("--photo", type=float, default=0.3, help="the photo's share of L1")
     parser.add_argument(
         "--often",
         type=int,
