@@ -29,20 +29,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from finish_decoder import replace
+from finish_decoder import CPU, in_own_precision, replace
 from torch import Tensor
 
 from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
 from strsr_cli.training.run.checkpoint import Average
-from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
 from strsr_models.losses.perceptual import map_distances
 from strsr_models.losses.seams import seam_loss
 from strsr_models.pipelines.lite import LitePipeline
 
-CPU = torch.device("cpu")
 SEVERE = KINDS.index("severe")  # as a folder of pairs has it
 CROP, SHIFT = 192, 32  # px: of a window of a pair, and what judges' windows are smaller by
 STRIDE = 32  # px between places of windows
@@ -153,7 +151,7 @@ def measure(
     """The losses of a batch by name, weighted."""
     severe = batch["kind"] == SEVERE
     teacher, photo = batch["teacher"], batch["hq"].clone()
-    with autocast(CPU, resolve_precision("auto", CPU)):
+    with in_own_precision():
         restored = student(batch["lq_up"], batch["picture"]).float()
         if guide is not None and severe.any():
             with torch.no_grad():

@@ -14,6 +14,8 @@ from pathlib import Path
 from finish_decoder import replace
 from safetensors.torch import load_file
 
+from strsr_models.checkpoints.locations import FAITHFUL_NAME, RANGES_NAME, WEIGHTS_NAME
+
 
 def main() -> None:
     """Write the mean of model.safetensors, and of faithful.safetensors where both have one."""
@@ -24,8 +26,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--share", type=float, default=0.5)
     args = parser.parse_args()
-    shutil.copytree(args.b, args.out, ignore=shutil.ignore_patterns("ranges.json"))
-    for name in ("model.safetensors", "faithful.safetensors"):
+    shutil.copytree(args.b, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
+    for name in (WEIGHTS_NAME, FAITHFUL_NAME):
         if (args.a / name).exists() and (args.b / name).exists():
             first, second = load_file(args.a / name), load_file(args.b / name)
             mean = {
