@@ -14,6 +14,7 @@ from torch import Tensor
 # A rectangle (rows, columns) of an image -> its pixels (b, c, rows, columns).
 ReadRectangle = Callable[[slice, slice], Tensor]
 SHARPNESS = -0.75  # of the cubic kernel, as in PyTorch and OpenCV
+BLOCK = 2**16  # numbers that a CPU's thread sums at a time: its cache holds them between the four taps
 
 
 class Enlargement:
@@ -44,9 +45,8 @@ class Enlargement:
         region = read(slice(top, bottom), slice(left, right))  # (b, c, h, w)
         # An axis that lies first is gathered several times faster than one that lies last.
         columns_first = region.movedim(-1, 0).contiguous()  # (w, b, c, h)
-        wide = _gather(columns_first, at_columns, column_weights).movedim(0, -1)  # (b, c, h, W)
-        tall = _gather(wide.movedim(-2, 0).contiguous(), at_rows, row_weights)  # (H, b, c, W)
-        return tall.movedim(0, -2).contiguous()  # (b, c, H, W)
+        wide = _gather(columns_first, at_columns, column_weights, 0).movedim(0, -1)  # (b, c, h, W)
+        return _gather(wide.contiguous(), at_rows, row_weights, 2)  # (b, c, H, W)
 
     def extremes(self, read: ReadRectangle, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """The least and the largest of the 4x4 px that each pixel of `crop` is made of, of its shape each."""
@@ -63,7 +63,7 @@ class Enlargement:
 def enlarge(image: Tensor, height: int, width: int) -> Tensor:
     """Enlarge (b, c, h, w) to (b, c, height, width), clamped to [0, 1]: the step that does the scaling."""
     enlargement = Enlargement((image.shape[-2], image.shape[-1]), (height, width))
-    return enlargement.crop(rectangles_of(image), slice(0, height), slice(0, width)).clamp(0, 1)
+    return enlargement.crop(rectangles_of(image), slice(0, height), slice(0, width)).clamp_(0, 1)
 
 
 def rectangles_of(image: Tensor) -> ReadRectangle:
@@ -111,14 +111,23 @@ def _cut(taps: tuple[Tensor, Tensor], part: slice) -> tuple[int, int, Tensor, Te
     return first, last, index - first, weights
 
 
-def _gather(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Return sums (length, ...) of four weighted lines of (n, ...) each."""
+def _gather(lines: Tensor, index: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Sums of four weighted lines each, along an axis of `lines` that has as many as `index` (length, 4) in the result."""
     index, weights = index.to(lines.device), weights.to(lines)
-    shape = (-1, *[1] * (lines.ndim - 1))
-    total = lines.index_select(0, index[:, 0]).mul_(weights[:, 0].view(shape))
-    for tap in range(1, 4):
-        total += lines.index_select(0, index[:, tap]).mul_(weights[:, tap].view(shape))
-    return total
+    length = len(index)
+    weights = weights.view(length, 4, *[1] * (lines.ndim - 1 - axis))
+    sums = lines.new_empty(*lines.shape[:axis], length, *lines.shape[axis + 1 :])
+    at_once = length
+    # A GPU takes longer to be told of many parts than to compute them.
+    if lines.device.type == "cpu":
+        at_once = max(1, BLOCK * torch.get_num_threads() * lines.shape[axis] // lines.numel())
+    for first in range(0, length, at_once):
+        part = slice(first, first + at_once)
+        total = sums.narrow(axis, first, len(index[part]))
+        torch.mul(lines.index_select(axis, index[part, 0]), weights[part, 0], out=total)
+        for tap in range(1, 4):
+            total += lines.index_select(axis, index[part, tap]).mul_(weights[part, tap])
+    return sums
 
 
 def _extreme(image: Tensor, index: Tensor, axis: int, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -114,7 +114,7 @@ class Blender:
     def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Add the tile of that number in `plan`, (b, c, h, w), feathered.
 
-        Gives (top, left, pixels (b, c, n, m) float32) of what is final now: of each row of tiles the same
+        Gives (top, left, pixels (b, c, n, m) float32) of what is final now, to keep: of each row of tiles the same
         pixel rows, from left to right. Tiles may come in any order: they are summed in that of the plan, so
         that the sum, which depends on it in its last bit, is always the same.
         """
@@ -133,16 +133,15 @@ class Blender:
             self._sums, self._above = None, self._below
             reached = 0 if row + 1 == len(self._tops) else top + height - self._tops[row + 1]
             self._below = pixels.new_empty((*pixels.shape[:-2], reached, self._width))
-        sums = torch.zeros_like(pixels)
+        rows, columns = self._rows[row].to(pixels), self._columns[column].to(pixels)
+        sums = pixels * (rows[:, None] * columns)
         # The number of columns that the previous tile has begun.
         known = 0
         if self._sums is not None:
             known = self._lefts[column - 1] + width - left
-            sums[..., :known] = self._sums[..., width - known :]
+            sums[..., :known] += self._sums[..., width - known :]
         if self._above is not None:
-            sums[..., : self._above.shape[-2], known:] = self._above[..., left + known : left + width]
-        rows, columns = self._rows[row].to(pixels), self._columns[column].to(pixels)
-        sums += pixels * (rows[:, None] * columns[None])
+            sums[..., : self._above.shape[-2], known:] += self._above[..., left + known : left + width]
         self._sums = sums
 
         assert self._below is not None

@@ -47,7 +47,7 @@ class TiledPicture:
 
     def view(self, number: int) -> Tensor:
         """The enlarged pixels that a network sees of a tile: (b, 3, H, W) in [0, 1]."""
-        return self._enlargement.crop(self._read, *self.tiles[number].slices).clamp(0, 1)
+        return self._enlargement.crop(self._read, *self.tiles[number].slices).clamp_(0, 1)
 
     def add(self, number: int, restored: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Take a restored tile, and give (top, left, pixels (b, 3, n, m) in [0, 1]) of what is final now.
@@ -59,10 +59,11 @@ class TiledPicture:
         height, width = self._made
         for top, left, pixels in self._blender.add(number, restored.to(self.device)):
             if top < height and left < width:
-                final = pixels[..., : height - top, : width - left].clamp(0, 1)
+                # Nobody else needs what is final.
+                final = pixels[..., : height - top, : width - left].clamp_(0, 1)
                 if self._reduction is None:
                     yield top, left, final
                     continue
                 # The cubic kernel overshoots.
                 for row, column, reduced in self._reduction.add(left, final):
-                    yield row, column, reduced.clamp(0, 1)
+                    yield row, column, reduced.clamp_(0, 1)

@@ -98,7 +98,8 @@ class ColorRestorer:
         if self.picture.alpha is not None:
             alpha = self.picture.alpha
             parts.append(self._enlarge(top, rows, lambda place: to_tensor(alpha[place])).clamp(0, 1))
-        return np.concatenate([to_pixels(part, dtype) for part in parts], axis=2)
+        pixels = [to_pixels(part, dtype) for part in parts]
+        return pixels[0] if len(pixels) == 1 else np.concatenate(pixels, axis=2)
 
     def _restore_colors(self, top: int, hq: Tensor) -> Tensor:
         """Add the difference between the network's answer and its input to the enlarged own colours."""
@@ -150,7 +151,11 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 def to_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
     """Round (1, c, h, w) in [0, 1] to integers (h, w, c) of a type; floats and uint8 keep their values."""
-    values = image[0].permute(1, 2, 0).contiguous().cpu().numpy()
+    planes = image[0].cpu().numpy()  # (c, h, w)
+    values = np.empty((*planes.shape[1:], len(planes)), planes.dtype)
+    # Plane by plane this takes a quarter of the time of one transposition.
+    for channel, plane in enumerate(planes):
+        values[..., channel] = plane
     if image.dtype == torch.uint8 or dtype == np.float32:
         return values
     top = np.iinfo(dtype).max

@@ -119,6 +119,17 @@ def test_tiles_are_blended_as_they_come_and_clamped_once(
     torch.testing.assert_close(hq[0, 0, 0, 32:64], (3 * ramp).clamp(0, 1))
 
 
+def test_what_is_final_is_clamped_and_what_was_given_stays(tiny: LitePipeline) -> None:
+    lq = torch.rand(1, 3, 16, 24)
+    tiled = tiny.tiled(rectangles_of(lq), (16, 24), 4, 64, 32)
+    given = [3 * torch.randn(1, 3, tile.height, tile.width) for tile in tiled.tiles]
+    kept = [tile.clone() for tile in given]
+    for number, tile in enumerate(given):
+        for _, _, final in tiled.add(number, tile):
+            assert 0 <= float(final.min()) <= float(final.max()) <= 1
+    assert all(map(torch.equal, given, kept))
+
+
 def test_damaged_weights_are_an_error_not_a_black_image(tiny: LitePipeline) -> None:
     with torch.no_grad():
         tiny.decoder.conv_out.weight.fill_(float("nan"))
