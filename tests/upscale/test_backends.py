@@ -307,3 +307,30 @@ def test_telemetry_stays_off(bare_home: dict[str, str], tmp_path: Path, tiny_wei
     files = [path for path in Path(bare_home["HOME"]).rglob("*") if path.is_file()]
     assert {path.parent.name for path in files} <= {"openvino", "strsr"}
     assert not (Path(bare_home["HOME"]) / "intel").exists()
+
+
+AT_ONCE = """
+import sys
+import threading
+from openvino import Type
+from strsr_models.pipelines.openvino import load_core
+
+load_core()
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(4)
+
+def first_tile():
+    barrier.wait()
+    Type.f32.to_dtype()
+
+threads = [threading.Thread(target=first_tile, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_workers_whose_first_tiles_come_at_once_do_not_wait_for_ever() -> None:
+    """OpenVINO asks for a tile's type by a table of its own, which two threads cannot make at once."""
+    subprocess.run([sys.executable, "-c", AT_ONCE], check=True, timeout=60)

@@ -201,7 +201,11 @@ def load_core() -> Any:
     """
     try:
         with without_telemetry():
-            return importlib.import_module("openvino").Core()
+            openvino = importlib.import_module("openvino")
+            # Its table of types is made by the first call; two threads that make that at once wait for each other
+            # for ever, as two workers did at their first tiles.
+            openvino.Type.f32.to_dtype()
+            return openvino.Core()
     except ModuleNotFoundError as error:
         raise DeviceError(f"OpenVINO is not installed: {install_command('strsr[openvino]')}") from error
     except (ImportError, OSError, RuntimeError) as error:
