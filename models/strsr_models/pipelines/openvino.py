@@ -202,8 +202,8 @@ def load_core() -> Any:
     try:
         with without_telemetry():
             openvino = importlib.import_module("openvino")
-            # Its table of types is made by the first call; two threads that make that at once wait for each other
-            # for ever, as two workers did at their first tiles.
+            # The first call makes OpenVINO's table of types. Two threads that make that call at once, as workers do
+            # with their first tiles, wait for each other for ever.
             openvino.Type.f32.to_dtype()
             return openvino.Core()
     except ModuleNotFoundError as error:

@@ -112,7 +112,7 @@ def _cut(taps: tuple[Tensor, Tensor], part: slice) -> tuple[int, int, Tensor, Te
 
 
 def _gather(lines: Tensor, index: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Sums of four weighted lines each, along an axis of `lines` that has as many as `index` (length, 4) in the result."""
+    """Return `lines` with `length` weighted sums of four of them each along an axis; index and weights: (length, 4)."""
     index, weights = index.to(lines.device), weights.to(lines)
     length = len(index)
     weights = weights.view(length, 4, *[1] * (lines.ndim - 1 - axis))

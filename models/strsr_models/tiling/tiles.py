@@ -114,9 +114,10 @@ class Blender:
     def add(self, number: int, pixels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Add the tile of that number in `plan`, (b, c, h, w), feathered.
 
-        Gives (top, left, pixels (b, c, n, m) float32) of what is final now, to keep: of each row of tiles the same
-        pixel rows, from left to right. Tiles may come in any order: they are summed in that of the plan, so
-        that the sum, which depends on it in its last bit, is always the same.
+        Gives (top, left, pixels (b, c, n, m) float32) of what is final now: of each row of tiles the same
+        pixel rows, from left to right. The caller may change them; the blender does not read them again. Tiles may
+        come in any order: they are summed in that of the plan, so that the sum, which depends on it in its last
+        bit, is always the same.
         """
         self._waiting[number] = pixels
         while self._next in self._waiting:

@@ -59,7 +59,7 @@ class TiledPicture:
         height, width = self._made
         for top, left, pixels in self._blender.add(number, restored.to(self.device)):
             if top < height and left < width:
-                # Nobody else needs what is final.
+                # In place: the blender does not read again what is final.
                 final = pixels[..., : height - top, : width - left].clamp_(0, 1)
                 if self._reduction is None:
                     yield top, left, final
