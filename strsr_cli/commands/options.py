@@ -430,7 +430,12 @@ MakePairs = Annotated[
     int | None,
     option(metavar="N", help="Only make N pairs with teachers' outputs, in the folder of setting pairs."),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train or distill.")]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of a run of train or distill, or of weights; lite: the embedded ones."
+    ),
+]
 ExportFolder = Annotated[
     Path | None,
     typer.Argument(
@@ -445,9 +450,7 @@ Push = Annotated[
 ]
 Onnx = Annotated[
     Path | None,
-    option(
-        metavar="FILE", help="Write lite's network as one ONNX file, too; RUN may be lite, the embedded one."
-    ),
+    option(metavar="FILE", help="Write lite's network as one ONNX file, too."),
 ]
 Licence = Annotated[
     str, option("--licence", "--license", metavar="ID", help="With --push: apache-2.0, cc-by-4.0, other ...")

@@ -37,7 +37,7 @@ A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def export(run: Path, out: Path, faithful: Path | None = None, ranges: Path | None = None) -> Path:
-    """Copy the weights of a run, once they have been tried, to `out`, which must be new or empty.
+    """Copy the weights of a run (`weights_of`), once they have been tried, to `out`, which must be new or empty.
 
     Their metadata says which configuration, photos and steps made them. faithful: a run that went on from these
     weights, or a folder of weights; what differs in it becomes the other end of `--fidelity`.
@@ -77,7 +77,7 @@ def export(run: Path, out: Path, faithful: Path | None = None, ranges: Path | No
 
 
 def export_onnx(run: Path, file: Path) -> Path:
-    """Write lite's weights as one ONNX file, whole or not at all; `run` may also be `lite`, the embedded ones.
+    """Write lite's weights as one ONNX file, whole or not at all.
 
     Raises UsageError where the file is there already, the weights are not lite's, or packages are missing.
     """
@@ -85,7 +85,7 @@ def export_onnx(run: Path, file: Path) -> Path:
         raise UsageError(f"--onnx {file}: exists; choose another name")
     if not file.parent.is_dir():
         raise UsageError(f"--onnx {file}: no folder {file.parent}")
-    source = lite_folder(None) if str(run) == "lite" and not run.is_dir() else weights_of(run)
+    source = weights_of(run)
     family = _family(source)
     if family != "lite":
         raise UsageError(f"--onnx: is for weights of lite, not of {family}")
@@ -99,7 +99,12 @@ def export_onnx(run: Path, file: Path) -> Path:
 
 
 def weights_of(run: Path) -> Path:
-    """The folder of a run's weights, or `run` itself where it is one of weights. Raises UsageError for others."""
+    """The folder of a run's weights, or `run` itself where it is one of weights. Raises UsageError for others.
+
+    `lite`, where no folder is called that, means the embedded weights.
+    """
+    if str(run) == "lite" and not run.is_dir():
+        return lite_folder(None)
     source = run / "model"
     if source.is_dir():
         return source

@@ -23,6 +23,7 @@ from strsr_cli.training.run.folder import Run
 from strsr_cli.training.run.progress import Progress
 from strsr_cli.training.train import train
 from strsr_models import StrsrError, UsageError
+from strsr_models.checkpoints.locations import lite_folder
 
 from ..helpers.refusing import refuse
 from ..helpers.training import BASE, limit_files, limits_end, metrics, newest, run, same
@@ -204,3 +205,16 @@ def test_export_wants_a_run_and_a_new_folder(
     assert refused.exit_code == 2
     assert "not an empty folder" in refused.stderr
     assert (tmp_path / "some" / "precious.txt").read_text() == "mine"
+
+
+def test_lite_is_the_name_of_the_embedded_weights_unless_a_folder_has_it(
+    tmp_path: Path, strsr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert strsr("export", "lite", "copy").exit_code == 0
+    embedded = lite_folder(None)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == {
+        path.name: path.read_bytes() for path in embedded.iterdir()
+    }
+    (tmp_path / "lite").mkdir()
+    assert "lite: is not the folder of a run" in strsr("export", "lite", "other").stderr
