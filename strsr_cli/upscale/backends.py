@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from strsr_models.checkpoints.locations import cache_dir, lite_folder
 from strsr_models.errors import DeviceError, StrsrError, UsageError, nearest
 from strsr_models.packages import install_command
 
+from ..batch.job import Job
 from ..system.atomic import whole_file
 from ..system.caches import mark_used, trim
 from ..system.machine import has_openvino
@@ -34,6 +36,9 @@ VARIABLE = "STRSR_BACKEND"  # what auto means, where it is set
 LARGEST = 2**28  # bytes of compiled networks on disk; one of lite takes 27 MB
 SUFFIX = ".network"
 SEVERAL = 4  # pictures that are worth two workers
+LARGE = (
+    2**18
+)  # pixels of fewer pictures that are: they make 12 tiles or more at x4, and the last one is waited for
 
 
 @dataclass(frozen=True)
@@ -108,13 +113,16 @@ def wanted_backend(options: UpscaleOptions) -> str:
     return name
 
 
-def workers_of_cpu(options: UpscaleOptions, threads: int, pictures: int) -> int:
-    """How many workers share the CPU where no option says: two, where OpenVINO has several pictures to compute.
+def workers_of_cpu(
+    options: UpscaleOptions, threads: int, jobs: list[Job], pixels: Callable[[Job], int]
+) -> int:
+    """How many workers share the CPU where no option says: two, where OpenVINO has several pictures or a large one.
 
     Threads that share one tile wait for each other, and for those that read and write beside them: two workers
     with half of the threads each took an eighth less time in int8, and the outputs are the same to the last bit.
+    pixels: says how many pixels a job's input has.
     """
-    if pictures < SEVERAL or threads < 2:
+    if threads < 2 or (len(jobs) < SEVERAL and sum(map(pixels, jobs)) < LARGE):
         return 1
     return 2 if _leads_to_openvino(wanted_backend(options), options) else 1
 

@@ -92,10 +92,10 @@ def load_stages(
     """
     devices = resolve_devices(options.device, options.local)
     first_device = devices[0]
-    if options.device == "auto" and first_device.type == "cpu":
-        devices *= workers_of_cpu(options, threads, len(jobs))
-    weights = options.weights_folder
     inputs = Inputs(options.size, options.max_pixels)
+    if options.device == "auto" and first_device.type == "cpu":
+        devices *= workers_of_cpu(options, threads, jobs, inputs.pixels)
+    weights = options.weights_folder
     conditions: Conditions | None = None
     if options.big is None:
         precision: str | None = resolve_precision(options.float_precision, first_device)

@@ -192,7 +192,7 @@ def _two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_kept", "_two_threads")
-def test_two_workers_share_a_cpu_where_there_are_several_pictures(
+def test_two_workers_share_a_cpu_where_there_are_several_pictures_or_a_large_one(
     album: Path, tmp_path: Path, tiny_weights: Path, strsr: Run
 ) -> None:
     def upscale(name: str, *options: str) -> str:
@@ -208,8 +208,10 @@ def test_two_workers_share_a_cpu_where_there_are_several_pictures(
     for path in list(album.iterdir())[:2]:
         path.unlink()
     shutil.rmtree(tmp_path / "two")
-    few = strsr("upscale", album, tmp_path / "two", "--weights", tiny_weights, "-v", "--backend", "openvino")
-    assert "on cpu in" in few.output
+    few = ("upscale", album, tmp_path / "few", "--weights", tiny_weights, "-v", "--backend", "openvino")
+    assert "on cpu in" in strsr(*few).output
+    Image.new("RGB", (512, 512)).save(album / "large.png")
+    assert "on cpu, cpu in" in strsr(*few, "--scale", "1", "--draft", "--overwrite").output
 
 
 @pytest.mark.usefixtures("_kept")
