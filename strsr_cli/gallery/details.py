@@ -137,14 +137,13 @@ def liveliest(picture: Picture, width: int, height: int) -> Region:
 def flat(picture: Picture, region: Region) -> Image.Image:
     """Return a part of a picture in sRGB, 8 bits, on white where it is transparent."""
     # PyTorch comes with it, which a run with nothing to do need not load.
-    from ..images.color.restorer import network_input, to_tensor
+    from ..images.color.restorer import network_input, to_pixels, to_tensor
 
     color = network_input(picture, region.rows, region.columns)
     if picture.alpha is not None:
         alpha = to_tensor(picture.alpha[region.rows, region.columns]).clamp(0, 1)
         color = alpha * color + (1 - alpha)
-    pixels = (color[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    return Image.fromarray(to_pixels(color, np.dtype(np.uint8)))
 
 
 def enlarge(picture: Picture, region: Region, scale: tuple[float, float]) -> Image.Image:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from strsr_models.spectrum import Peak
 
+from ..images.color.restorer import to_pixels
 from .measure import (
     HIGH,
     NATURAL_SLOPE,
@@ -183,7 +184,7 @@ def draw_enlarged(axes: Axes, image: Tensor, square: tuple[int, int, int]) -> No
 
 def to_rgb(image: Tensor) -> np.ndarray:
     """The pixels (h, w, 3) uint8 of an image (1, c, h, w) in [0, 1]."""
-    values = (image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    values = to_pixels(image, np.dtype(np.uint8))
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..images.color.restorer import to_pixels
 from ..system.atomic import sweep, whole_file, writing
 from .data.crops import Crops, sample_noise, sample_recipe, step_sizes
 from .data.degrade import KINDS, DegradeConfig, degrade, sharpen
@@ -84,5 +85,6 @@ def degrade_sample(
 
 def to_square(image: Tensor, side: int) -> Image.Image:
     """Enlarge (1, 3, h, w) in [0, 1] to side x side px, by nearest neighbour."""
-    pixels = np.rint(image[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+    return Image.fromarray(to_pixels(image, np.dtype(np.uint8))).resize(
+        (side, side), Image.Resampling.NEAREST
+    )

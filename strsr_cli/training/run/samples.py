@@ -13,6 +13,7 @@ from torch import Tensor
 from strsr_models.pipelines.base import OneStepPipeline
 from strsr_models.spectrum import lattice_excess
 
+from ...images.color.restorer import to_pixels
 from ...system.atomic import whole_file
 from ..criterion import Distance
 from ..data.crops import Batch, Crops, join, prepare
@@ -48,9 +49,9 @@ def restore_samples(pipeline: OneStepPipeline, batch: Batch, accelerator: Accele
 def write_sheet(path: Path, batch: Batch, restored: Tensor) -> None:
     """Draw a row for each sample: lq_up | restored | hq. Raises OSError."""
     rows = torch.cat([batch.lq_up, restored, batch.hq], dim=-1)  # (b, 3, s, 3s)
-    sheet = torch.cat(list(rows), dim=-2).permute(1, 2, 0)  # (b*s, 3s, 3)
+    sheet = torch.cat(list(rows), dim=-2)[None]  # (1, 3, b*s, 3s)
     with whole_file(path) as file:
-        Image.fromarray(np.rint(sheet.numpy() * 255).astype(np.uint8)).save(file, "PNG")
+        Image.fromarray(to_pixels(sheet, np.dtype(np.uint8))).save(file, "PNG")
 
 
 @torch.inference_mode()
