@@ -131,9 +131,9 @@ def draw(random: np.random.Generator) -> Tensor:
     return (255 * image).round() / 255  # (1, 3, side, side)
 
 
-def in_own_precision() -> AbstractContextManager[None]:
-    """Compute in what this processor is fast in: float32, or bfloat16 where it has that."""
-    return autocast(CPU, resolve_precision("auto", CPU))
+def in_own_precision(device: torch.device = CPU) -> AbstractContextManager[None]:
+    """Compute in what a device is fast in: float32 on a CPU without bfloat16, else bfloat16."""
+    return autocast(device, "bf16" if device.type == "cuda" else resolve_precision("auto", device))
 
 
 def latents_of(pipeline: LitePipeline, enlarged: Tensor, picture: Tensor) -> Tensor:

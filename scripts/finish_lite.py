@@ -6,6 +6,7 @@
     python scripts/finish_lite.py ... --steps 320 --judged 1.5 --judges ... efficientnet_lite2=FILE --often 1 4 1 2 1
     python scripts/finish_lite.py WEIGHTS OUT --pairs FOLDER FOLDER --steps 1350 --rate 8e-5 --judged 1.5 --near 0.4 \
         --photo 1 --often 1 3 1 2 5 --judges ... efficientnet_lite2=FILE
+    python scripts/finish_lite.py ... --device cuda --compile --batch 64 --minutes 6 --guide WEIGHTS --guided 0.5
 
 What two judges know, a student learns to please: distances to others stop falling. Judges of another family, and their
 deep maps above all, bring them down again. Targets go by the kind of damage:
@@ -13,7 +14,10 @@ deep maps above all, bring them down again. Targets go by the kind of damage:
 - clean, mild, lens, medium: the photo is what judges compare with, and a share of L1 (--photo); the rest is the
   teachers'.
 - severe: nobody knows the photo's detail there, and a distance to it asks for blur. All targets are what GUIDE makes,
-  weights that a coach has trained, or, without --guide, what the pairs' teachers made.
+  weights that a coach has trained, or, without --guide, what the pairs' teachers made; or a share of each (--guided).
+
+OUT holds the running mean of the weights, written anew every ten minutes, so that a stop loses no more than that. On a GPU
+all pairs lie in its memory, 0.6 MB each.
 
 WEIGHTS, GUIDE, OUT: folders as `strsr export` makes them. --pairs: folders that `strsr distill --make-pairs` has made. The
 decoder is finished after that (finish_decoder.py), and its faithful end trained anew (examples/training/lite-faithful.toml).
@@ -25,16 +29,18 @@ import argparse
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from finish_decoder import CPU, in_own_precision, replace
+from finish_decoder import in_own_precision, replace
 from torch import Tensor
 
 from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
 from strsr_cli.training.run.checkpoint import Average
+from strsr_models.compute.devices import resolve_device
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
 from strsr_models.losses.perceptual import map_distances
@@ -53,43 +59,48 @@ JUDGES: dict[str, tuple[float, tuple[float, ...], int]] = {
     "efficientnet_lite2": (2.0, DEEP, CROP - SHIFT),
 }
 SEAMS = 0.05  # weight beside L1's
+SAVED = 600  # s between two writings of OUT
 WARM = 20  # steps
 DECAY = 0.995  # of the running mean of weights
 CLIP = 0.3  # of the gradient's norm
 
 
 def main() -> None:
-    """Train, and write the running mean of the weights."""
+    """Load all that is needed, and train."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    device = resolve_device(args.device)
     files = dict(entry.split("=", 1) for entry in args.judges)
     judges = {name: FeatureNetwork(name, Path(file)) for name, file in files.items()}
     for judge in judges.values():
-        judge.to(memory_format=torch.channels_last)
-    student = load_lite(args.weights, CPU, None).train().requires_grad_(True)
-    guide = load_lite(args.guide, CPU, None).eval().requires_grad_(False) if args.guide else None
+        judge.to(device, memory_format=torch.channels_last)
+    student = load_lite(args.weights, device, None).train().requires_grad_(True)
+    guide = load_lite(args.guide, device, None).eval().requires_grad_(False) if args.guide else None
+    pairs = Pairs(args.pairs, args.often, args.seed, device)
     # An OUT that exists ends it here, and not after the training.
     shutil.copytree(args.weights, args.out)
-    average = train(student, guide, judges, args).pipeline
-    replace(args.out / "model.safetensors", average.state_dict())
+    train(student, guide, judges, pairs, args)
 
 
 class Pairs:
     """The windows of folders of pairs, turned and flipped at random."""
 
-    def __init__(self, folders: list[Path], often: list[int], seed: int) -> None:
-        names = ("lq_up", "picture", "hq", "teacher", "kind")
-        self.folders = [
-            {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names} for folder in folders
-        ]
+    def __init__(self, folders: list[Path], often: list[int], seed: int, device: torch.device) -> None:
+        def opened(name: str) -> list[Tensor]:
+            # Pages that are copied when they are written to, which nobody does, are all that PyTorch takes.
+            arrays = (np.load(folder / f"{name}.npy", mmap_mode="c") for folder in folders)
+            return [torch.from_numpy(array).to(device) for array in arrays]
+
+        self.images = {name: opened(name) for name in ("lq_up", "picture", "hq", "teacher")}
+        self.kinds = [kinds.cpu() for kinds in opened("kind")]
         # The number of a folder and that of a pair in it, as often as the pair is to be drawn.
         self.rows = np.concatenate(
             [
                 np.stack([np.full(len(kinds), number), np.arange(len(kinds))], 1).repeat(
                     np.array(often)[kinds], 0
                 )
-                for number, kinds in enumerate(np.asarray(arrays["kind"]) for arrays in self.folders)
+                for number, kinds in enumerate(self.kinds)
             ]
         )
         self.random, self.turns = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
@@ -97,16 +108,12 @@ class Pairs:
     def draw(self, count: int) -> dict[str, Tensor]:
         """So many windows (b, 3, CROP, CROP) and whole pictures (b, 3, h, w) in [0, 1], and kinds (b,)."""
         rows = self.rows[self.random.choice(len(self.rows), count, replace=False)]
-        places = (self.folders[0]["hq"].shape[-1] - CROP) // STRIDE + 1
+        places = (self.images["hq"][0].shape[-1] - CROP) // STRIDE + 1
         top, left = self.random.integers(0, places, 2) * STRIDE
         turn = draw_turn(self.turns)
-
-        def read(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([self.folders[number][name][row] for number, row in rows]))
-
-        batch = {"kind": read("kind")}
-        for name in ("lq_up", "picture", "hq", "teacher"):
-            image = read(name)
+        batch = {"kind": torch.stack([self.kinds[number][row] for number, row in rows])}
+        for name, images in self.images.items():
+            image = torch.stack([images[number][row] for number, row in rows])
             if name != "picture":
                 image = image[..., top : top + CROP, left : left + CROP]
             batch[name] = turn(image.float() / 255).contiguous(memory_format=torch.channels_last)
@@ -117,31 +124,38 @@ def train(
     student: LitePipeline,
     guide: LitePipeline | None,
     judges: dict[str, FeatureNetwork],
+    pairs: Pairs,
     args: argparse.Namespace,
-) -> Average:
-    """Train the student; returns the running mean of its weights."""
-    pairs, average = Pairs(args.pairs, args.often, args.seed), Average(student, DECAY)
+) -> None:
+    """Train the student, and write the running mean of its weights into OUT."""
+    average, step_of = Average(student, DECAY), torch.compile(student) if args.compile else student
     optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
-    began, known = time.monotonic(), dict[str, float]()
-    for step in range(args.steps):
-        share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * step / args.steps))
+    began = saved = time.monotonic()
+    known = dict[str, float]()
+    step, done = 0, 0.0
+    while done < 1:
+        share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * done))
         optimizer.param_groups[0]["lr"] = share * args.rate
-        losses = measure(student, guide, judges, pairs.draw(args.batch), pairs.random, args)
+        losses = measure(step_of, guide, judges, pairs.draw(args.batch), pairs.random, args)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
         optimizer.step()
         average.update(step)
+        step, now = step + 1, time.monotonic()
+        done = (now - began) / 60 / args.minutes if args.minutes else step / args.steps
         for name, loss in losses.items():
             known[name] = 0.95 * known.get(name, float(loss.detach())) + 0.05 * float(loss.detach())
-        if step % 50 == 49:
+        if step % 50 == 0 or done >= 1:
             words = ", ".join(f"{name} {value:.4f}" for name, value in known.items())
-            print(f"step {step + 1}: {words}, {time.monotonic() - began:.0f} s", flush=True)
-    return average
+            print(f"step {step}: {words}, {now - began:.0f} s", flush=True)
+        if now - saved > SAVED or done >= 1:
+            saved = now
+            replace(args.out / "model.safetensors", average.pipeline.state_dict())
 
 
 def measure(
-    student: LitePipeline,
+    student: Callable[[Tensor, Tensor], Tensor],
     guide: LitePipeline | None,
     judges: dict[str, FeatureNetwork],
     batch: dict[str, Tensor],
@@ -150,12 +164,14 @@ def measure(
 ) -> dict[str, Tensor]:
     """The losses of a batch by name, weighted."""
     severe = batch["kind"] == SEVERE
-    teacher, photo = batch["teacher"], batch["hq"].clone()
-    with in_own_precision():
+    teacher, photo = batch["teacher"].clone(), batch["hq"].clone()
+    device = photo.device
+    with in_own_precision(device):
         restored = student(batch["lq_up"], batch["picture"]).float()
         if guide is not None and severe.any():
             with torch.no_grad():
-                teacher[severe] = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
+                guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
+            teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
         photo[severe] = teacher[severe]
         near = (1 - args.photo) * (restored - teacher).abs().mean()
         near = near + args.photo * (restored - photo).abs().mean()
@@ -169,7 +185,7 @@ def measure(
                 for image in (restored, photo)
             ]
             distances = map_distances(*seen, judge)
-            mean = (distances * torch.tensor(maps)).mean()
+            mean = (distances * torch.tensor(maps, device=device)).mean()
             losses[name] = args.judged * weight / total * mean
     return losses
 
@@ -183,6 +199,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", nargs="+", type=Path, required=True)
     parser.add_argument("--guide", type=Path)
+    parser.add_argument("--guided", type=float, default=1.0, help="the guide's share of severe targets")
     parser.add_argument("--judges", nargs="+", required=True, metavar="NAME=FILE", help=", ".join(JUDGES))
     parser.add_argument("--judged", type=float, default=0.5, help="the judges' weight beside L1's")
     parser.add_argument("--near", type=float, default=1.0, help="L1's weight")
@@ -195,6 +212,9 @@ def parse_arguments() -> argparse.Namespace:
         help=f"how often pairs are drawn: {', '.join(KINDS)}",
     )
     parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--minutes", type=float, help="go by the clock in place of --steps")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    parser.add_argument("--compile", action="store_true", help="for GPUs, half a minute at the start")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=6e-5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
