@@ -25,7 +25,7 @@ Run = Callable[[], Any]
 def main() -> None:
     """Print a table in Markdown: a row for each restorer, medians of its turns."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--restorer", action="append", default=[], metavar="LABEL=FILE")
+    parser.add_argument("--restorer", action="extend", nargs="+", default=[], metavar="LABEL=FILE")
     parser.add_argument("--side", type=int, default=512, help="output px, a multiple of 32")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)

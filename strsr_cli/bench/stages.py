@@ -159,7 +159,7 @@ def network_view(stages: Stages, restoration: Restoration, number: int) -> Tenso
 
 
 def stage_seconds(stages: Stages, jobs: list[Job]) -> dict[str, float]:
-    """The seconds per output megapixel of each stage by itself, one after the other, with all threads of PyTorch."""
+    """The seconds per output megapixel of each stage by itself, one after the other, by one worker."""
     seconds: dict[str, float] = {}
     megapixels = 0.0
     for job in jobs:

@@ -98,7 +98,7 @@ def _show_speed(figures: dict[str, Any], report: Tell) -> None:
     report(f"pipeline efficiency: {figures['efficiency']['median']:.1%}{spread}")
     if figures["stages"]:
         stages = ", ".join(f"{stage} {1000 * spent:.1f}" for stage, spent in figures["stages"].items())
-        report(f"stages by themselves, ms per megapixel: {stages}")
+        report(f"stages by themselves, one after the other by one worker, ms per megapixel: {stages}")
     memory = figures["memory"]
     on_device = "" if memory["device_bytes"] is None else f", {size_text(memory['device_bytes'])} on the GPU"
     before = f"{size_text(memory['resident_before_bytes'])} before the pictures"
