@@ -36,9 +36,8 @@ VARIABLE = "STRSR_BACKEND"  # what auto means, where it is set
 LARGEST = 2**28  # bytes of compiled networks on disk; one of lite takes 27 MB
 SUFFIX = ".network"
 SEVERAL = 4  # pictures that are worth two workers
-LARGE = (
-    2**18
-)  # pixels of fewer pictures that are: they make 12 tiles or more at x4, and the last one is waited for
+# Some twenty tiles at x4: of few tiles the last one, which one worker computes alone, costs more than is gained.
+LARGE = 2**18  # pixels of fewer pictures that are
 
 
 @dataclass(frozen=True)
