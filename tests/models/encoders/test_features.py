@@ -44,6 +44,7 @@ SIZES = {
     "vgg19_torchvision": [48, 24, 12, 6, 3],
     "efficientnet_lite0": [24, 12, 6, 3],
     "efficientnet_lite2": [24, 12, 6, 3],
+    "inception_v3": [21, 8, 3, 1],
     "resnet50v2": [24, 12, 6, 3],
 }
 
