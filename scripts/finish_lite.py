@@ -17,9 +17,9 @@ deep maps above all, bring them down again. Targets go by the kind of damage:
   teachers'.
 - severe: nobody knows the photo's detail there, and a distance to it asks for blur. All targets are what GUIDE makes,
   weights that a coach has trained, or, without --guide, what the pairs' teachers made; or a share of each (--guided).
-  With Inception v3 among the judges the photo does after all, and better (--severe photo).
+  With --severe photo it is the photo after all, which was better with Inception v3 among the judges.
 
---at-once N: only N judges are asked in each step, drawn by their weights, which takes half the time and comes to the same.
+--at-once N: only N judges are asked in each step, drawn by their weights, which takes less time and comes to the same on average.
 
 OUT holds the running mean of the weights, written anew every ten minutes, so that a stop loses no more than that. On a GPU
 all pairs lie in its memory, 0.6 MB each.
@@ -174,14 +174,14 @@ def measure(
     device = photo.device
     with in_own_precision(device):
         restored = student(batch["lq_up"], batch["picture"]).float()
-        if guide is not None and severe.any():
-            with torch.no_grad():
-                guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
-            teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
         # One target for all of a severe crop's losses.
         if args.severe == "photo":
             teacher[severe] = photo[severe]
         else:
+            if guide is not None and severe.any():
+                with torch.no_grad():
+                    guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
+                teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
             photo[severe] = teacher[severe]
         near = (1 - args.photo) * (restored - teacher).abs().mean()
         near = near + args.photo * (restored - photo).abs().mean()

@@ -68,26 +68,15 @@ def resnet50v2() -> ResNet50V2Stages:
         return ResNet50V2Stages()
 
 
-def efficientnet_lite(number: int) -> nn.Module:
-    """Build the first four of five stages of EfficientNet-Lite 0 to 4, by timm and with its names, not yet filled.
+def timm_maps(name: str) -> nn.Module:
+    """Build a network of timm's, with its names, up to its maps at 1/2, 1/4, 1/8 and 1/16 size; not yet filled.
 
     The package timm comes with open_clip.
     """
     import timm
 
     with torch.device("meta"):
-        network: nn.Module = timm.create_model(
-            f"tf_efficientnet_lite{number}", features_only=True, out_indices=(0, 1, 2, 3)
-        )
-    return network
-
-
-def inception_v3() -> nn.Module:
-    """Build Inception v3 up to its maps at 1/16 size, by timm and with its names, not yet filled."""
-    import timm
-
-    with torch.device("meta"):
-        network: nn.Module = timm.create_model("inception_v3", features_only=True, out_indices=(0, 1, 2, 3))
+        network: nn.Module = timm.create_model(name, features_only=True, out_indices=(0, 1, 2, 3))
     return network
 
 
@@ -121,11 +110,14 @@ FEATURES = {
     "vgg19_torchvision": FeatureSpec(
         partial(torchvision_layers, "vgg19", (3, 8, 17, 26, 35)), (64, 128, 256, 512, 512)
     ),
-    # The maps are at 1/2, 1/4, 1/8 and 1/16 size, of these and of the next ones.
-    "efficientnet_lite0": FeatureSpec(partial(efficientnet_lite, 0), (16, 24, 40, 112), HALF, HALF),
-    "efficientnet_lite2": FeatureSpec(partial(efficientnet_lite, 2), (16, 24, 48, 120), HALF, HALF),
+    "efficientnet_lite0": FeatureSpec(
+        partial(timm_maps, "tf_efficientnet_lite0"), (16, 24, 40, 112), HALF, HALF
+    ),
+    "efficientnet_lite2": FeatureSpec(
+        partial(timm_maps, "tf_efficientnet_lite2"), (16, 24, 48, 120), HALF, HALF
+    ),
     # Its first convolutions do without padding, so that maps are some places smaller.
-    "inception_v3": FeatureSpec(inception_v3, (64, 192, 288, 768), HALF, HALF),
+    "inception_v3": FeatureSpec(partial(timm_maps, "inception_v3"), (64, 192, 288, 768), HALF, HALF),
     "resnet50v2": FeatureSpec(resnet50v2, (64, 256, 512, 1024)),
 }
 
