@@ -1,17 +1,20 @@
 """Finish lite's decoder: it stays steady on soft shapes of strong colours, and its cells of 4 px show less.
 
-    python scripts/finish_decoder.py WEIGHTS OUT --pairs FOLDER [--parts model faithful]
+    python scripts/finish_decoder.py WEIGHTS OUT --pairs FOLDER [MORE] [--parts model faithful]
 
 What is trained on photos alone may be unsteady elsewhere: on some soft, dark spots in fields of strong colour each
 residual block of the decoder enlarged what the one before had made, up to a thousandfold, and a black box came out.
-Such pictures are drawn here, and those kept on which most happens; then the decoder goes on for some minutes with three
+Such pictures are drawn here, and those kept on which most happens; then the decoder goes on for some minutes with four
 prices beside its own old output, which it is to keep to on photos:
 
 - on the drawn pictures: what it adds, for they are smooth and need nothing; and numbers inside it that are large,
 - on photos: seams (losses/seams.py). A shuffle makes 4 x 4 pixels of each place in a map, by weights of their own, and
-  detail comes out a little stronger at some places of a cell than at others, with the same phase all over a picture.
+  detail comes out a little stronger at some places of a cell than at others, with the same phase all over a picture;
+- on photos: locked phases (losses/phase_lock.py). Of its finest detail the input shows cosines about its pixels and no
+  sines, and so did the decoder: meshes of 4 and 8 px in textures.
 
-WEIGHTS: a folder as `strsr export` makes it. OUT: the new folder. --pairs: what `strsr distill --make-pairs` has made.
+WEIGHTS: a folder as `strsr export` makes it. OUT: the new folder. --pairs: folders that `strsr distill --make-pairs` has
+made, of which as many pairs are taken each.
 --parts: files of WEIGHTS whose decoders are finished; others are copied. --check N: only draw N pictures and count on how
 many the decoder is unsteady.
 """
@@ -35,6 +38,7 @@ from torch.nn import functional as F
 
 from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.load import load_lite
+from strsr_models.losses.phase_lock import phase_lock_loss
 from strsr_models.losses.seams import seam_loss
 from strsr_models.networks.autoencoder import QuarterDecoder
 from strsr_models.pipelines.lite import LitePipeline
@@ -63,7 +67,9 @@ def main() -> None:
         file = args.out / f"{part}.safetensors"
         pipeline = load_lite(args.weights, CPU, None).requires_grad_(False)
         pipeline.load_state_dict(load_file(args.weights / file.name), strict=False)
-        photos = read_photos(pipeline, args.pairs, args.count)
+        photos = collected(
+            [read_photos(pipeline, folder, args.count // len(args.pairs)) for folder in args.pairs]
+        )
         drawn = find_unsteady(pipeline, args.drawn, args.seed)
         print(f"{part}: {len(photos[0])} crops of photos, {len(drawn[0])} drawn pictures", flush=True)
         finish(pipeline.train(), photos, drawn, args)
@@ -184,20 +190,20 @@ def finish(pipeline: LitePipeline, photos: Inputs, drawn: Inputs, args: argparse
         # What overflows must not outweigh all else: logarithms grow slowly.
         large = torch.stack([F.relu(maps.float().abs() / USUAL - 1).log1p().mean() for maps in behind]).sum()
         added = (10 * (restored - enlarged)[PHOTOS:].abs()).log1p().mean() / 10
-        moved = (restored[:PHOTOS] - expected)[..., EDGE:-EDGE, EDGE:-EDGE].abs().mean()
-        seams = seam_loss(restored[:PHOTOS, ..., EDGE:-EDGE, EDGE:-EDGE])
+        inner, expected = (image[..., EDGE:-EDGE, EDGE:-EDGE] for image in (restored[:PHOTOS], expected))
+        moved = (inner - expected).abs().mean()
+        seams, lock = seam_loss(inner), phase_lock_loss(inner)
         optimizer.zero_grad()
-        (moved + added + args.steadiness * large + args.seams * seams).backward()
+        (moved + added + args.steadiness * large + args.seams * seams + args.lock * lock).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), CLIP)
         optimizer.step()
         if step % 25 == 0 or step == args.steps - 1:
             figures = (
                 f"photos moved by {255 * float(moved.detach()):.3f} of 255, seams {float(seams.detach()):.4f}"
+                f" (before {float(seam_loss(expected)):.4f}), lock {float(lock.detach()):.4f}"
+                f" (before {float(phase_lock_loss(expected)):.4f}),"
+                f" drawn ones by {255 * float(added.detach()):.3f}, large numbers {float(large.detach()):.5f}"
             )
-            figures += (
-                f" (before {float(seam_loss(expected)):.4f}), drawn ones by {255 * float(added.detach()):.3f}"
-            )
-            figures += f", large numbers {float(large.detach()):.5f}"
             print(f"step {step}: {figures}, {time.monotonic() - began:.0f} s", flush=True)
     pipeline.decoder = decoder
 
@@ -226,12 +232,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path, nargs="?", default=Path("finished"))
-    parser.add_argument("--pairs", type=Path, default=Path("pairs"))
+    parser.add_argument("--pairs", nargs="+", type=Path, default=[Path("pairs")])
     parser.add_argument("--parts", nargs="+", default=["model"])
     parser.add_argument("--count", type=int, default=320, help="of pairs")
     parser.add_argument("--drawn", type=int, default=80, help="pictures to be found")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seams", type=float, default=0.1, help="the weight of their price")
+    parser.add_argument("--lock", type=float, default=0.3, help="the weight of locked phases' price")
     parser.add_argument("--steadiness", type=float, default=0.1, help="the weight of large numbers' price")
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
