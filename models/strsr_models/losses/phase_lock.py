@@ -47,7 +47,8 @@ def phase_lock_loss(pred: Tensor) -> Tensor:
         counts = power / (power + ROUNDING)
         doubled = values * values / (power + ROUNDING)
         mean = doubled.sum(1) / counts.sum(1).clamp_min(1e-3)  # (b, k)
-        return (mean.real.square() + mean.imag.square()).mean()
+        cost: Tensor = (mean.real.square() + mean.imag.square()).mean()
+        return cost
 
 
 @lru_cache
