@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..spectrum import luma
 from ..spectrum.blocks import ROUNDING, hann, without_plane
+from .seams import squared_agreement
 
 PERIOD = 8  # px: of the finest wave that an input enlarged by 4 can hold
 SIDE = 4 * PERIOD  # px of a block
@@ -46,9 +47,7 @@ def phase_lock_loss(pred: Tensor) -> Tensor:
         # Not values.abs(): its gradient at 0 is none.
         counts = power / (power + ROUNDING)
         doubled = values * values / (power + ROUNDING)
-        mean = doubled.sum(1) / counts.sum(1).clamp_min(1e-3)  # (b, k)
-        cost: Tensor = (mean.real.square() + mean.imag.square()).mean()
-        return cost
+        return squared_agreement(doubled, counts).mean()
 
 
 @lru_cache
