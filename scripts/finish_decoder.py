@@ -10,8 +10,7 @@ prices beside its own old output, which it is to keep to on photos:
 - on the drawn pictures: what it adds, for they are smooth and need nothing; and numbers inside it that are large,
 - on photos: seams (losses/seams.py). A shuffle makes 4 x 4 pixels of each place in a map, by weights of their own, and
   detail comes out a little stronger at some places of a cell than at others, with the same phase all over a picture;
-- on photos: locked phases (losses/phase_lock.py). Of its finest detail the input shows cosines about its pixels and no
-  sines, and so did the decoder: meshes of 4 and 8 px in textures.
+- on photos: detail that is locked to the grid of the input (losses/grid_lock.py): meshes in textures.
 
 WEIGHTS: a folder as `strsr export` makes it. OUT: the new folder. --pairs: folders that `strsr distill --make-pairs` has
 made, of which as many pairs are taken each.
@@ -38,7 +37,7 @@ from torch.nn import functional as F
 
 from strsr_models.compute.devices import autocast, resolve_precision
 from strsr_models.load import load_lite
-from strsr_models.losses.phase_lock import phase_lock_loss
+from strsr_models.losses.grid_lock import grid_lock_loss
 from strsr_models.losses.seams import seam_loss
 from strsr_models.networks.autoencoder import QuarterDecoder
 from strsr_models.pipelines.lite import LitePipeline
@@ -192,7 +191,7 @@ def finish(pipeline: LitePipeline, photos: Inputs, drawn: Inputs, args: argparse
         added = (10 * (restored - enlarged)[PHOTOS:].abs()).log1p().mean() / 10
         inner, expected = (image[..., EDGE:-EDGE, EDGE:-EDGE] for image in (restored[:PHOTOS], expected))
         moved = (inner - expected).abs().mean()
-        seams, lock = seam_loss(inner), phase_lock_loss(inner)
+        seams, lock = seam_loss(inner), grid_lock_loss(inner)
         optimizer.zero_grad()
         (moved + added + args.steadiness * large + args.seams * seams + args.lock * lock).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), CLIP)
@@ -201,7 +200,7 @@ def finish(pipeline: LitePipeline, photos: Inputs, drawn: Inputs, args: argparse
             figures = (
                 f"photos moved by {255 * float(moved.detach()):.3f} of 255, seams {float(seams.detach()):.4f}"
                 f" (before {float(seam_loss(expected)):.4f}), lock {float(lock.detach()):.4f}"
-                f" (before {float(phase_lock_loss(expected)):.4f}),"
+                f" (before {float(grid_lock_loss(expected)):.4f}),"
                 f" drawn ones by {255 * float(added.detach()):.3f}, large numbers {float(large.detach()):.5f}"
             )
             print(f"step {step}: {figures}, {time.monotonic() - began:.0f} s", flush=True)
@@ -238,7 +237,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--drawn", type=int, default=80, help="pictures to be found")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seams", type=float, default=0.1, help="the weight of their price")
-    parser.add_argument("--lock", type=float, default=0.3, help="the weight of locked phases' price")
+    parser.add_argument("--lock", type=float, default=0.3, help="the weight of the price on locked detail")
     parser.add_argument("--steadiness", type=float, default=0.1, help="the weight of large numbers' price")
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

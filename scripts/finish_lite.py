@@ -48,8 +48,8 @@ from strsr_cli.training.run.checkpoint import Average
 from strsr_models.compute.devices import resolve_device
 from strsr_models.encoders.features import FeatureNetwork
 from strsr_models.load import load_lite
+from strsr_models.losses.grid_lock import grid_lock_loss
 from strsr_models.losses.perceptual import map_distances
-from strsr_models.losses.phase_lock import phase_lock_loss
 from strsr_models.losses.seams import seam_loss
 from strsr_models.pipelines.lite import LitePipeline
 
@@ -65,7 +65,7 @@ JUDGES: dict[str, tuple[float, tuple[float, ...], int]] = {
     "efficientnet_lite2": (2.0, DEEP, CROP - SHIFT),
     "inception_v3": (2.4, DEEP, CROP - SHIFT),
 }
-SEAMS, LOCK = 0.05, 0.5  # weights beside L1's
+SEAMS, LOCK = 0.02, 4.0  # weights beside L1's
 SAVED = 600  # s between two writings of OUT
 WARM = 20  # steps
 DECAY = 0.995  # of the running mean of weights
@@ -187,7 +187,7 @@ def measure(
         near = (1 - args.photo) * (restored - teacher).abs().mean()
         near = near + args.photo * (restored - photo).abs().mean()
         losses = {"L1": args.near * near, "seams": SEAMS * seam_loss(restored)}
-        losses["lock"] = LOCK * phase_lock_loss(restored[..., EDGE:-EDGE, EDGE:-EDGE])
+        losses["lock"] = LOCK * grid_lock_loss(restored[..., EDGE:-EDGE, EDGE:-EDGE])
         top, left = random.integers(0, SHIFT + 1, 2)
         for name, weight in shares(list(judges), args.at_once, random).items():
             judge, (_, maps, side) = judges[name], JUDGES[name]

@@ -13,7 +13,9 @@ from strsr_models.pipelines.lite import LiteConfig, LitePipeline
 def quarter(decoder_blocks: int = 1) -> LiteConfig:
     """The embedded shape in tiny: tiles are multiples of 16 px, cells are larger, so that most are padded inside."""
     return LiteConfig(
-        autoencoder=QuarterConfig(8, encoder_blocks=1, decoder_blocks=decoder_blocks, level_cell=32),
+        autoencoder=QuarterConfig(
+            8, encoder_blocks=1, decoder_blocks=decoder_blocks, level_cell=32, grain_maps=4
+        ),
         semantic=SemanticConfig(short_side=32, channels=(8, 8, 16, 16), grid=2),
         dit=DiTConfig(8, patch_size=4, width=32, depth=1, heads=2, hidden=32, unpatchify="smooth"),
     )

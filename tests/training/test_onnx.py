@@ -16,6 +16,8 @@ from strsr_models.encoders.lite import resize_short_side
 from strsr_models.load import load_pipeline
 from strsr_models.pipelines.onnx import NEW_ENOUGH, pooling
 
+from ..helpers.random_lite import made, quarter
+
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
@@ -31,7 +33,10 @@ def test_pooling_is_pytorchs(length: int) -> None:
 
 
 @pytest.mark.skipif(OLD, reason="this PyTorch cannot write it")
-def test_a_file_computes_what_lite_does(tiny_weights: Path, tmp_path: Path, strsr: Run) -> None:
+@pytest.mark.parametrize("shape", ["pyramid", "quarter"])
+def test_a_file_computes_what_lite_does(shape: str, tiny_weights: Path, tmp_path: Path, strsr: Run) -> None:
+    if shape == "quarter":
+        made(quarter()).save(tiny_weights, {})
     file = tmp_path / "lite.onnx"
     result = strsr("export", tiny_weights, "--onnx", file)
     assert result.exit_code == 0, result.output

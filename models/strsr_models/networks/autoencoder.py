@@ -42,14 +42,16 @@ class QuarterConfig:
     decoder_blocks: int = 16
     # In output px: the side of the cells over which the detail has no mean (`level`); 0: it may have one.
     level_cell: int = 32
+    grain_maps: int = 0  # of random numbers that each of the decoder's blocks gets (networks/grain.py)
 
     downscale: ClassVar[int] = QUARTER
 
     def __post_init__(self) -> None:
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels {self.latent_channels}: must be at least 1")
-        if min(self.encoder_blocks, self.decoder_blocks, self.level_cell) < 0:
-            raise ValueError("encoder_blocks, decoder_blocks and level_cell must not be negative")
+        for name in ("encoder_blocks", "decoder_blocks", "level_cell", "grain_maps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)}: must not be negative")
 
     def build(self) -> tuple[QuarterEncoder, QuarterDecoder]:
         """Make the structural encoder and the decoder, with random weights."""
@@ -69,6 +71,7 @@ class PyramidConfig:
 
     downscale: ClassVar[int] = EIGHTH
     level_cell: ClassVar[int] = 0
+    grain_maps: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         for name in ("latent_channels", "encoder_channels", "decoder_channels", "pixel_channels"):
@@ -236,10 +239,22 @@ class QuarterDecoder(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(c) for _ in range(config.decoder_blocks)))
         self.shuffle = BalancedShuffle(c, 3, QUARTER)
         self.level_cell = config.level_cell
+        if config.grain_maps:
+            convs = [nn.Conv2d(config.grain_maps, c, 1, bias=False) for _ in self.blocks]
+            # It starts without.
+            for conv in convs:
+                nn.init.zeros_(conv.weight)
+            self.grain = nn.ModuleList(convs)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Decode latents (b, c, H/4, W/4) to detail (b, 3, H, W), to be added to an image in [-1, 1]."""
-        x = F.silu(self.blocks(latents))  # (b, c, H/4, W/4)
+    def forward(self, latents: Tensor, grain: Tensor | None = None) -> Tensor:
+        """Decode latents (b, c, H/4, W/4) to detail (b, 3, H, W), to be added to an image in [-1, 1].
+
+        grain: random numbers (b, n, H/4, W/4), for a decoder of `grain_maps`.
+        """
+        x = latents  # (b, c, H/4, W/4)
+        for number, block in enumerate(self.blocks):
+            x = block(x if grain is None else x + self.grain[number](grain))
+        x = F.silu(x)
         detail: Tensor = DETAIL_SCALE * wide(self.shuffle(x))  # (b, 3, H, W)
         if not self.level_cell:
             return detail

@@ -31,6 +31,7 @@ from ..networks.autoencoder import (
     wide,
 )
 from ..networks.dit import DiT, DiTConfig
+from ..networks.grain import grain
 from ..networks.projector import Projector
 from ..tiling.sizes import LARGEST_SCALE, LEAST_SCALE, SMALLEST_SCALE
 from .base import OneStepPipeline
@@ -115,8 +116,12 @@ class LitePipeline(OneStepPipeline):
 
     def decode_latents(self, latents: Tensor, lq_up: Tensor) -> Tensor:
         """Return the enlarged image plus the decoder's detail, (b, 3, H, W)."""
+        autoencoder = self.config.autoencoder
+        inputs = [latents]
+        if autoencoder.grain_maps:
+            inputs.append(grain(lq_up, autoencoder.grain_maps, autoencoder.downscale))
         # The detail is halved: the decoder's range is 2 wide, the image's 1.
-        detail: Tensor = wide(self.decoder(self._fitted(latents))) / 2  # (b, 3, H, W)
+        detail: Tensor = wide(self.decoder(*map(self._fitted, inputs))) / 2  # (b, 3, H, W)
         return lq_up + (detail if self.training else sound(detail))
 
     def rounded(self) -> LitePipeline:

@@ -87,9 +87,9 @@ def test_a_decoder_alone_gives_a_constant_inside() -> None:
     assert float(inside.std((-1, -2)).max()) < 1e-6
 
 
-@pytest.mark.parametrize("level_cell", [0, 32])
-def test_flat_fields_get_no_period_printed_into_them(level_cell: int) -> None:
-    config = LiteConfig(autoencoder=QuarterConfig(16, 1, 2, level_cell), dit=SMALL.dit)
+@pytest.mark.parametrize(("level_cell", "grain_maps"), [(0, 0), (0, 4), (32, 0)])
+def test_flat_fields_get_no_period_printed_into_them(level_cell: int, grain_maps: int) -> None:
+    config = LiteConfig(autoencoder=QuarterConfig(16, 1, 2, level_cell, grain_maps), dit=SMALL.dit)
     detail = flat_detail(config)
     assert [phase_spread(detail, period) < 0.05 for period in PERIODS] == [True] * 4
     if not level_cell:  # it is not that there were no detail
