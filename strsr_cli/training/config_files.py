@@ -229,13 +229,27 @@ def _younger_settings(cls: type, run: Path, named: dict[str, Any]) -> dict[str, 
     lacking: dict[str, Any] = {}
     for name, value in LATER.items():
         *tables, last = names = name.split(".")
-        if name in before or name in flattened(named) or not _kinds(cls, names):
+        if name in before or name in flattened(named) or not _has(cls, names, before):
             continue
         table = lacking
         for part in tables:
             table = table.setdefault(part, {})
         table[last] = value
     return lacking
+
+
+def _has(cls: type, names: list[str], settings: dict[str, Any]) -> bool:
+    """Whether settings by their dotted names are of a shape that has a setting: a table may be one of several."""
+    *tables, last = names
+    if not tables:
+        return bool(_kinds(cls, names))
+    beside = {name.rpartition(".")[2] for name in settings if name.rpartition(".")[0] == ".".join(tables)}
+    shapes = [
+        {field.name for field in dataclasses.fields(kind)}
+        for kind in _kinds(cls, tables)
+        if dataclasses.is_dataclass(kind)
+    ]
+    return any(last in shape and beside <= shape for shape in shapes)
 
 
 def _overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

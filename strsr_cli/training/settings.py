@@ -369,6 +369,7 @@ LATER: dict[str, Any] = {
     "degrade.lens_share": 0.0,
     "degrade.medium_share": 0.0,
     "model.dit.unpatchify": "patch",
+    "model.autoencoder.grain_maps": 0,
     "model.least_scale": 1.0,
 }
 # What these two are like does not matter where they have no share.

@@ -167,6 +167,20 @@ def test_a_run_of_an_earlier_version_goes_on_by_its_own_settings(
         Run(folder).check_same(changed, MAY_CHANGE)
 
 
+def test_a_younger_setting_of_one_shape_is_none_of_another(tmp_path: Path) -> None:
+    name = "model.autoencoder.grain_maps"
+    for shape, given in (("quarter", []), ("pyramid", ["model.autoencoder.pixel_channels=8"])):
+        given = [*given, "model.dit.latent_channels=32", "model.autoencoder.latent_channels=32"]
+        folder = tmp_path / shape
+        (folder / "checkpoints" / "0000005").mkdir(parents=True)
+        begun = read_config(TrainConfig, None, given)
+        (folder / "config.toml").write_text(to_toml(begun, without={name}))
+        config = read_config(TrainConfig, None, given, run=folder)
+        assert config == begun
+        assert (name in flattened(parse_toml(to_toml(config)))) == (shape == "quarter")
+        Run(folder).check_same(config, MAY_CHANGE)
+
+
 @pytest.mark.parametrize(("name", "cls", "given"), CASES)
 def test_every_setting_is_old_or_has_its_value_of_before(name: str, cls: Any, given: list[str]) -> None:
     before = flattened(parse_toml((OLD / f"{name}.toml").read_text()))
