@@ -39,6 +39,11 @@ from .base import OneStepPipeline
 LARGEST_DETAIL = 1.5  # of an image in [0, 1]: 1, and room for what overshoots
 
 
+def lite_autoencoder() -> QuarterConfig:
+    """The quarter shape with grain, which weights have that say so."""
+    return QuarterConfig(grain_maps=16)
+
+
 def lite_dit() -> DiTConfig:
     """The DiT of the quarter shape: tokens of 32 output px, and no places in a patch to print."""
     return DiTConfig(64, patch_size=8, width=256, depth=6, heads=4, hidden=512, unpatchify="smooth")
@@ -51,7 +56,7 @@ class LiteConfig:
     sigma: float = 0.8  # where the one step starts; timestep = 1000 * sigma
     # The smallest enlargement that is made; a picture that is to be smaller is reduced from it.
     least_scale: float = LEAST_SCALE
-    autoencoder: QuarterConfig | PyramidConfig = field(default_factory=QuarterConfig)
+    autoencoder: QuarterConfig | PyramidConfig = field(default_factory=lite_autoencoder)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
     dit: DiTConfig = field(default_factory=lite_dit)
 
