@@ -169,13 +169,17 @@ def test_a_run_of_an_earlier_version_goes_on_by_its_own_settings(
 
 def test_a_younger_setting_of_one_shape_is_none_of_another(tmp_path: Path) -> None:
     name = "model.autoencoder.grain_maps"
-    for shape, given in (("quarter", []), ("pyramid", ["model.autoencoder.pixel_channels=8"])):
-        given = [*given, "model.dit.latent_channels=32", "model.autoencoder.latent_channels=32"]
+    for shape, key in (("quarter", "level_cell=32"), ("pyramid", "pixel_channels=8")):
+        own = [
+            "model.dit.latent_channels=32",
+            "model.autoencoder.latent_channels=32",
+            f"model.autoencoder.{key}",
+        ]
         folder = tmp_path / shape
         (folder / "checkpoints" / "0000005").mkdir(parents=True)
-        begun = read_config(TrainConfig, None, given)
+        begun = read_config(TrainConfig, None, own)
         (folder / "config.toml").write_text(to_toml(begun, without={name}))
-        config = read_config(TrainConfig, None, given, run=folder)
+        config = read_config(TrainConfig, None, own, run=folder)
         assert config == begun
         assert (name in flattened(parse_toml(to_toml(config)))) == (shape == "quarter")
         Run(folder).check_same(config, MAY_CHANGE)
