@@ -177,11 +177,11 @@ def test_a_younger_setting_of_one_shape_is_none_of_another(tmp_path: Path) -> No
         ]
         folder = tmp_path / shape
         (folder / "checkpoints" / "0000005").mkdir(parents=True)
-        begun = read_config(TrainConfig, None, own)
+        # As it was before there was grain.
+        begun = read_config(TrainConfig, None, [*own, f"{name}=0"] if shape == "quarter" else own)
         (folder / "config.toml").write_text(to_toml(begun, without={name}))
         config = read_config(TrainConfig, None, own, run=folder)
         assert config == begun
-        assert (name in flattened(parse_toml(to_toml(config)))) == (shape == "quarter")
         Run(folder).check_same(config, MAY_CHANGE)
 
 
