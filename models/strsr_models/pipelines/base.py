@@ -53,6 +53,7 @@ class OneStepPipeline(nn.Module, ABC):
     # Networks make pictures as many times larger, at least; what is to be smaller is reduced from that.
     least_scale: float = 1.0
     backend: TileBackend | None = None  # what restores tiles; None: PyTorch
+    smooth_feathers: bool = False  # whether tiles cross-fade smoothly; linearly, as the released method does
     exact_tiles: bool = False  # whether tiles are always of the size asked for, or may be fitted to a picture
 
     @abstractmethod
@@ -290,6 +291,7 @@ class OneStepPipeline(nn.Module, ABC):
             shape=shape,
             overlap=overlap,
             device=self.device,
+            smooth=self.smooth_feathers,
         )
 
     def widened(self) -> OneStepPipeline:

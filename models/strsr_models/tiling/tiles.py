@@ -1,6 +1,7 @@
 """Rectangles, feather weights and blending: arithmetic only, knows no model and no file.
 
-Tiles of one shape cover an image with overlaps; inside an overlap the tiles cross-fade linearly.
+Tiles of one shape cover an image with overlaps; inside an overlap the tiles cross-fade, linearly or
+smoothly.
 The weights of all tiles sum to one at every pixel (a partition of unity), axis by axis, so that
 a network that changes nothing gives the image back.
 """
@@ -43,14 +44,19 @@ def axis_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, stride), length - tile]
 
 
-def axis_weights(length: int, tile: int, starts: list[int], overlap: int) -> list[Tensor]:
+def axis_weights(
+    length: int, tile: int, starts: list[int], overlap: int, smooth: bool = False
+) -> list[Tensor]:
     """The weight vectors (tile,), one for each start; at every pixel of the axis they sum to one.
 
     Each tile rises over its first `overlap` pixels and falls over its last, but not at the image's
     own borders. Where a tile was shifted inward, neighbours share more than that: in between both count alike.
+    smooth: by 3 t^2 - 2 t^3 in place of t, which takes less of what lies close to a tile's border.
     """
     tile = min(tile, length)
     rise = (torch.arange(overlap, dtype=torch.float64) + 0.5) / max(overlap, 1)
+    if smooth:
+        rise = rise**2 * (3 - 2 * rise)
     ramps = []
     for number in range(len(starts)):
         ramp = torch.ones(tile, dtype=torch.float64)
@@ -97,11 +103,13 @@ class Blender:
     In memory are one tile and, of the row of tiles above, what the next row overlaps.
     """
 
-    def __init__(self, height: int, width: int, tile: tuple[int, int], overlap: int) -> None:
+    def __init__(
+        self, height: int, width: int, tile: tuple[int, int], overlap: int, smooth: bool = False
+    ) -> None:
         self._tops = axis_starts(height, tile[0], overlap)
         self._lefts = axis_starts(width, tile[1], overlap)
-        self._rows = axis_weights(height, tile[0], self._tops, overlap)
-        self._columns = axis_weights(width, tile[1], self._lefts, overlap)
+        self._rows = axis_weights(height, tile[0], self._tops, overlap, smooth)
+        self._columns = axis_weights(width, tile[1], self._lefts, overlap, smooth)
         self._width = width
         # The sums at the place of the last tile.
         self._sums: Tensor | None = None

@@ -21,7 +21,7 @@ class TiledPicture:
     read: gives rectangles of the low-quality image (b, 3, h, w) of `size` = (h, w), in [0, 1]. made: size of what
     networks make of it. target: size of the output; what is made larger is reduced. canvas: size of what tiles of
     `shape` cover, at least what is made; what is beyond that is reflected. device: where pixels are enlarged,
-    blended and reduced, so that only original pixels go there.
+    blended and reduced, so that only original pixels go there. smooth: how tiles cross-fade (`tiles.axis_weights`).
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class TiledPicture:
         shape: tuple[int, int],
         overlap: int,
         device: torch.device,
+        smooth: bool = False,
     ) -> None:
         self.height, self.width = target
         self.tiles = tiles.plan(*canvas, shape, overlap)
@@ -43,7 +44,7 @@ class TiledPicture:
         self._made = made
         self._enlargement = Enlargement(size, made, canvas)
         self._reduction = None if made == target else Reduction(made, target)
-        self._blender = tiles.Blender(*canvas, shape, overlap)
+        self._blender = tiles.Blender(*canvas, shape, overlap, smooth)
 
     def view(self, number: int) -> Tensor:
         """The enlarged pixels that a network sees of a tile: (b, 3, H, W) in [0, 1]."""

@@ -71,6 +71,12 @@ def test_feathers_are_linear_over_the_overlap() -> None:
     torch.testing.assert_close(second[:4], torch.tensor([0.125, 0.375, 0.625, 0.875]))
 
 
+def test_smooth_feathers_take_less_at_a_tiles_border() -> None:
+    first, second = tiles.axis_weights(12, 8, [0, 4], 4, smooth=True)
+    torch.testing.assert_close(second[:4], torch.tensor([0.04296875, 0.31640625, 0.68359375, 0.95703125]))
+    torch.testing.assert_close(first[4:] + second[:4], torch.ones(4))
+
+
 def test_an_overlap_as_large_as_the_tile_is_refused() -> None:
     with pytest.raises(UsageError, match="overlap 8 must be"):
         tiles.axis_starts(100, 8, 8)
