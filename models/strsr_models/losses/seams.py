@@ -47,12 +47,12 @@ def agreement(values: Tensor) -> Tensor:
     unit = values / (power + SEAM_FLOOR).sqrt()
     length = unit.abs()
     opposite = unit * unit / length.clamp_min(1e-6)
-    own = squared_agreement(unit, length) + OPPOSITE * squared_agreement(opposite, length)
-    shared = squared_agreement(unit.flatten(0, 1)[None], length.flatten(0, 1)[None])
+    own = _squared(unit, length) + OPPOSITE * _squared(opposite, length)
+    shared = _squared(unit.flatten(0, 1)[None], length.flatten(0, 1)[None])
     return own.mean() + shared.mean()
 
 
-def squared_agreement(unit: Tensor, length: Tensor) -> Tensor:
+def _squared(unit: Tensor, length: Tensor) -> Tensor:
     """The squared length (b, k) of the mean over n of vectors (b, n, k), each of which counts by its length."""
     mean = unit.sum(1) / length.sum(1).clamp_min(1e-3)
     return mean.real.square() + mean.imag.square()
