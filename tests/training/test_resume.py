@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from strsr_cli.system.signals import Stopped
 from strsr_cli.training.run.folder import Run
 from strsr_cli.training.train import train
 from strsr_models import StrsrError, UsageError
@@ -47,18 +45,31 @@ def test_a_killed_run_resumed_equals_a_straight_one(
     assert first == second
 
 
+# A run that gets SIGTERM in its third step, in a process of its own: a signal that is not caught ends only that one.
+SIGNALLED = """
+import os, pathlib, signal, sys
+from strsr_cli.system.signals import Stopped
+from strsr_cli.training.train import train
+
+def terminate_at_three(line):
+    if line.startswith("step 3/"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+photos, out, config, *settings = sys.argv[1:]
+try:
+    train([pathlib.Path(photos)], pathlib.Path(out), pathlib.Path(config), settings, terminate_at_three)
+except Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+
+
 def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(
     photos: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-
-    def terminate_at_three(line: str) -> None:
-        if line.startswith("step 3/"):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(Stopped) as stopped:
-        train([photos], out, tiny_config, [*BASE, "steps=6"], terminate_at_three)
-    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    command = [sys.executable, "-c", SIGNALLED, str(photos), str(out), str(tiny_config), *BASE, "steps=6"]
+    ended = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
     assert Run(out).saved_steps() == [4]  # after the step under way
     run(photos, out, tiny_config, "steps=6")
     run(photos, tmp_path / "straight", tiny_config, "steps=6")
