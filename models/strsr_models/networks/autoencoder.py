@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # that layer's weights be of the size that the optimiser's steps are made for.
 DETAIL_SCALE = 0.1
 QUARTER, EIGHTH = 4, 8  # output px per latent pixel and side, of the two shapes
+# Before every block grain costs four times as much, and does no more.
+GRAIN_EVERY = 4  # blocks
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class QuarterConfig:
     decoder_blocks: int = 16
     # In output px: the side of the cells over which the detail has no mean (`level`); 0: it may have one.
     level_cell: int = 32
-    grain_maps: int = 0  # of random numbers that each of the decoder's blocks gets (networks/grain.py)
+    # Of random numbers (networks/grain.py), which every fourth of the decoder's blocks gets.
+    grain_maps: int = 0
 
     downscale: ClassVar[int] = QUARTER
 
@@ -240,7 +243,7 @@ class QuarterDecoder(nn.Module):
         self.shuffle = BalancedShuffle(c, 3, QUARTER)
         self.level_cell = config.level_cell
         if config.grain_maps:
-            convs = [nn.Conv2d(config.grain_maps, c, 1, bias=False) for _ in self.blocks]
+            convs = [nn.Conv2d(config.grain_maps, c, 1, bias=False) for _ in self.blocks[::GRAIN_EVERY]]
             # It starts without.
             for conv in convs:
                 nn.init.zeros_(conv.weight)
@@ -253,7 +256,9 @@ class QuarterDecoder(nn.Module):
         """
         x = latents  # (b, c, H/4, W/4)
         for number, block in enumerate(self.blocks):
-            x = block(x if grain is None else x + self.grain[number](grain))
+            if grain is not None and number % GRAIN_EVERY == 0:
+                x = x + self.grain[number // GRAIN_EVERY](grain)
+            x = block(x)
         x = F.silu(x)
         detail: Tensor = DETAIL_SCALE * wide(self.shuffle(x))  # (b, 3, H, W)
         if not self.level_cell:
