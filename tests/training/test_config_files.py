@@ -182,6 +182,7 @@ def test_a_younger_setting_of_one_shape_is_none_of_another(tmp_path: Path) -> No
         (folder / "config.toml").write_text(to_toml(begun, without={name}))
         config = read_config(TrainConfig, None, own, run=folder)
         assert config == begun
+        assert (name in flattened(parse_toml(to_toml(config)))) == (shape == "quarter")
         Run(folder).check_same(config, MAY_CHANGE)
 
 

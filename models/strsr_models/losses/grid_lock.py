@@ -36,9 +36,9 @@ def grid_lock_loss(pred: Tensor) -> Tensor:
     Blocks of 32 px, half of that apart, have values z at all frequencies. What is returned is the mean over pairs of
     frequencies of |sum z z'*|^2 / (sum |z z'|)^2 with sums over a picture's blocks (the mean over pictures), plus the
     same with sums over the blocks of all pictures. |z z'| is 1 but where z or z' is no more than rounding to 8 bits
-    leaves: pairs seen in a part of the blocks count as such a part. Chance leaves about 1 / n for
-    n blocks, for each of the two. Crops begin where a cell does. Float32 inside autocast. Raises UsageError for crops of
-    less than 32 px.
+    leaves: pairs seen in a part of the blocks count as such a part. Chance leaves about 1 / n for n blocks,
+    for each of the two. Crops begin where a cell does. Float32 inside autocast. Raises UsageError for crops of less than
+    32 px.
     """
     if min(pred.shape[-2:]) < SIDE:
         raise UsageError(f"grid lock loss: crops of {min(pred.shape[-2:])} px; give {SIDE} px or more")

@@ -1,7 +1,7 @@
 """Grain: random numbers for a decoder, which follow from a picture's own pixels.
 
 A network that has to make texture up where its input is smooth repeats itself: each place sees what its neighbour sees,
-and regular meshes come out. Random numbers at every place end that (StyleGAN, arXiv 1812.04948, section 3.2). These are
+and regular meshes come out. Random numbers at every place make it do so less (StyleGAN, arXiv 1812.04948, section 3.2). These are
 a hash of the enlarged picture in 8 bits, so that a picture has one result, tiles agree where they overlap, and nothing
 has to know where a tile lies. A flat field has the same numbers everywhere, and stays flat.
 
