@@ -8,6 +8,12 @@
         --photo 1 --often 1 3 1 2 5 --judges ... efficientnet_lite2=FILE
     python scripts/finish_lite.py WEIGHTS OUT ... --steps 1100 --rate 1.2e-4 --judged 2.1 --near 0.4 --photo 1 \
         --severe photo --often 2 3 1 2 4 --judges ... inception_v3=FILE --at-once 3
+    python scripts/finish_lite.py WEIGHTS OUT ... --steps 550 --rate 1.6e-4 --judged 2.1 --near 0.35 --often 2 3 1 2 4 \
+        --taught 0.5 0.9 0.5 1 1 --at-once 2
+    python scripts/finish_lite.py WEIGHTS OUT ... --steps 1650 --rate 1.2e-4 --judged 2.1 --near 0.25 --often 2 3 1 2 4 \
+        --taught 0.5 0.9 0.5 1 1 --coach 0.2 0.2 0.2 0.25 0.3 --at-once 2
+    python scripts/finish_lite.py WEIGHTS OUT ... --steps 500 --rate 1e-4 --judged 1 --often 5 3 3 2 2 --sharpen 0.6 0 0.6 0 0 \
+        --at-once 1
     python scripts/finish_lite.py ... --device cuda --compile --batch 64 --minutes 6 --guide WEIGHTS --guided 0.5
 
 What two judges know, a student learns to please: distances to others stop falling. Judges of another family, and their
@@ -18,6 +24,14 @@ deep maps above all, bring them down again. Targets go by the kind of damage:
 - severe: nobody knows the photo's detail there, and a distance to it asks for blur. All targets are what GUIDE makes,
   weights that a coach has trained, or, without --guide, what the pairs' teachers made; or a share of each (--guided).
   With --severe photo it is the photo after all, which was better with Inception v3 among the judges.
+
+Or one target for all losses of a crop, whatever its kind:
+
+- --taught: the pair's teacher's output so often, the photo else; five shares, by kind.
+- --sharpen: what WEIGHTS themselves make of it, behind an unsharp mask of that strength (radius 1.5 px), by kind.
+
+--coach: heads on the maps of all judges but Inception learn to tell lite's crops from their targets, and what would please
+them is added to the losses' gradient on the picture, at so many times its length, by kind.
 
 --at-once N: only N judges are asked in each step, drawn by their weights, which takes less time and comes to the same on average.
 
@@ -34,23 +48,25 @@ import argparse
 import math
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from finish_decoder import EDGE, in_own_precision, replace
 from torch import Tensor
+from torch.nn import functional as F
 
 from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
 from strsr_cli.training.run.checkpoint import Average
 from strsr_models.compute.devices import resolve_device
-from strsr_models.encoders.features import FeatureNetwork
+from strsr_models.encoders.features import FeatureNetwork, unit
 from strsr_models.load import load_lite
+from strsr_models.losses.adversarial import discriminator_loss, generator_loss
 from strsr_models.losses.grid_lock import grid_lock_loss
 from strsr_models.losses.perceptual import map_distances
 from strsr_models.losses.seams import seam_loss
+from strsr_models.networks.discriminator import Discriminator, DiscriminatorConfig
 from strsr_models.pipelines.lite import LitePipeline
 
 SEVERE = KINDS.index("severe")  # as a folder of pairs has it
@@ -70,6 +86,11 @@ SAVED = 600  # s between two writings of OUT
 WARM = 20  # steps
 DECAY = 0.995  # of the running mean of weights
 CLIP = 0.3  # of the gradient's norm
+RADIUS, REACH = 1.5, 6  # px, of the unsharp mask's Gaussian
+HIDDEN, HEADS_RATE = 64, 1e-4  # the coach's
+FLOOR = 0.5  # of a head's loss: below, a network's heads rest; 0.69 is where they know nothing
+FIRST = 80  # steps in which the heads learn alone
+NO_COACH = ("inception_v3",)
 
 
 def main() -> None:
@@ -83,7 +104,9 @@ def main() -> None:
     for judge in judges.values():
         judge.to(device, memory_format=torch.channels_last)
     student = load_lite(args.weights, device, None).train().requires_grad_(True)
-    guide = load_lite(args.guide, device, None).eval().requires_grad_(False) if args.guide else None
+    # With --sharpen the weights guide themselves.
+    guided_by = args.weights if args.sharpen else args.guide
+    guide = load_lite(guided_by, device, None).eval().requires_grad_(False) if guided_by else None
     pairs = Pairs(args.pairs, args.often, args.seed, device)
     # An OUT that exists ends it here, and not after the training.
     shutil.copytree(args.weights, args.out)
@@ -135,6 +158,7 @@ def train(
     args: argparse.Namespace,
 ) -> None:
     """Train the student, and write the running mean of its weights into OUT."""
+    coach = CoachHeads(judges, args.coach, resolve_device(args.device)) if args.coach else None
     average, step_of = Average(student, DECAY), torch.compile(student) if args.compile else student
     optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
     began = saved = time.monotonic()
@@ -143,9 +167,21 @@ def train(
     while done < 1:
         share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * done))
         optimizer.param_groups[0]["lr"] = share * args.rate
-        losses = measure(step_of, guide, judges, pairs.draw(args.batch), pairs.random, args)
+        batch = pairs.draw(args.batch)
+        near_to, judged_by = targets(student, guide, batch, pairs.random, args)
+        with in_own_precision(batch["hq"].device):
+            restored = step_of(batch["lq_up"], batch["picture"]).float()
+        # The losses' gradient on the picture is taken first, so that the coach's can be weighed against it.
+        picture = restored.detach().requires_grad_()
+        with in_own_precision(picture.device):
+            losses = measure(picture, near_to, judged_by, judges, coach, pairs.random, args)
+        total = torch.stack(list(losses.values())).sum()
+        (gradient,) = torch.autograd.grad(total, picture, retain_graph=coach is not None)
+        if coach is not None:
+            wish = coach.wish(picture, gradient, batch["kind"])
+            gradient = gradient + wish if step >= FIRST else gradient
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        restored.backward(gradient)
         torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
         optimizer.step()
         average.update(step)
@@ -161,43 +197,130 @@ def train(
             replace(args.out / "model.safetensors", average.pipeline.state_dict())
 
 
-def measure(
-    student: Callable[[Tensor, Tensor], Tensor],
+class CoachHeads:
+    """Heads on the judges' maps that tell lite's crops from their targets, and what they wish a crop to be."""
+
+    def __init__(
+        self, judges: dict[str, FeatureNetwork], share_of_kinds: list[float], device: torch.device
+    ) -> None:
+        self.heads = {
+            name: Discriminator(DiscriminatorConfig(judge.channels, hidden=HIDDEN)).to(device).train()
+            for name, judge in judges.items()
+            if name not in NO_COACH
+        }
+        parameters = [weight for heads in self.heads.values() for weight in heads.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, HEADS_RATE, betas=(0.5, 0.99))
+        self.shares = torch.tensor(share_of_kinds)
+        self.known = dict.fromkeys(self.heads, math.log(2))  # loss per head, a running mean
+        self.losses: list[Tensor] = []  # of a step's crops, by the heads that were asked
+
+    def look(self, name: str, restored: list[Tensor], real: list[Tensor], weight: float) -> None:
+        """Take the loss of a step's crops by their maps in one network; then that network's heads take a step."""
+        if name not in self.heads:
+            return
+        heads = self.heads[name]
+        restored, real = ([unit(x) * x.shape[1] ** 0.5 for x in maps] for maps in (restored, real))
+        heads.requires_grad_(False)
+        self.losses.append(weight * generator_loss(heads(real), heads(restored)) / len(real))
+        heads.requires_grad_(True)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = discriminator_loss(heads(real), heads([x.detach() for x in restored])) / len(real)
+        self.known[name] = 0.95 * self.known[name] + 0.05 * float(loss.detach())
+        if self.known[name] > FLOOR:
+            loss.backward()
+            self.optimizer.step()
+
+    def wish(self, picture: Tensor, gradient: Tensor, kind: Tensor) -> Tensor:
+        """What is added to the other losses' gradient on a step's crops (b, 3, h, w); kind (b,)."""
+        losses, self.losses = self.losses, []
+        if not losses:
+            return torch.zeros_like(gradient)
+        (own,) = torch.autograd.grad(torch.stack(losses).sum(), picture)
+        scale = gradient.norm() / own.norm().clamp_min(1e-12)
+        return own * scale * self.shares[kind.long()].view(-1, 1, 1, 1).to(own.device)
+
+
+@torch.no_grad()
+def targets(
+    student: LitePipeline,
     guide: LitePipeline | None,
-    judges: dict[str, FeatureNetwork],
     batch: dict[str, Tensor],
     random: np.random.Generator,
     args: argparse.Namespace,
+) -> tuple[Tensor, Tensor]:
+    """What L1 compares a batch with, (b, 3, h, w) or two of these, and what judges do, (b, 3, h, w)."""
+    teacher, photo, kind = batch["teacher"], batch["hq"], batch["kind"].long()
+    if args.sharpen:
+        assert guide is not None
+        with in_own_precision(photo.device):
+            own = guide(batch["lq_up"], batch["picture"]).float()
+        strengths = torch.tensor(args.sharpen)[kind].view(-1, 1, 1, 1).to(photo.device)
+        sharp = (own + strengths * (own - blurred(own))).clamp(0, 1)
+        return sharp, sharp
+    if args.taught:
+        # Drawn on the CPU, where kinds are.
+        taught = torch.from_numpy(random.random(len(kind))) < torch.tensor(args.taught)[kind]
+        target = torch.where(taught.view(-1, 1, 1, 1).to(photo.device), teacher, photo)
+        target = student.attainable(target, batch["lq_up"]).clamp(0, 1)
+        return target, target
+    severe = kind == SEVERE
+    teacher, photo = teacher.clone(), photo.clone()
+    # One target for all of a severe crop's losses.
+    if args.severe == "photo":
+        teacher[severe] = photo[severe]
+    else:
+        if guide is not None and severe.any():
+            with in_own_precision(photo.device):
+                guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
+            teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
+        photo[severe] = teacher[severe]
+    # L1 takes a share of each: (2, b, 3, h, w).
+    return torch.stack([teacher, photo]), photo
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Images (b, c, h, w) behind a Gaussian of RADIUS."""
+    line = torch.arange(-REACH, REACH + 1, device=images.device).float()
+    line = torch.exp(-line.square() / 2 / RADIUS**2)
+    kernel = (line / line.sum()).expand(images.shape[1], 1, -1)  # (c, 1, 2 REACH + 1)
+    images = F.pad(images, (REACH,) * 4, mode="reflect")
+    images = F.conv2d(images, kernel[:, :, :, None], groups=images.shape[1])
+    return F.conv2d(images, kernel[:, :, None, :], groups=images.shape[1])
+
+
+def measure(
+    restored: Tensor,
+    near_to: Tensor,
+    judged_by: Tensor,
+    judges: dict[str, FeatureNetwork],
+    coach: CoachHeads | None,
+    random: np.random.Generator,
+    args: argparse.Namespace,
 ) -> dict[str, Tensor]:
-    """The losses of a batch by name, weighted."""
-    severe = batch["kind"] == SEVERE
-    teacher, photo = batch["teacher"].clone(), batch["hq"].clone()
-    device = photo.device
-    with in_own_precision(device):
-        restored = student(batch["lq_up"], batch["picture"]).float()
-        # One target for all of a severe crop's losses.
-        if args.severe == "photo":
-            teacher[severe] = photo[severe]
-        else:
-            if guide is not None and severe.any():
-                with torch.no_grad():
-                    guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
-                teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
-            photo[severe] = teacher[severe]
-        near = (1 - args.photo) * (restored - teacher).abs().mean()
-        near = near + args.photo * (restored - photo).abs().mean()
-        losses = {"L1": args.near * near, "seams": SEAMS * seam_loss(restored)}
-        losses["lock"] = LOCK * grid_lock_loss(restored[..., EDGE:-EDGE, EDGE:-EDGE])
-        top, left = random.integers(0, SHIFT + 1, 2)
-        for name, weight in shares(list(judges), args.at_once, random).items():
-            judge, (_, maps, side) = judges[name], JUDGES[name]
-            seen = [
-                image[..., top : top + side, left : left + side].contiguous(memory_format=torch.channels_last)
-                for image in (restored, photo)
-            ]
-            distances = map_distances(*seen, judge)
-            mean = (distances * torch.tensor(maps, device=device)).mean()
-            losses[name] = args.judged * weight * mean
+    """The losses of restored crops (b, 3, h, w) by name, weighted; the coach has a look at the judges' maps, too."""
+    device = restored.device
+    if near_to.dim() == restored.dim():
+        near = (restored - near_to).abs().mean()
+    else:
+        of_teacher, of_photo = ((restored - target).abs().mean() for target in near_to)
+        near = (1 - args.photo) * of_teacher + args.photo * of_photo
+    losses = {"L1": args.near * near, "seams": SEAMS * seam_loss(restored)}
+    losses["lock"] = LOCK * grid_lock_loss(restored[..., EDGE:-EDGE, EDGE:-EDGE])
+    top, left = random.integers(0, SHIFT + 1, 2)
+    for name, weight in shares(list(judges), args.at_once, random).items():
+        judge, (_, maps, side) = judges[name], JUDGES[name]
+        seen, real = (
+            image[..., top : top + side, left : left + side].contiguous(memory_format=torch.channels_last)
+            for image in (restored, judged_by)
+        )
+        seen_maps = judge(seen)
+        with torch.no_grad():
+            real_maps = judge(real)
+        if coach is not None:
+            coach.look(name, seen_maps, real_maps, weight)
+        # The maps are there already: nothing is left for a network to do.
+        distances = map_distances(seen_maps, real_maps, lambda maps: maps)
+        losses[name] = args.judged * weight * (distances * torch.tensor(maps, device=device)).mean()
     return losses
 
 
@@ -224,6 +347,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--severe", choices=("teacher", "photo"), default="teacher", help="what severe crops learn from"
     )
+    by_kind = {"type": float, "nargs": len(KINDS), "metavar": "SHARE"}
+    parser.add_argument("--taught", **by_kind, help="how often crops of a kind learn from the teacher alone")
+    parser.add_argument("--sharpen", **by_kind, help="strength of an unsharp mask on own outputs, by kind")
+    parser.add_argument("--coach", **by_kind, help="length of the coach's gradient, by kind")
     parser.add_argument("--judges", nargs="+", required=True, metavar="NAME=FILE", help=", ".join(JUDGES))
     parser.add_argument("--judged", type=float, default=0.5, help="the judges' weight beside L1's")
     parser.add_argument("--at-once", type=int, default=0, metavar="N", help="judges in a step; 0: all")

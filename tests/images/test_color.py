@@ -39,19 +39,27 @@ def pictured(color: np.ndarray, alpha: np.ndarray | None = None, icc: bytes | No
 
 
 def small(name: str) -> np.ndarray:
-    """A photo of scikit-image, reduced to 128 px a side.
-
-    In smaller ones edges are so many that bicubic alone, reduced again, misses the bound.
-    """
+    """A photo of scikit-image, reduced to 128 px a side."""
     pixels = getattr(sk_data, name)()[..., :3]
     side = min(pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels[:side, :side]).resize((128, 128), Image.Resampling.BOX))
 
 
-def reduced(pixels: np.ndarray) -> np.ndarray:
-    """Means over 4x4 px, as floats."""
+def reduced(pixels: np.ndarray, by: int = 4) -> np.ndarray:
+    """Means over squares of `by` px, as floats."""
     h, w, c = pixels.shape
-    return pixels.reshape(h // 4, 4, w // 4, 4, c).mean((1, 3))
+    return pixels.reshape(h // by, by, w // by, by, c).mean((1, 3))
+
+
+PATCH = (
+    4  # px of the small picture: colours are compared over patches, in which an edge that got sharper is none
+)
+
+
+def shift(small: np.ndarray, enlarged: np.ndarray, *space: object) -> float:
+    """The mean CIEDE2000 between patches of a picture and of its enlargement by 4, both in [0, 1]."""
+    labs = [to_lab(reduced(pixels, by), *space) for pixels, by in ((enlarged, 4 * PATCH), (small, PATCH))]
+    return float(sk_color.deltaE_ciede2000(*labs).mean())
 
 
 def to_lab(pixels: np.ndarray, primaries: tuple = SRGB_PRIMARIES, gamma: float | None = None) -> np.ndarray:
@@ -66,9 +74,9 @@ def to_lab(pixels: np.ndarray, primaries: tuple = SRGB_PRIMARIES, gamma: float |
 def test_colour_does_not_shift(name: str) -> None:
     pixels = small(name)
     enlarged = upscaled(pictured(pixels))
-    difference = sk_color.deltaE_ciede2000(to_lab(reduced(enlarged.color / 255)), to_lab(pixels / 255))
-    print(f"{name}: mean CIEDE2000 {difference.mean():.3f}")
-    assert difference.mean() < 1.0
+    difference = shift(pixels / 255, enlarged.color / 255)
+    print(f"{name}: mean CIEDE2000 {difference:.3f}")
+    assert difference < 0.5
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -134,10 +142,9 @@ def test_photos_in_other_spaces_do_not_shift(space: str) -> None:
     primaries, gamma = SPACES[space]
     pixels = small("astronaut")
     enlarged = upscaled(pictured(pixels, icc=matrix_profile(primaries, gamma)))
-    labs = [to_lab(values, primaries, gamma) for values in (reduced(enlarged.color / 255), pixels / 255)]
-    difference = sk_color.deltaE_ciede2000(*labs)
-    print(f"{space}: mean CIEDE2000 {difference.mean():.3f}")
-    assert difference.mean() < 1.0
+    difference = shift(pixels / 255, enlarged.color / 255, primaries, gamma)
+    print(f"{space}: mean CIEDE2000 {difference:.3f}")
+    assert difference < 0.5
 
 
 def test_detail_reaches_pictures_in_other_spaces() -> None:
@@ -167,9 +174,12 @@ def test_srgb_profiles_change_nothing() -> None:
 
 def test_gray_stays_gray_in_its_own_space() -> None:
     pixels = small("astronaut").mean(2, keepdims=True).astype(np.uint8)
-    enlarged = upscaled(pictured(pixels, icc=gray_profile(1.8)))
+    picture = pictured(pixels, icc=gray_profile(1.8))
+    enlarged = upscaled(picture)
     assert enlarged.color.shape == (512, 512, 1)
-    assert abs((reduced(enlarged.color) - pixels).mean()) < 0.5
+    # In the network's own space, whose level it keeps; a sharper edge has another mean behind another curve.
+    large = network_input(pictured(enlarged.color, icc=gray_profile(1.8)))
+    assert abs((large.mean() - network_input(picture).mean()).item()) < 0.25 / 255
     shown = network_input(pictured(np.full((4, 4, 1), 128, np.uint8), icc=gray_profile(1.8)))
     linear = (128 / 255) ** 1.8
     assert shown.mean().item() == pytest.approx(1.055 * linear ** (1 / 2.4) - 0.055, abs=2 / 255)
