@@ -54,7 +54,7 @@ import numpy as np
 import torch
 from finish_decoder import EDGE, in_own_precision, replace
 from torch import Tensor
-from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
 
 from strsr_cli.training.data.crops import draw_turn
 from strsr_cli.training.data.degrade import KINDS
@@ -86,7 +86,7 @@ SAVED = 600  # s between two writings of OUT
 WARM = 20  # steps
 DECAY = 0.995  # of the running mean of weights
 CLIP = 0.3  # of the gradient's norm
-RADIUS, REACH = 1.5, 6  # px, of the unsharp mask's Gaussian
+RADIUS, KERNEL = 1.5, 13  # px, of the unsharp mask's Gaussian
 HIDDEN, HEADS_RATE = 64, 1e-4  # the coach's
 FLOOR = 0.5  # of a head's loss: below, a network's heads rest; 0.69 is where they know nothing
 FIRST = 80  # steps in which the heads learn alone
@@ -107,10 +107,11 @@ def main() -> None:
     # With --sharpen the weights guide themselves.
     guided_by = args.weights if args.sharpen else args.guide
     guide = load_lite(guided_by, device, None).eval().requires_grad_(False) if guided_by else None
+    coach = CoachHeads(judges, args.coach, device) if args.coach else None
     pairs = Pairs(args.pairs, args.often, args.seed, device)
     # An OUT that exists ends it here, and not after the training.
     shutil.copytree(args.weights, args.out)
-    train(student, guide, judges, pairs, args)
+    train(student, guide, judges, coach, pairs, args)
 
 
 class Pairs:
@@ -154,11 +155,11 @@ def train(
     student: LitePipeline,
     guide: LitePipeline | None,
     judges: dict[str, FeatureNetwork],
+    coach: CoachHeads | None,
     pairs: Pairs,
     args: argparse.Namespace,
 ) -> None:
     """Train the student, and write the running mean of its weights into OUT."""
-    coach = CoachHeads(judges, args.coach, resolve_device(args.device)) if args.coach else None
     average, step_of = Average(student, DECAY), torch.compile(student) if args.compile else student
     optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
     began = saved = time.monotonic()
@@ -168,13 +169,12 @@ def train(
         share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * done))
         optimizer.param_groups[0]["lr"] = share * args.rate
         batch = pairs.draw(args.batch)
-        near_to, judged_by = targets(student, guide, batch, pairs.random, args)
+        compared = targets(student, guide, batch, pairs.random, args)
         with in_own_precision(batch["hq"].device):
             restored = step_of(batch["lq_up"], batch["picture"]).float()
-        # The losses' gradient on the picture is taken first, so that the coach's can be weighed against it.
-        picture = restored.detach().requires_grad_()
-        with in_own_precision(picture.device):
-            losses = measure(picture, near_to, judged_by, judges, coach, pairs.random, args)
+            # The losses' gradient on the picture is taken first, so that the coach's can be weighed against it.
+            picture = restored.detach().requires_grad_()
+            losses = measure(picture, *compared, judges, coach, pairs.random, args)
         total = torch.stack(list(losses.values())).sum()
         (gradient,) = torch.autograd.grad(total, picture, retain_graph=coach is not None)
         if coach is not None:
@@ -248,14 +248,14 @@ def targets(
     random: np.random.Generator,
     args: argparse.Namespace,
 ) -> tuple[Tensor, Tensor]:
-    """What L1 compares a batch with, (b, 3, h, w) or two of these, and what judges do, (b, 3, h, w)."""
+    """What a batch is compared with, each (b, 3, h, w): L1 with a share of both, judges with the second alone."""
     teacher, photo, kind = batch["teacher"], batch["hq"], batch["kind"].long()
     if args.sharpen:
         assert guide is not None
         with in_own_precision(photo.device):
             own = guide(batch["lq_up"], batch["picture"]).float()
         strengths = torch.tensor(args.sharpen)[kind].view(-1, 1, 1, 1).to(photo.device)
-        sharp = (own + strengths * (own - blurred(own))).clamp(0, 1)
+        sharp = (own + strengths * (own - gaussian_blur(own, KERNEL, RADIUS))).clamp(0, 1)
         return sharp, sharp
     if args.taught:
         # Drawn on the CPU, where kinds are.
@@ -274,24 +274,13 @@ def targets(
                 guided = guide(batch["lq_up"][severe], batch["picture"][severe]).float().clamp(0, 1)
             teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
         photo[severe] = teacher[severe]
-    # L1 takes a share of each: (2, b, 3, h, w).
-    return torch.stack([teacher, photo]), photo
-
-
-def blurred(images: Tensor) -> Tensor:
-    """Images (b, c, h, w) behind a Gaussian of RADIUS."""
-    line = torch.arange(-REACH, REACH + 1, device=images.device).float()
-    line = torch.exp(-line.square() / 2 / RADIUS**2)
-    kernel = (line / line.sum()).expand(images.shape[1], 1, -1)  # (c, 1, 2 REACH + 1)
-    images = F.pad(images, (REACH,) * 4, mode="reflect")
-    images = F.conv2d(images, kernel[:, :, :, None], groups=images.shape[1])
-    return F.conv2d(images, kernel[:, :, None, :], groups=images.shape[1])
+    return teacher, photo
 
 
 def measure(
     restored: Tensor,
-    near_to: Tensor,
-    judged_by: Tensor,
+    teacher: Tensor,
+    photo: Tensor,
     judges: dict[str, FeatureNetwork],
     coach: CoachHeads | None,
     random: np.random.Generator,
@@ -299,11 +288,8 @@ def measure(
 ) -> dict[str, Tensor]:
     """The losses of restored crops (b, 3, h, w) by name, weighted; the coach has a look at the judges' maps, too."""
     device = restored.device
-    if near_to.dim() == restored.dim():
-        near = (restored - near_to).abs().mean()
-    else:
-        of_teacher, of_photo = ((restored - target).abs().mean() for target in near_to)
-        near = (1 - args.photo) * of_teacher + args.photo * of_photo
+    near = (1 - args.photo) * (restored - teacher).abs().mean()
+    near = near + args.photo * (restored - photo).abs().mean()
     losses = {"L1": args.near * near, "seams": SEAMS * seam_loss(restored)}
     losses["lock"] = LOCK * grid_lock_loss(restored[..., EDGE:-EDGE, EDGE:-EDGE])
     top, left = random.integers(0, SHIFT + 1, 2)
@@ -311,7 +297,7 @@ def measure(
         judge, (_, maps, side) = judges[name], JUDGES[name]
         seen, real = (
             image[..., top : top + side, left : left + side].contiguous(memory_format=torch.channels_last)
-            for image in (restored, judged_by)
+            for image in (restored, photo)
         )
         seen_maps = judge(seen)
         with torch.no_grad():

@@ -51,14 +51,20 @@ def reduced(pixels: np.ndarray, by: int = 4) -> np.ndarray:
     return pixels.reshape(h // by, by, w // by, by, c).mean((1, 3))
 
 
-PATCH = (
-    4  # px of the small picture: colours are compared over patches, in which an edge that got sharper is none
-)
+# In px of the small picture: colours are compared over patches, in which an edge that got sharper is none.
+PATCH = 4
 
 
 def shift(small: np.ndarray, enlarged: np.ndarray, *space: object) -> float:
     """The mean CIEDE2000 between patches of a picture and of its enlargement by 4, both in [0, 1]."""
     labs = [to_lab(reduced(pixels, by), *space) for pixels, by in ((enlarged, 4 * PATCH), (small, PATCH))]
+    return float(sk_color.deltaE_ciede2000(*labs).mean())
+
+
+def tint(small: np.ndarray, enlarged: np.ndarray, *space: object) -> float:
+    """The same between pixels and the means that became of them, but for lightness, which sharper edges change."""
+    labs = [to_lab(pixels, *space) for pixels in (reduced(enlarged), small)]
+    labs[0][..., 0] = labs[1][..., 0]
     return float(sk_color.deltaE_ciede2000(*labs).mean())
 
 
@@ -77,6 +83,7 @@ def test_colour_does_not_shift(name: str) -> None:
     difference = shift(pixels / 255, enlarged.color / 255)
     print(f"{name}: mean CIEDE2000 {difference:.3f}")
     assert difference < 0.5
+    assert tint(pixels / 255, enlarged.color / 255) < 1.0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -145,6 +152,7 @@ def test_photos_in_other_spaces_do_not_shift(space: str) -> None:
     difference = shift(pixels / 255, enlarged.color / 255, primaries, gamma)
     print(f"{space}: mean CIEDE2000 {difference:.3f}")
     assert difference < 0.5
+    assert tint(pixels / 255, enlarged.color / 255, primaries, gamma) < 1.0
 
 
 def test_detail_reaches_pictures_in_other_spaces() -> None:
