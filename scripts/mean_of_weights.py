@@ -1,8 +1,9 @@
-"""Write the mean of two folders of lite's weights that were trained from the same ones: often better than either.
+"""Write the mean of folders of lite's weights that were trained from the same ones: often better than each.
 
-    python scripts/mean_of_weights.py A B OUT [--share 0.5]
+    python scripts/mean_of_weights.py A B [C ...] OUT [--shares 0.5 0.5 ...]
 
---share: that of B. OUT has B's other files, without ranges.json, which must be measured anew (`strsr export --ranges`).
+--shares: the part of each folder, all alike unless told. OUT has A's other files, without ranges.json, which must be
+measured anew (`strsr export --ranges`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+import torch
 from finish_decoder import replace
 from safetensors.torch import load_file
 
@@ -18,20 +20,26 @@ from strsr_models.checkpoints.locations import FAITHFUL_NAME, RANGES_NAME, WEIGH
 
 
 def main() -> None:
-    """Write the mean of model.safetensors, and of faithful.safetensors where both have one."""
+    """Write the mean of model.safetensors, and of faithful.safetensors where all have one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("a", "b", "out"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("weights", type=Path, nargs="+")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--shares", type=float, nargs="+")
     args = parser.parse_args()
-    shutil.copytree(args.b, args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
+    shares = args.shares or [1 / len(args.weights)] * len(args.weights)
+    if len(shares) != len(args.weights) or abs(sum(shares) - 1) > 1e-6:
+        parser.error(f"--shares: one for each of the {len(args.weights)} folders, 1 together")
+    shutil.copytree(args.weights[0], args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
     for name in (WEIGHTS_NAME, FAITHFUL_NAME):
-        if (args.a / name).exists() and (args.b / name).exists():
-            first, second = load_file(args.a / name), load_file(args.b / name)
+        if all((folder / name).exists() for folder in args.weights):
+            tensors = [load_file(folder / name) for folder in args.weights]
             mean = {
-                key: first[key].float().lerp(tensor.float(), args.share) for key, tensor in second.items()
+                key: torch.stack(
+                    [share * part[key].float() for share, part in zip(shares, tensors, strict=True)]
+                ).sum(0)
+                for key in tensors[0]
             }
             replace(args.out / name, mean)
 
