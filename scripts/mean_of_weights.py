@@ -31,6 +31,9 @@ def main() -> None:
     shares = args.shares or [1 / len(args.weights)] * len(args.weights)
     if len(shares) != len(args.weights) or abs(sum(shares) - 1) > 1e-6:
         parser.error(f"--shares: one for each of the {len(args.weights)} folders, 1 together")
+    for folder in args.weights:
+        if not (folder / WEIGHTS_NAME).exists():
+            parser.error(f"{folder} has no {WEIGHTS_NAME}")
     shutil.copytree(args.weights[0], args.out, ignore=shutil.ignore_patterns(RANGES_NAME))
     for name in (WEIGHTS_NAME, FAITHFUL_NAME):
         if all((folder / name).exists() for folder in args.weights):
