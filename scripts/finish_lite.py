@@ -14,6 +14,8 @@
         --taught 0.5 0.9 0.5 1 1 --coach 0.2 0.2 0.2 0.25 0.3 --at-once 2
     python scripts/finish_lite.py WEIGHTS OUT ... --steps 500 --rate 1e-4 --judged 1 --often 5 3 3 2 2 --sharpen 0.6 0 0.6 0 0 \
         --at-once 1
+    python scripts/finish_lite.py WEIGHTS OUT ... --muon --minutes 55 --rate 2e-4 --judged 2.1 --near 0.35 --photo 1 \
+        --severe photo --often 1 3 1 3 6 --sharp-photos 0.3 0 0.3 0.3 0 --at-once 2
     python scripts/finish_lite.py ... --device cuda --compile --batch 64 --minutes 6 --guide WEIGHTS --guided 0.5
 
 What two judges know, a student learns to please: distances to others stop falling. Judges of another family, and their
@@ -28,10 +30,16 @@ deep maps above all, bring them down again. Targets go by the kind of damage:
 Or one target for all losses of a crop, whatever its kind:
 
 - --taught: the pair's teacher's output so often, the photo else; five shares, by kind.
-- --sharpen: what WEIGHTS themselves make of it, behind an unsharp mask of that strength (radius 1.5 px), by kind.
+- --sharpen: what WEIGHTS themselves make of it, behind an unsharp mask of that strength (radius 1.5 px) where edges are,
+  by kind.
+
+--sharp-photos: wherever a photo is a target, it is behind such a mask, but all over.
 
 --coach: heads on the maps of all judges but Inception learn to tell lite's crops from their targets, and what would please
 them is added to the losses' gradient on the picture, at so many times its length, by kind.
+
+--muon: kernels and matrices take steps whose directions are made orthogonal (https://kellerjordan.github.io/posts/muon/), as long
+as AdamW's at the same rate, and only the rest AdamW's.
 
 --at-once N: only N judges are asked in each step, drawn by their weights, which takes less time and comes to the same on average.
 
@@ -86,7 +94,10 @@ SAVED = 600  # s between two writings of OUT
 WARM = 20  # steps
 DECAY = 0.995  # of the running mean of weights
 CLIP = 0.3  # of the gradient's norm
+NARROWEST = 16  # rows or columns of a matrix that Muon takes
 RADIUS, KERNEL = 1.5, 13  # px, of the unsharp mask's Gaussian
+# Slopes of brightness per px, in [0, 1], below which a place is no edge, and from which on it is one.
+SLOPES = (0.02, 0.06)
 HIDDEN, HEADS_RATE = 64, 1e-4  # the coach's
 FLOOR = 0.5  # of a head's loss: below, a network's heads rest; 0.69 is where they know nothing
 FIRST = 80  # steps in which the heads learn alone
@@ -161,13 +172,12 @@ def train(
 ) -> None:
     """Train the student, and write the running mean of its weights into OUT."""
     average, step_of = Average(student, DECAY), torch.compile(student) if args.compile else student
-    optimizer = torch.optim.AdamW(student.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0)
+    optimizer = Optimizer(student, args.muon)
     began = saved = time.monotonic()
     known = dict[str, float]()
     step, done = 0, 0.0
     while done < 1:
         share = min(1.0, (step + 1) / WARM) * (0.51 + 0.49 * math.cos(math.pi * done))
-        optimizer.param_groups[0]["lr"] = share * args.rate
         batch = pairs.draw(args.batch)
         compared = targets(student, guide, batch, pairs.random, args)
         with in_own_precision(batch["hq"].device):
@@ -180,10 +190,10 @@ def train(
         if coach is not None:
             wish = coach.wish(picture, gradient, batch["kind"])
             gradient = gradient + wish if step >= FIRST else gradient
-        optimizer.zero_grad()
+        student.zero_grad()
         restored.backward(gradient)
         torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
-        optimizer.step()
+        optimizer.step(share * args.rate)
         average.update(step)
         step, now = step + 1, time.monotonic()
         done = (now - began) / 60 / args.minutes if args.minutes else step / args.steps
@@ -195,6 +205,36 @@ def train(
         if now - saved > SAVED or done >= 1:
             saved = now
             replace(args.out / "model.safetensors", average.pipeline.state_dict())
+
+
+class Optimizer:
+    """AdamW, or Muon for all that is a matrix, and AdamW for the rest."""
+
+    def __init__(self, student: LitePipeline, muon: bool) -> None:
+        # PyTorch's Muon takes matrices alone: a kernel (out, in, h, w) is one of (out, in * h * w) that shares its memory.
+        self.matrices = [
+            (weight, torch.nn.Parameter(weight.detach().flatten(1)))
+            for weight in student.parameters()
+            if muon and weight.ndim > 1 and min(len(weight), weight[0].numel()) >= NARROWEST
+        ]
+        taken = {id(weight) for weight, _ in self.matrices}
+        others = [weight for weight in student.parameters() if id(weight) not in taken]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0)
+        ]
+        if self.matrices:
+            views = [view for _, view in self.matrices]
+            self.optimizers.append(
+                torch.optim.Muon(views, weight_decay=0, adjust_lr_fn="match_rms_adamw")  # PyTorch 2.9
+            )
+
+    def step(self, rate: float) -> None:
+        """Take a step by the gradients of the student's parameters."""
+        for weight, view in self.matrices:
+            view.grad = None if weight.grad is None else weight.grad.flatten(1)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
 
 
 class CoachHeads:
@@ -255,8 +295,10 @@ def targets(
         with in_own_precision(photo.device):
             own = guide(batch["lq_up"], batch["picture"]).float()
         strengths = torch.tensor(args.sharpen)[kind].view(-1, 1, 1, 1).to(photo.device)
-        sharp = (own + strengths * (own - gaussian_blur(own, KERNEL, RADIUS))).clamp(0, 1)
+        sharp = sharpened(own, strengths * edges(own))
         return sharp, sharp
+    if args.sharp_photos:
+        photo = sharpened(photo, torch.tensor(args.sharp_photos)[kind].view(-1, 1, 1, 1).to(photo.device))
     if args.taught:
         # Drawn on the CPU, where kinds are.
         taught = torch.from_numpy(random.random(len(kind))) < torch.tensor(args.taught)[kind]
@@ -275,6 +317,19 @@ def targets(
             teacher[severe] = torch.lerp(teacher[severe], guided, args.guided)
         photo[severe] = teacher[severe]
     return teacher, photo
+
+
+def sharpened(picture: Tensor, strength: Tensor) -> Tensor:
+    """Pictures (b, 3, h, w) behind an unsharp mask of that strength (b, 1, 1 or h, 1 or w), in [0, 1]."""
+    return (picture + strength * (picture - gaussian_blur(picture, KERNEL, RADIUS))).clamp(0, 1)
+
+
+def edges(picture: Tensor) -> Tensor:
+    """Where pictures (b, 3, h, w) have edges: (b, 1, h, w), 0 on plain places and in faint texture, 1 about an edge."""
+    down, across = torch.gradient(gaussian_blur(picture.mean(1, keepdim=True), 7, 1.0), dim=(2, 3))
+    slope = gaussian_blur(torch.hypot(down, across), KERNEL, RADIUS)
+    least, most = SLOPES
+    return ((slope - least) / (most - least)).clamp(0, 1)
 
 
 def measure(
@@ -336,6 +391,7 @@ def parse_arguments() -> argparse.Namespace:
     by_kind = {"type": float, "nargs": len(KINDS), "metavar": "SHARE"}
     parser.add_argument("--taught", **by_kind, help="how often crops of a kind learn from the teacher alone")
     parser.add_argument("--sharpen", **by_kind, help="strength of an unsharp mask on own outputs, by kind")
+    parser.add_argument("--sharp-photos", **by_kind, help="strength of an unsharp mask on photos, by kind")
     parser.add_argument("--coach", **by_kind, help="length of the coach's gradient, by kind")
     parser.add_argument("--judges", nargs="+", required=True, metavar="NAME=FILE", help=", ".join(JUDGES))
     parser.add_argument("--judged", type=float, default=0.5, help="the judges' weight beside L1's")
@@ -355,6 +411,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="for GPUs, half a minute at the start")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=6e-5)
+    parser.add_argument("--muon", action="store_true", help="Muon in place of AdamW for kernels and matrices")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

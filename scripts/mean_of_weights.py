@@ -2,7 +2,8 @@
 
     python scripts/mean_of_weights.py A B [C ...] OUT [--shares 0.5 0.5 ...]
 
---shares: the part of each folder, all alike unless told. OUT has A's other files, without ranges.json, which must be
+--shares: the part of each folder, all alike unless told, 1 together. Shares of 0.5 and -0.5 add half of what a training has
+changed, from its result and its start. OUT has A's other files, without ranges.json, which must be
 measured anew (`strsr export --ranges`).
 """
 
