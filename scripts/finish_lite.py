@@ -211,9 +211,10 @@ class Optimizer:
     """AdamW, or Muon for all that is a matrix, and AdamW for the rest."""
 
     def __init__(self, student: LitePipeline, muon: bool) -> None:
-        # PyTorch's Muon takes matrices alone: a kernel (out, in, h, w) is one of (out, in * h * w) that shares its memory.
+        # PyTorch's Muon takes matrices alone. A kernel (out, in, h, w) is one of (out, in * h * w), of which it gets a copy: no
+        # view of that shape has a kernel that lies in memory as channels_last does.
         self.matrices = [
-            (weight, torch.nn.Parameter(weight.detach().flatten(1)))
+            (weight, torch.nn.Parameter(weight.detach().flatten(1).clone()))
             for weight in student.parameters()
             if muon and weight.ndim > 1 and min(len(weight), weight[0].numel()) >= NARROWEST
         ]
@@ -223,18 +224,18 @@ class Optimizer:
             torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0)
         ]
         if self.matrices:
-            views = [view for _, view in self.matrices]
-            self.optimizers.append(
-                torch.optim.Muon(views, weight_decay=0, adjust_lr_fn="match_rms_adamw")  # PyTorch 2.9
-            )
+            copies = [copy for _, copy in self.matrices]
+            self.optimizers.append(torch.optim.Muon(copies, weight_decay=0, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, rate: float) -> None:
         """Take a step by the gradients of the student's parameters."""
-        for weight, view in self.matrices:
-            view.grad = None if weight.grad is None else weight.grad.flatten(1)
+        for weight, copy in self.matrices:
+            copy.grad = None if weight.grad is None else weight.grad.flatten(1)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
+        for weight, copy in self.matrices:
+            weight.detach().copy_(copy.detach().view_as(weight))
 
 
 class CoachHeads:
@@ -414,7 +415,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--muon", action="store_true", help="Muon in place of AdamW for kernels and matrices")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.muon and not hasattr(torch.optim, "Muon"):
+        parser.error(
+            f"--muon needs PyTorch 2.9 or newer, this is {torch.__version__}; leave it out, or update"
+        )
+    return args
 
 
 if __name__ == "__main__":
